@@ -1,0 +1,45 @@
+"""Strategies for spending rollouts: what a researcher adds to. Knows no tensor, no rank, no file."""
+
+from strategies.base import (
+    BudgetAllocator,
+    Params,
+    RolloutFilter,
+    RolloutWeighting,
+    Selector,
+    State,
+    Strategy,
+    TemperatureSchedule,
+)
+from strategies.errors import StrategyError
+from strategies.registry import register
+from strategies.types import (
+    Batch,
+    Completion,
+    Group,
+    Prompt,
+    PromptSource,
+    RunInfo,
+    StepContext,
+    StepReport,
+)
+
+__all__ = [
+    "Batch",
+    "BudgetAllocator",
+    "Completion",
+    "Group",
+    "Params",
+    "Prompt",
+    "PromptSource",
+    "RolloutFilter",
+    "RolloutWeighting",
+    "RunInfo",
+    "Selector",
+    "State",
+    "StepContext",
+    "StepReport",
+    "Strategy",
+    "StrategyError",
+    "TemperatureSchedule",
+    "register",
+]

@@ -1,0 +1,1 @@
+"""One idea a file; every module here is imported by strategies.builtins."""

@@ -1,0 +1,15 @@
+"""No filtering."""
+
+from __future__ import annotations
+
+from strategies.base import RolloutFilter, all_kept
+from strategies.registry import register
+from strategies.types import BoolArray, Group, StepContext
+
+
+@register("keep-all")
+class KeepAll(RolloutFilter):
+    """Every rollout is trained on."""
+
+    def keep(self, group: Group, ctx: StepContext) -> BoolArray:
+        return all_kept(group)

@@ -1,0 +1,221 @@
+"""The one door for strategies: `@register("name")`, entry points, and `package.module:Class`.
+
+Built-ins are found through the entry-point group `prepo.strategies`, as any plug-in is. A spec is
+`name:key=value,key=value`; selectors chain with `+`: `greso+ppl-schedule:ratio=0.25`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from strategies.base import SLOTS, Selector, Strategy
+from strategies.errors import StrategyError
+from strategies.types import RunInfo
+
+ENTRY_POINT_GROUP = "prepo.strategies"
+S = TypeVar("S", bound=type[Strategy])
+_registered: dict[tuple[str, str], type[Strategy]] = {}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A strategy's name and the parameters given for it."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        values = ",".join(f"{key}={_plain(value)}" for key, value in self.params.items())
+        return f"{self.name}:{values}" if values else self.name
+
+
+def register(name: str) -> Callable[[S], S]:
+    """Class decorator that enters a strategy under `name` in the slot of its kind.
+
+    Raises:
+        StrategyError: the name is taken by another class, or the class is of no slot.
+    """
+
+    def enter(cls: S) -> S:
+        slot = getattr(cls, "slot", None)
+        if slot not in SLOTS:
+            raise StrategyError(f"{_where(cls)} is of no slot: derive it from one of {_kinds()}")
+        taken = _registered.get((slot, name))
+        if taken is not None and _where(taken) != _where(cls):
+            raise StrategyError(f"two strategies are called {slot} '{name}': {_where(taken)} and {_where(cls)}")
+        cls.name = name
+        _registered[slot, name] = cls
+        return cls
+
+    return enter
+
+
+def parse(text: str) -> list[Spec]:
+    """Specs of a chain, in order: 'greso+ppl-schedule:ratio=0.2' -> two specs.
+
+    Raises:
+        StrategyError: an empty part or a parameter without '='.
+    """
+    specs = []
+    for part in text.split("+"):
+        dotted = _dotted(part)
+        name, _, rest = part.partition(":") if not dotted else (dotted, ":", part[len(dotted) + 1 :])
+        params: dict[str, Any] = {}
+        for item in filter(None, (i.strip() for i in rest.split(","))):
+            key, equals, value = item.partition("=")
+            if not equals:
+                raise StrategyError(f"'{item}' in '{text}' is not key=value")
+            params[key.strip()] = _value(value.strip())
+        if not name.strip():
+            raise StrategyError(f"'{text}' names no strategy")
+        specs.append(Spec(name.strip(), params))
+    return specs
+
+
+def find(slot: str, name: str) -> type[Strategy]:
+    """The class registered as `name`, or the class at the dotted path `package.module:Class`.
+
+    Raises:
+        StrategyError: no such strategy (with the nearest name), or the dotted path fails to import.
+    """
+    if ":" in name:
+        return _import(slot, name)
+    load_plugins()
+    if (slot, name) in _registered:
+        return _registered[slot, name]
+    names = [n for s, n in _registered if s == slot]
+    elsewhere = [s for s, n in _registered if n == name]
+    hint = f" ('{name}' is a {elsewhere[0]})" if elsewhere else did_you_mean(name, names)
+    raise StrategyError(f"no {slot} '{name}'{hint}; there are: {', '.join(sorted(names))}")
+
+
+def create(slot: str, text: str, run: RunInfo) -> Strategy:
+    """Build the strategy (or chain of selectors) that `text` names.
+
+    Raises:
+        StrategyError: unknown name, unknown or out-of-bound parameter, a combination that makes no sense.
+    """
+    specs = parse(text)
+    built = [_build(find(slot, spec.name), spec, run) for spec in specs]
+    if len(built) == 1:
+        return built[0]
+    if slot != "selector":
+        raise StrategyError(f"only selectors chain with '+', not a {slot}: '{text}'")
+    from strategies.selectors.chain import Chain
+
+    return Chain([s for s in built if isinstance(s, Selector)], run)
+
+
+def companions(slot: str, text: str) -> dict[str, str]:
+    """Slots that the strategies named in `text` bring along; the first of a chain wins."""
+    brought: dict[str, str] = {}
+    for spec in parse(text):
+        for other, name in find(slot, spec.name).companions.items():
+            brought.setdefault(other, name)
+    return brought
+
+
+def listed() -> list[type[Strategy]]:
+    """Every registered strategy, by slot and name."""
+    load_plugins()
+    order = list(SLOTS)
+    return [_registered[key] for key in sorted(_registered, key=lambda k: (order.index(k[0]), k[1]))]
+
+
+def describe(cls: type[Strategy]) -> str:
+    """The first line of the class docstring."""
+    return (inspect.getdoc(cls) or "").partition("\n")[0]
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A hint ending, ", did you mean 'x'?", or nothing."""
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f", did you mean '{near[0]}'?" if near else ""
+
+
+@lru_cache(maxsize=1)
+def load_plugins() -> None:
+    """Import every module of the entry-point group, built-ins first.
+
+    Raises:
+        StrategyError: a plug-in that fails to import, named with its distribution.
+    """
+    importlib.import_module("strategies.builtins")
+    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name):
+        try:
+            point.load()
+        except StrategyError:
+            raise
+        except Exception as error:  # a stranger's module may raise anything; the message names it
+            package = point.dist.name if point.dist else "?"
+            raise StrategyError(
+                f"plug-in '{point.name}' ({point.value}, package {package}) fails to import: "
+                f"{type(error).__name__}: {error}; mend it or uninstall {package}"
+            ) from error
+
+
+def _build(cls: type[Strategy], spec: Spec, run: RunInfo) -> Strategy:
+    known = list(cls.Params.model_fields)
+    for key in spec.params:
+        if key not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes no parameters"
+            raise StrategyError(f"{cls.slot} '{cls.name}' has no parameter '{key}'{did_you_mean(key, known)}; {takes}")
+    try:
+        params = cls.Params.model_validate(dict(spec.params))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "parameters"
+        raise StrategyError(f"{cls.slot} '{cls.name}': {place}={first['input']!r}: {first['msg']}") from error
+    cls.check(params, run)
+    return cls(params, run)
+
+
+def _import(slot: str, path: str) -> type[Strategy]:
+    module_name, _, class_name = path.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except Exception as error:  # the user's own module may raise anything
+        raise StrategyError(f"{slot} '{path}' fails to import: {type(error).__name__}: {error}") from error
+    if not (inspect.isclass(cls) and issubclass(cls, SLOTS[slot])):
+        raise StrategyError(f"'{path}' is no {SLOTS[slot].__name__}")
+    if not cls.name:
+        cls.name = class_name
+    found: type[Strategy] = cls
+    return found
+
+
+def _dotted(part: str) -> str | None:
+    """The leading 'package.module:Class' of a spec, if it has one."""
+    pieces = part.split(":")
+    if len(pieces) >= 2 and "=" not in pieces[1] and pieces[1].strip():
+        return ":".join(pieces[:2])
+    return None
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _where(cls: type[Strategy]) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _kinds() -> str:
+    return ", ".join(kind.__name__ for kind in SLOTS.values())

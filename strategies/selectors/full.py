@@ -1,0 +1,17 @@
+"""No selection: every prompt of the stream, in its order."""
+
+from __future__ import annotations
+
+from strategies.base import Selector
+from strategies.registry import register
+from strategies.types import Prompt, PromptSource, StepContext
+
+
+@register("full")
+class Full(Selector):
+    """Every prompt in the order of the shuffled stream; an epoch sees each once."""
+
+    paper = "2511.00794"
+
+    def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
+        return source.take(n)

@@ -1,0 +1,22 @@
+"""One temperature for the whole run."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from strategies.base import Params, TemperatureSchedule
+from strategies.registry import register
+from strategies.types import StepContext
+
+
+@register("constant")
+class Constant(TemperatureSchedule):
+    """One sampling temperature for the whole run."""
+
+    class Params(Params):
+        """The temperature."""
+
+        value: float = Field(1.0, gt=0, description="sampling temperature")
+
+    def temperature(self, ctx: StepContext) -> float:
+        return float(self.params.value)

@@ -1,0 +1,183 @@
+"""What strategies see: frozen records and three protocols. No tensor, no rank, no file.
+
+Axis letters: N rollouts of a batch, T completion tokens, right-padded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating[Any]]
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One row of the training set. `index` is its row number: dense, stable, the key of all per-prompt state."""
+
+    index: int
+    id: str
+    source: str | None = None
+    difficulty: float | None = None
+    rank: float | None = None
+    ppl: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One rollout as strategies see it. `entropy` is the mean over its tokens, in nats, of the sampled distribution."""
+
+    reward: float
+    correct: bool
+    num_tokens: int
+    truncated: bool
+    temperature: float
+    entropy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A prompt's rollouts of one round."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+
+    @property
+    def rewards_N(self) -> FloatArray:
+        """Rewards, float64."""
+        return np.array([c.reward for c in self.completions], dtype=np.float64)
+
+    @property
+    def zero_variance(self) -> bool:
+        """Whether all rewards are equal, so that no rollout of the group has an advantage."""
+        return all(c.reward == self.completions[0].reward for c in self.completions)
+
+    @property
+    def num_correct(self) -> int:
+        """How many rollouts are correct."""
+        return sum(c.correct for c in self.completions)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is about to be trained on, over all processes.
+
+    `group_N` numbers the group of each rollout; `mask_NT` is true on completion tokens; `entropy_NT` is in nats,
+    of softmax(logits / temperature), zero where masked; `advantages_N` are normalised already.
+    """
+
+    group_N: IntArray
+    rewards_N: FloatArray
+    advantages_N: FloatArray
+    entropy_NT: FloatArray
+    mask_NT: BoolArray
+
+    @property
+    def lengths_N(self) -> IntArray:
+        """Completion tokens of each rollout."""
+        return self.mask_NT.sum(axis=1)
+
+    @property
+    def mean_entropy_N(self) -> FloatArray:
+        """Mean entropy over each rollout's tokens, float64; 0 for an empty rollout."""
+        total = np.where(self.mask_NT, self.entropy_NT, 0.0).sum(axis=1, dtype=np.float64)
+        return total / np.maximum(self.lengths_N, 1)
+
+    @property
+    def token_mean_entropy(self) -> float | None:
+        """Mean entropy over all tokens of the batch; None without a token."""
+        tokens = int(self.mask_NT.sum())
+        return float(np.where(self.mask_NT, self.entropy_NT, 0.0).sum(dtype=np.float64)) / tokens if tokens else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What a strategy may know when it is built. `columns` are the optional ones that the training set has."""
+
+    num_prompts: int
+    total_steps: int
+    prompts_per_step: int
+    num_generations: int
+    seed: int = 0
+    vocab_size: int = 0
+    columns: frozenset[str] = frozenset()
+
+
+class PromptSource(Protocol):
+    """The shuffled, resumable stream of prompts, epoch after epoch."""
+
+    @property
+    def epoch(self) -> int:
+        """Passes over the training set that are complete, counted by prompts taken."""
+        ...
+
+    def take(self, m: int) -> list[Prompt]:
+        """Exactly m prompts; each is used up, chosen or not."""
+        ...
+
+
+class Probe(Protocol):
+    """Questions a selector may ask the current policy; what they cost is charged to the run."""
+
+    def perplexity(self, prompts: Sequence[Prompt], scope: str = "question") -> FloatArray:
+        """Perplexity of each prompt under the current policy, float64; `scope` is `question` or `prompt`."""
+        ...
+
+
+class NoProbe:
+    """The probe of a place without a model."""
+
+    def perplexity(self, prompts: Sequence[Prompt], scope: str = "question") -> FloatArray:
+        """Refuse."""
+        raise RuntimeError("no policy to probe here")
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """Where the run stands. Steps, rounds and epochs count from 0."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    round: int
+    seed: int
+    temperature: float = 1.0
+    probe: Probe = field(default_factory=NoProbe)
+
+    @property
+    def progress(self) -> float:
+        """Completed fraction of training, in [0, 1)."""
+        return min(self.step / self.total_steps, 1.0 - 1e-12) if self.total_steps else 0.0
+
+    def rng(self, salt: str) -> np.random.Generator:
+        """A generator that depends on seed, step, round and `salt` alone."""
+        return np.random.default_rng(derive_seed(self.seed, self.step, self.round, salt))
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What happened in a step, after the update. `entropy` is the token mean over the trained batch, in nats."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    epoch_ended: bool
+    temperature: float
+    entropy: float | None
+    reward: float
+    updated: bool
+    rollouts_total: int
+    rollouts_trained: int
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit seed from any printable parts; equal parts give equal seeds on every machine."""
+    text = "\x1f".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1

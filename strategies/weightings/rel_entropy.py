@@ -1,0 +1,57 @@
+"""Relative entropy weighting of PREPO (2511.00794, section 3.2): w_i = Hbar_i / Hbar.
+
+Hbar_i is the mean entropy over rollout i's tokens, Hbar the mean over the batch, across prompts and processes.
+Choices where the paper is silent: `mean` pools all tokens (default; then sum_i w_i |o_i| = sum_i |o_i|) or takes the
+mean of the Hbar_i (then the mean weight is 1); `max_weight` clips, off by default. If every entropy is 0, all
+weights are 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from strategies.base import Params, RolloutWeighting
+from strategies.registry import register
+from strategies.types import Batch, FloatArray, RunInfo, StepContext
+
+
+def relative_entropy(batch: Batch, mean: str = "token") -> FloatArray:
+    """Weights [N], float64, with mean 1 over tokens (`token`) or rollouts (`sequence`)."""
+    entropy_N, lengths_N = batch.mean_entropy_N, batch.lengths_N
+    weight_by = lengths_N if mean == "token" else (lengths_N > 0)
+    total = float(np.sum(weight_by))
+    overall = float(np.sum(entropy_N * weight_by)) / total if total else 0.0
+    return entropy_N / overall if overall > 0 else np.ones_like(entropy_N)
+
+
+@register("rel-entropy")
+class RelEntropy(RolloutWeighting):
+    """Each rollout's mean token entropy relative to the batch's."""
+
+    paper = "2511.00794"
+
+    class Params(Params):
+        """Choices where the paper is silent."""
+
+        mean: Literal["token", "sequence"] = Field("token", description="how the batch mean is taken")
+        max_weight: float | None = Field(None, gt=0, description="clip weights at this; off by default")
+
+    def __init__(self, params: Any, run: RunInfo) -> None:
+        super().__init__(params, run)
+        self._last: dict[str, float] = {}
+
+    def weigh(self, batch: Batch, ctx: StepContext) -> FloatArray:
+        weights_N = relative_entropy(batch, self.params.mean)
+        if self.params.max_weight is not None:
+            weights_N = np.minimum(weights_N, self.params.max_weight)
+        quantiles = np.quantile(weights_N, [0.0, 0.1, 0.5, 0.9, 1.0])
+        self._last = {"mean": float(weights_N.mean())} | {
+            f"p{q}": float(value) for q, value in zip((0, 10, 50, 90, 100), quantiles, strict=True)
+        }
+        return weights_N[:, None]
+
+    def metrics(self) -> dict[str, float]:
+        return self._last

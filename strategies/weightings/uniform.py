@@ -1,0 +1,17 @@
+"""No weighting."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from strategies.base import RolloutWeighting
+from strategies.registry import register
+from strategies.types import Batch, FloatArray, StepContext
+
+
+@register("uniform")
+class Uniform(RolloutWeighting):
+    """Every rollout weighs 1."""
+
+    def weigh(self, batch: Batch, ctx: StepContext) -> FloatArray:
+        return np.ones((len(batch.rewards_N), 1))
