@@ -1,0 +1,87 @@
+"""`prepo train`: one run, from flags to summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+SLOT_HELP = "strategy spec such as name:key=value,key=value; see `prepo strategies`"
+
+
+def train(
+    recipe: Annotated[str | None, typer.Option(help="All slots at once: prepo (default), random, dapo, ...")] = None,
+    selector: Annotated[str | None, typer.Option(help=f"Which prompts: {SLOT_HELP}.")] = None,
+    budget: Annotated[str | None, typer.Option(help="How many rollouts for each prompt.")] = None,
+    filter: Annotated[str | None, typer.Option("--filter", help="Which rollouts to train on.")] = None,
+    weighting: Annotated[str | None, typer.Option(help="What each rollout weighs.")] = None,
+    temperature_schedule: Annotated[str | None, typer.Option(help="At which temperature.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub name, folder, or 'embedded' (default).")] = None,
+    dataset: Annotated[str | None, typer.Option(help="File, folder, hub name, or 'embedded' (default).")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the dataset.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Take the first rows of the dataset only.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    reward: Annotated[
+        list[str] | None, typer.Option(help="math, exact, boxed or package.module:function; repeatable.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="What generates: hf.")] = None,
+    output_dir: Annotated[str | None, typer.Option(help="Run folder [default: runs/<recipe>-seed<seed>].")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all randomness.")] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column of the gold answers.")] = None,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that can't be used.")] = False,
+    config: Annotated[list[Path] | None, typer.Option(help="YAML configuration; repeatable, later wins.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting: training.learning_rate=1e-5; repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete another run in the run folder.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+) -> None:
+    """Train a model with reinforcement learning on verifiable rewards.
+
+    Without arguments: recipe prepo, the embedded model and task, on the CPU, in a few minutes.
+
+    \b
+    Examples:
+      prepo train
+      prepo train --selector ppl-schedule --weighting rel-entropy
+      prepo train --recipe dapo --seed 1 --output-dir runs/dapo-1
+      prepo train --model Qwen/Qwen2.5-1.5B --dataset dapo.parquet --steps 200 \\
+          --set training.learning_rate=1e-6
+      prepo train --resume --output-dir runs/prepo-seed0
+    """
+    flags: dict[str, Any] = {
+        "recipe": recipe,
+        "strategies.selector": selector,
+        "strategies.budget": budget,
+        "strategies.filter": filter,
+        "strategies.weighting": weighting,
+        "strategies.temperature_schedule": temperature_schedule,
+        "model.model_name_or_path": model,
+        "data.dataset_name": dataset,
+        "data.split": split,
+        "data.limit": limit,
+        "data.prompt_column": prompt_column,
+        "data.answer_column": answer_column,
+        "data.skip_bad_rows": skip_bad_rows or None,
+        "rewards.functions": reward,
+        "training.total_steps": steps,
+        "engine.name": engine,
+        "output_dir": output_dir,
+        "seed": seed,
+    }
+    from prepo_cli.config import resolve
+    from prepo_cli.reporting.summary import print_summary
+
+    resolved = resolve(config or (), flags, set_ or ())
+    from prepo_cli.training.run import train as run
+
+    summary = run(resolved, resume=resume, overwrite=overwrite)
+    if json_output:
+        import json
+
+        typer.echo(json.dumps(summary))
+    else:
+        print_summary(summary)

@@ -1,0 +1,1 @@
+"""Datasets: loading, columns, chat rendering and the prompt stream."""

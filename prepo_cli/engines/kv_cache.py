@@ -1,0 +1,54 @@
+"""A key-value cache that grows in place: appending a token copies that token, not the whole cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+
+class GrowingLayer(DynamicLayer):
+    """A `DynamicLayer` over buffers with room to spare."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append key and value states [B, heads, new, dim]; return all so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        old = self.get_seq_length()
+        new = old + key_states.shape[-2]
+        if self._buffers is None or self._buffers[0].shape[-2] < new:
+            self._grow(key_states, value_states, old, new + max(64, new // 2))
+        assert self._buffers is not None
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, old:new] = states
+        self.keys, self.values = (buffer[:, :, :new] for buffer in self._buffers)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep (or repeat) rows of the batch."""
+        super().batch_select_indices(indices)
+        self._buffers = None
+
+    def _grow(self, key_states: torch.Tensor, value_states: torch.Tensor, old: int, capacity: int) -> None:
+        grown = []
+        for states, past in ((key_states, self.keys), (value_states, self.values)):
+            buffer = states.new_empty((*states.shape[:2], capacity, states.shape[-1]))
+            if old:
+                buffer[:, :, :old] = past
+            grown.append(buffer)
+        self._buffers = (grown[0], grown[1])
+
+
+def growing_cache(config: Any) -> DynamicCache:
+    """The architecture's cache, its plain layers replaced by growing ones."""
+    cache = DynamicCache(config=config)
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache

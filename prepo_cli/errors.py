@@ -1,0 +1,9 @@
+"""Errors that the command line prints as one line."""
+
+
+class UsageError(Exception):
+    """Bad input or usage: exit code 2. The message says what, where and the cure."""
+
+
+class RunError(Exception):
+    """A failure at run time that is not a defect of prepo: exit code 1."""

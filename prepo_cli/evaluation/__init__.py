@@ -1,0 +1,1 @@
+"""Sampling k answers to each prompt, and what they say."""

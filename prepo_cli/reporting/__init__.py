@@ -1,0 +1,1 @@
+"""Metrics, progress, figures and comparisons."""

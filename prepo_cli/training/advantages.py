@@ -1,0 +1,35 @@
+"""Group-relative advantages (GRPO, 2402.03300): A = (r - mean) / (std + 1e-6) over a group's trained rollouts.
+
+The standard deviation is the sample one (n - 1), as in TRL and verl. A group of one, or of equal rewards, has
+advantage 0. `batch` divides by the whole batch's deviation instead, `none` divides by nothing (Dr. GRPO, 2503.20783).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+EPSILON = 1e-6
+
+
+def advantages(
+    rewards_N: npt.NDArray[np.float64], group_N: npt.NDArray[np.integer[Any]], scale_rewards: str = "group"
+) -> npt.NDArray[np.float64]:
+    """Advantages [N] of rollouts with rewards [N] in groups numbered [N]."""
+    _, group_N = np.unique(group_N, return_inverse=True)
+    counts_G = np.bincount(group_N)
+    means_G = np.bincount(group_N, rewards_N) / counts_G
+    highest_G = np.full(len(counts_G), -np.inf)
+    lowest_G = np.full(len(counts_G), np.inf)
+    np.maximum.at(highest_G, group_N, rewards_N)
+    np.minimum.at(lowest_G, group_N, rewards_N)
+    # Equal rewards have advantage 0 exactly; their mean may round away from them.
+    centred_N = np.where((highest_G == lowest_G)[group_N], 0.0, rewards_N - means_G[group_N])
+    if scale_rewards == "none":
+        return centred_N
+    if scale_rewards == "batch":
+        return centred_N / (float(np.std(rewards_N, ddof=1)) + EPSILON) if len(rewards_N) > 1 else centred_N
+    variance_G = np.bincount(group_N, centred_N**2) / np.maximum(counts_G - 1, 1)
+    return centred_N / (np.sqrt(variance_G)[group_N] + EPSILON)

@@ -1,0 +1,34 @@
+"""Strict accounting: everything that was computed for training, whether it was trained on or not.
+
+Dropped, surplus and pilot rollouts, perplexity scoring and extra log-prob passes are all charged. Evaluations are
+not: they are the measurement, not the method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from prepo_cli.training.collect import Collected
+
+
+@dataclass
+class Costs:
+    """Running totals of a run."""
+
+    rollouts_total: int = 0
+    rollouts_trained: int = 0
+    tokens_generated: int = 0
+    tokens_scored: int = 0
+    seconds: float = 0.0
+
+    def charge(self, step: Collected, tokens_scored: int, seconds: float) -> None:
+        """Add a step; `tokens_scored` is what it scored."""
+        self.rollouts_total += len(step.samples)
+        self.rollouts_trained += sum(map(len, step.trained))
+        self.tokens_generated += sum(len(sample.rollout.token_ids) for sample in step.samples)
+        self.tokens_scored += tokens_scored
+        self.seconds += seconds
+
+    def metrics(self) -> dict[str, float]:
+        """`cost/*` totals."""
+        return {f"cost/{key}": value for key, value in asdict(self).items()}

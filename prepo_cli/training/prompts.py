@@ -1,0 +1,49 @@
+"""The training set as token ids, and the perplexity probe over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from prepo_cli.data.loading import PromptDataset
+from prepo_cli.data.rendering import Rendered, Renderer
+from prepo_cli.models import Policy
+from strategies.types import FloatArray, Prompt
+
+CACHED_PROMPTS = 16384
+
+
+class Prompts:
+    """Renders prompts when they are needed, remembering the recent ones; leaves out those that are too long."""
+
+    def __init__(self, dataset: PromptDataset, renderer: Renderer, max_length: int) -> None:
+        self.dataset, self.renderer, self.max_length = dataset, renderer, max_length
+        self.rendered = lru_cache(maxsize=CACHED_PROMPTS)(self._render)
+
+    def get(self, index: int) -> Prompt | None:
+        """The prompt of a row, or None if it is longer than `max_length` tokens."""
+        return self.dataset.prompt(index) if len(self.rendered(index).token_ids) <= self.max_length else None
+
+    def _render(self, index: int) -> Rendered:
+        return self.renderer(self.dataset.messages(index))
+
+
+class PolicyProbe:
+    """What a selector may ask the current policy; `tokens_scored` is what that took."""
+
+    def __init__(self, policy: Policy, prompts: Prompts, max_batch_tokens: int) -> None:
+        self.policy, self.prompts, self.max_batch_tokens = policy, prompts, max_batch_tokens
+        self.tokens_scored = 0
+
+    def perplexity(self, prompts: Sequence[Prompt], scope: str = "question") -> FloatArray:
+        """Perplexity of each prompt [N] at temperature 1; a question without a scorable token counts as whole."""
+        rendered = [self.prompts.rendered(prompt.index) for prompt in prompts]
+        whole = [(0, len(r.token_ids)) for r in rendered]
+        spans = whole if scope == "prompt" else [r.question_span for r in rendered]
+        spans = [span if span[1] > max(span[0], 1) else all_ for span, all_ in zip(spans, whole, strict=True)]
+        rows = [list(r.token_ids) for r in rendered]
+        self.tokens_scored += sum(map(len, rows))
+        ppl_N2 = self.policy.perplexity(rows, spans, self.max_batch_tokens)
+        return np.asarray(ppl_N2[:, 0], dtype=np.float64)

@@ -1,0 +1,136 @@
+"""The five strategies of a run, every answer checked.
+
+A strategy that breaks its contract is named in the error; nothing wrong is trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from prepo_cli.config import StrategiesConfig
+from strategies import registry
+from strategies.base import (
+    SLOTS,
+    BudgetAllocator,
+    RolloutFilter,
+    RolloutWeighting,
+    Selector,
+    State,
+    Strategy,
+    TemperatureSchedule,
+)
+from strategies.errors import StrategyError
+from strategies.types import (
+    Batch,
+    BoolArray,
+    FloatArray,
+    Group,
+    Prompt,
+    PromptSource,
+    RunInfo,
+    StepContext,
+    StepReport,
+)
+
+
+class StrategySet:
+    """Selector, budget, filter, weighting and temperature schedule, as one."""
+
+    def __init__(self, config: StrategiesConfig, run: RunInfo) -> None:
+        self.run = run
+        self._by_slot: dict[str, Strategy] = {
+            slot: registry.create(slot, getattr(config, slot), run) for slot in SLOTS
+        }
+        self.selector = cast(Selector, self._by_slot["selector"])
+        self.budget = cast(BudgetAllocator, self._by_slot["budget"])
+        self.filter = cast(RolloutFilter, self._by_slot["filter"])
+        self.weighting = cast(RolloutWeighting, self._by_slot["weighting"])
+        self.schedule = cast(TemperatureSchedule, self._by_slot["temperature_schedule"])
+
+    def temperature(self, ctx: StepContext) -> float:
+        """This step's sampling temperature."""
+        value = float(self.schedule.temperature(ctx))
+        _require(bool(np.isfinite(value)) and value > 0, self.schedule, f"gave temperature {value}; it must be > 0")
+        return value
+
+    def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
+        """Exactly n prompts."""
+        prompts = self.selector.select(n, source, ctx)
+        _require(len(prompts) == n, self.selector, f"selected {len(prompts)} prompts where {n} were asked for")
+        return prompts
+
+    def allocate(self, prompts: Sequence[Prompt], total: int, ctx: StepContext) -> list[int]:
+        """Rollouts of each prompt; together `total`, or less if the budget tops up later."""
+        counts = [int(count) for count in self.budget.allocate(prompts, total, ctx)]
+        _require(len(counts) == len(prompts), self.budget, f"gave {len(counts)} counts for {len(prompts)} prompts")
+        _require(min(counts) >= self.budget.minimum, self.budget, f"gave a prompt {min(counts)} rollouts")
+        tops_up = type(self.budget).top_up is not BudgetAllocator.top_up
+        fits = sum(counts) == total or (tops_up and sum(counts) < total)
+        _require(fits, self.budget, f"allotted {sum(counts)} rollouts of {total}")
+        return counts
+
+    def top_up(self, groups: Sequence[Group], remaining: int, ctx: StepContext) -> list[int]:
+        """Further rollouts for each group, at most `remaining`."""
+        counts = [int(count) for count in self.budget.top_up(groups, remaining, ctx)]
+        fits = len(counts) == len(groups) and min(counts) >= 0 and sum(counts) <= remaining
+        _require(fits, self.budget, f"topped up {counts[:8]} with {remaining} rollouts left for {len(groups)} groups")
+        return counts
+
+    def keep(self, group: Group, ctx: StepContext) -> BoolArray:
+        """Mask over the group's rollouts."""
+        mask_N = np.asarray(self.filter.keep(group, ctx))
+        right = mask_N.shape == (len(group.completions),) and mask_N.dtype == np.bool_
+        _require(right, self.filter, f"gave a mask {mask_N.dtype}{mask_N.shape} for {len(group.completions)} rollouts")
+        return mask_N
+
+    def weigh(self, batch: Batch, ctx: StepContext) -> FloatArray:
+        """Weights [N, 1] or [N, T]; a batch without rollouts has none to give."""
+        if not len(batch.rewards_N):
+            return np.ones((0, 1))
+        weights = np.asarray(self.weighting.weigh(batch, ctx), dtype=np.float64)
+        n, t = batch.mask_NT.shape
+        _require(weights.shape in ((n, 1), (n, t)), self.weighting, f"gave weights {weights.shape} for {n} x {t} tokens")
+        sound = bool(np.isfinite(weights).all()) and bool((weights >= 0).all())
+        _require(sound, self.weighting, "gave weights that are negative or not finite")
+        return weights
+
+    def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
+        """Show a round's groups to all five."""
+        for strategy in self._by_slot.values():
+            strategy.observe(groups, ctx)
+
+    def end_step(self, report: StepReport) -> None:
+        """Let all five adapt."""
+        for strategy in self._by_slot.values():
+            strategy.end_step(report)
+
+    def metrics(self) -> dict[str, float]:
+        """All metrics, prefixed with their slot; the temperature schedule's with `temperature`."""
+        return {
+            f"{'temperature' if slot == 'temperature_schedule' else slot}/{key}": value
+            for slot, strategy in self._by_slot.items()
+            for key, value in strategy.metrics().items()
+        }
+
+    def state_dict(self) -> State:
+        """State of all five, by slot, with the name of the strategy that wrote it."""
+        return {slot: {"name": s.name, "state": s.state_dict()} for slot, s in self._by_slot.items()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take all states back; raises StrategyError if the checkpoint is of other strategies."""
+        for slot, strategy in self._by_slot.items():
+            saved: dict[str, Any] = state[slot]
+            if saved["name"] != strategy.name:
+                raise StrategyError(
+                    f"the checkpoint was written with {slot} '{saved['name']}', this run has '{strategy.name}'; "
+                    "resume with the run's own configuration or take another --output-dir"
+                )
+            strategy.load_state_dict(saved["state"])
+
+
+def _require(met: bool, strategy: Strategy, fault: str) -> None:
+    if not met:
+        raise StrategyError(f"{strategy.slot} '{strategy.name}' {fault}")

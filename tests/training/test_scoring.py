@@ -1,0 +1,85 @@
+"""Log-probs, entropies, perplexity and gradients against one-sequence float64 references."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from prepo_cli.training import scoring
+from tests.models import CONFIGS, VOCAB, make_policy, naive_scores
+
+RNG = np.random.default_rng(3)
+ROWS = [RNG.integers(2, VOCAB, size=n).tolist() for n in (3, 17, 9, 30, 2)]
+SPANS = [(1, 3), (5, 17), (0, 9), (12, 20), (1, 2)]
+HEATS = [1.0, 0.7, 1.3, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("max_tokens", [1, 40, 10_000])
+def test_scores_equal_naive_whatever_the_batch(architecture: str, max_tokens: int) -> None:
+    policy = make_policy(architecture)
+    assert policy.scorer.splits
+    scores = policy.score(ROWS, SPANS, HEATS, max_tokens, with_entropy=True)
+    for row, span, heat, (logprobs, entropies) in zip(ROWS, SPANS, HEATS, scores, strict=True):
+        naive_logprobs, naive_entropies = naive_scores(policy.model, row, *span, heat)
+        np.testing.assert_allclose(logprobs, naive_logprobs, atol=2e-5)
+        np.testing.assert_allclose(entropies, naive_entropies, atol=2e-5)
+
+
+def test_a_head_that_does_not_split_falls_back_to_full_logits() -> None:
+    policy = make_policy("llama")
+    plain = policy.score(ROWS, SPANS, HEATS, 100)
+    policy.model.config.final_logit_softcapping = 0.5  # the split would now cap what the model does not
+    policy.scorer = scoring.TokenScorer(policy.model)
+    assert not policy.scorer.splits
+    for (ours, _), (expected, _) in zip(policy.score(ROWS, SPANS, HEATS, 100), plain, strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_perplexity_of_a_span_and_of_the_whole_prompt(architecture: str) -> None:
+    policy = make_policy(architecture)
+    for spans in (SPANS, [(0, len(row)) for row in ROWS]):
+        ppl_N2 = policy.perplexity(ROWS, spans, 64)
+        for row, span, (ppl, count) in zip(ROWS, spans, ppl_N2, strict=True):
+            naive, _ = naive_scores(policy.model, row, *span, 1.0)
+            assert count == len(naive)
+            assert ppl == pytest.approx(np.exp(-sum(naive) / len(naive)), rel=1e-4)
+
+
+def test_perplexity_of_nothing_is_nan() -> None:
+    ppl_N2 = make_policy().perplexity([[5], [5, 6]], [(0, 1), (2, 2)], 64)
+    assert np.isnan(ppl_N2[:, 0]).all() and (ppl_N2[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 5, 1000])
+def test_gradient_in_chunks_equals_float64_autograd(monkeypatch: pytest.MonkeyPatch, chunk_tokens: int) -> None:
+    monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", chunk_tokens * VOCAB)
+    policy = make_policy()
+    ids, mask = scoring.pad_rows(ROWS, 0, "cpu")
+    chosen = scoring.spans_mask(SPANS, ids.shape[1], "cpu")
+    logprobs, _ = policy.scorer(ids, mask, chosen, torch.tensor(HEATS))
+    factors = torch.linspace(-1, 1, len(logprobs))
+    (logprobs * factors).sum().backward()
+
+    double = type(policy.model)(policy.model.config).double()
+    double.load_state_dict(policy.model.state_dict())
+    total, used = torch.zeros((), dtype=torch.float64), 0
+    for row, (start, end), heat in zip(ROWS, SPANS, HEATS, strict=True):
+        logits = double(input_ids=torch.tensor([row])).logits[0] / heat
+        for position in range(max(start, 1), end):
+            total = total + factors[used] * torch.log_softmax(logits[position - 1], -1)[row[position]]
+            used += 1
+    assert used == len(logprobs)
+    total.backward()
+    for (name, ours), (_, theirs) in zip(policy.model.named_parameters(), double.named_parameters(), strict=True):
+        np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), atol=3e-5, rtol=1e-3, err_msg=name)
+
+
+def test_token_batches_cover_all_within_the_bound() -> None:
+    lengths = [5, 1, 9, 9, 2, 30, 4]
+    batches = list(scoring.token_batches(lengths, 18))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 18
