@@ -1,0 +1,15 @@
+"""Reward functions of the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def short(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    """1 for completions without a step of work."""
+    return [float("=" not in completion) for completion in completions]
+
+
+def constant(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    """Nothing to learn from."""
+    return [0.5] * len(completions)

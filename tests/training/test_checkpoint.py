@@ -1,0 +1,96 @@
+"""Checkpoints come back exactly, and are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from prepo_cli.errors import RunError, UsageError
+from prepo_cli.models import Policy
+from prepo_cli.training import checkpoint
+from tests.models import make_policy
+
+
+class NoTokenizer:
+    def save_pretrained(self, folder: Path) -> None:
+        (folder / "tokenizer.json").write_text("{}")
+
+
+def parts() -> tuple[Policy, torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    policy = make_policy()
+    policy.tokenizer = NoTokenizer()  # type: ignore[assignment]
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=0.01)
+    for parameter in policy.model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    return policy, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
+
+
+STATE = {
+    "stream": {"epoch": 3, "position": 7},
+    "strategies": {
+        "selector": {"name": "x", "state": {"p": np.float64(0.1), "labels": np.array([1, 2], dtype=np.int8)}},
+        "budget": {"name": "y", "state": {"nested": [{"a": np.zeros((2, 2), dtype=np.float32)}, "text", None, True]}},
+    },
+}
+
+
+def save(folder: Path, step: int, keep: int | None = None) -> Path:
+    return checkpoint.save(folder, step, *parts(), STATE, keep)
+
+
+def test_state_comes_back_exactly(tmp_path: Path) -> None:
+    back = checkpoint.read_state(save(tmp_path, 3))
+    assert back["stream"] == STATE["stream"]
+    labels = back["strategies"]["selector"]["state"]["labels"]
+    assert labels.dtype == np.int8
+    assert labels.tolist() == [1, 2]
+    assert back["strategies"]["selector"]["state"]["p"] == 0.1
+    nested = back["strategies"]["budget"]["state"]["nested"]
+    assert nested[1:] == ["text", None, True]
+    assert nested[0]["a"].shape == (2, 2)
+
+
+def test_optimizer_and_model_come_back_byte_for_byte(tmp_path: Path) -> None:
+    policy, optimizer, scheduler = parts()
+    scheduler.step()
+    saved = checkpoint.save(tmp_path, 1, policy, optimizer, scheduler, STATE, None)
+    model = type(policy.model).from_pretrained(saved / "model")
+    for (name, ours), (_, theirs) in zip(policy.model.named_parameters(), model.named_parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    fresh = torch.optim.AdamW(model.parameters(), lr=0.5)
+    plan = torch.optim.lr_scheduler.LambdaLR(fresh, lambda step: 1 / (step + 1))
+    checkpoint.load_optimizer(saved, fresh, plan)
+    assert plan.state_dict()["last_epoch"] == 1
+    for ours, theirs in zip(optimizer.state.values(), fresh.state.values(), strict=True):
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (2, 4, 10, 100):
+        save(tmp_path, step, keep=2)
+    assert [path.name for path in checkpoint.existing(tmp_path)] == ["step-000010", "step-000100"]
+    assert checkpoint.newest(tmp_path).name == "step-000100"
+
+
+def test_a_full_disk_leaves_older_checkpoints_and_no_broken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(RunError, match="No space left"):
+        save(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
+
+
+def test_a_torn_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / ".partial-step-000005").mkdir()
+    (tmp_path / "step-000007").mkdir()
+    with pytest.raises(UsageError, match="nothing to resume"):
+        checkpoint.newest(tmp_path)

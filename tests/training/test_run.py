@@ -1,0 +1,156 @@
+"""Whole runs on the embedded model: equal seeds, interruption and resumption, learning, bookkeeping."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from prepo_cli.config import resolve
+from prepo_cli.errors import UsageError
+from prepo_cli.training.run import Run, train
+
+SMALL = [
+    "training.total_steps=4",
+    "training.prompts_per_step=4",
+    "training.num_generations=4",
+    "training.max_completion_length=32",
+    "training.save_steps=1",
+    "training.save_total_limit=10",
+    "evaluation.dataset_name=null",
+    "reporting.figures=false",
+]
+TIMES = ("timing_s/", "cost/seconds")
+ALL_STATEFUL = ["strategies.filter=nonzero-variance", "training.max_rounds=3"]
+
+
+def run(folder: Path, *sets: str, **options: Any) -> dict[str, Any]:
+    return train(resolve(sets=[*SMALL, f"output_dir={folder}", *sets]), **options)
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.startswith(TIMES)} for line in lines]
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "final" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    run(folder, *ALL_STATEFUL)
+    return folder
+
+
+def test_same_seed_same_run(uninterrupted: Path, tmp_path: Path) -> None:
+    run(tmp_path / "again", *ALL_STATEFUL)
+    assert metrics(tmp_path / "again") == metrics(uninterrupted)
+    assert weights(tmp_path / "again") == weights(uninterrupted)
+
+
+def test_another_seed_is_another_run(uninterrupted: Path, tmp_path: Path) -> None:
+    run(tmp_path / "other", *ALL_STATEFUL, "seed=1")
+    assert metrics(tmp_path / "other") != metrics(uninterrupted)
+    assert weights(tmp_path / "other") != weights(uninterrupted)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_resumed_equals_uninterrupted_bit_for_bit(uninterrupted: Path, tmp_path: Path, step: int) -> None:
+    """What a kill leaves: checkpoints up to a step, and a log that is further, its last line torn."""
+    folder = tmp_path / "killed"
+    shutil.copytree(uninterrupted, folder)
+    shutil.rmtree(folder / "final")
+    (folder / "summary.json").unlink()
+    for checkpoint in sorted((folder / "checkpoints").iterdir())[step:]:
+        shutil.rmtree(checkpoint)
+    log = folder / "metrics.jsonl"
+    log.write_text(log.read_text()[:-40])
+    run(folder, *ALL_STATEFUL, resume=True)
+    assert metrics(folder) == metrics(uninterrupted)
+    assert weights(folder) == weights(uninterrupted)
+
+
+def test_an_interrupt_saves_the_step_and_can_be_resumed(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed_torch = Run.seed_torch
+
+    def interrupt_in_second_step(self: Run) -> None:
+        if self.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        seed_torch(self)
+
+    monkeypatch.setattr(Run, "seed_torch", interrupt_in_second_step)
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        run(tmp_path / "run", *ALL_STATEFUL, "training.save_steps=100")
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
+    monkeypatch.undo()
+    run(tmp_path / "run", *ALL_STATEFUL, "training.save_steps=100", resume=True)
+    assert metrics(tmp_path / "run") == metrics(uninterrupted)
+    assert weights(tmp_path / "run") == weights(uninterrupted)
+
+
+def test_costs_charge_every_rollout(uninterrupted: Path) -> None:
+    trained = total = tokens = 0
+    for line in metrics(uninterrupted):
+        rows = pq.read_table(uninterrupted / "rollouts" / f"step_{line['step']:06d}.parquet").to_pylist()
+        total += len(rows)
+        trained += sum(row["fate"] == "trained" for row in rows)
+        tokens += sum(row["length"] for row in rows)
+        assert (line["cost/rollouts_total"], line["cost/rollouts_trained"]) == (total, trained)
+        assert line["cost/tokens_generated"] == tokens
+        groups = {}
+        for row in rows:
+            groups.setdefault(row["group"], []).append(row)
+        zero = [len({row["reward"] for row in group}) == 1 for group in groups.values()]
+        assert line["frac_reward_zero_std"] == pytest.approx(np.mean(zero))
+        for group, flat in zip(groups.values(), zero, strict=True):
+            assert all((row["fate"] == "filtered") == flat for row in group if row["fate"] != "surplus")
+
+
+def test_training_learns_and_a_zero_learning_signal_does_not(tmp_path: Path) -> None:
+    """Rewarding an empty box, which the base rarely writes, must raise that reward within a few steps."""
+    sets = ["training.total_steps=8", "training.prompts_per_step=8", "training.num_generations=8"]
+    reward = "tests.training.rewards:short"
+    run(tmp_path / "short", *sets, f"rewards.functions=[{reward}]", "training.learning_rate=1e-3", "recipe=random")
+    rewards = [line["reward"] for line in metrics(tmp_path / "short")]
+    assert np.mean(rewards[-2:]) > np.mean(rewards[:2]) + 0.1
+    run(tmp_path / "flat", *sets, "rewards.functions=[tests.training.rewards:constant]", "recipe=random")
+    flat = metrics(tmp_path / "flat")
+    assert all(line["grad_norm"] == 0 and line["frac_reward_zero_std"] == 1 for line in flat)
+
+
+def test_an_empty_batch_skips_the_update_and_says_so(tmp_path: Path) -> None:
+    run(tmp_path, *ALL_STATEFUL, "rewards.functions=[tests.training.rewards:constant]", overwrite=True)
+    for line in metrics(tmp_path):
+        assert line["updated"] is False
+        assert (line["rounds"], line["groups_trained"], line["cost/rollouts_trained"]) == (3, 0, 0)
+    assert metrics(tmp_path)[-1]["cost/rollouts_total"] == 4 * 3 * 16
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to resume"):
+        run(tmp_path / "none", resume=True)
+
+
+def test_a_folder_with_another_run_is_refused(uninterrupted: Path) -> None:
+    before = weights(uninterrupted)
+    with pytest.raises(UsageError, match="--resume"):
+        run(uninterrupted, "seed=5")
+    assert weights(uninterrupted) == before
+
+
+def test_no_room_for_a_prompt(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="max_completion_length=5000"):
+        run(tmp_path / "run", "training.max_completion_length=5000")
+
+
