@@ -330,7 +330,7 @@ def _yaml_value(text: str, item: str) -> Any:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"--set {item}: {error}") from error
+        raise UsageError(f"--set {item} is not readable YAML: {' '.join(str(error).split())}") from error
     if isinstance(value, str):  # YAML 1.1 reads 1e-5 as text
         try:
             return float(value)

@@ -2,12 +2,12 @@
 
 from strategies.base import (
     BudgetAllocator,
-    Params,
     RolloutFilter,
     RolloutWeighting,
     Selector,
     State,
     Strategy,
+    StrategyParams,
     TemperatureSchedule,
 )
 from strategies.errors import StrategyError
@@ -28,7 +28,6 @@ __all__ = [
     "BudgetAllocator",
     "Completion",
     "Group",
-    "Params",
     "Prompt",
     "PromptSource",
     "RolloutFilter",
@@ -40,6 +39,7 @@ __all__ = [
     "StepReport",
     "Strategy",
     "StrategyError",
+    "StrategyParams",
     "TemperatureSchedule",
     "register",
 ]

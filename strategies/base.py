@@ -25,10 +25,13 @@ State = dict[str, Any]
 """Scalars, strings, lists and dicts of these, and numpy arrays; never pickled."""
 
 
-class Params(BaseModel):
+class StrategyParams(BaseModel):
     """Base of every strategy's parameters: immutable, unknown names refused, bounds declared with `Field`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Params = StrategyParams
 
 
 class Strategy(ABC):
@@ -40,10 +43,10 @@ class Strategy(ABC):
     companions: ClassVar[Mapping[str, str]] = {}
     """Strategies this one brings along, by slot, unless the user sets that slot: {"filter": "nonzero-variance"}."""
 
-    class Params(Params):
-        """No parameters."""
+    Params: ClassVar[type[StrategyParams]] = StrategyParams
+    """The parameters' model; a strategy that has some nests `class Params(StrategyParams)`."""
 
-    def __init__(self, params: Params, run: RunInfo) -> None:
+    def __init__(self, params: StrategyParams, run: RunInfo) -> None:
         self.params: Any = params
         self.run = run
 

@@ -82,13 +82,14 @@ class Batch:
     @property
     def lengths_N(self) -> IntArray:
         """Completion tokens of each rollout."""
-        return self.mask_NT.sum(axis=1)
+        lengths_N: IntArray = self.mask_NT.sum(axis=1)
+        return lengths_N
 
     @property
     def mean_entropy_N(self) -> FloatArray:
         """Mean entropy over each rollout's tokens, float64; 0 for an empty rollout."""
-        total = np.where(self.mask_NT, self.entropy_NT, 0.0).sum(axis=1, dtype=np.float64)
-        return total / np.maximum(self.lengths_N, 1)
+        total_N: FloatArray = np.where(self.mask_NT, self.entropy_NT, 0.0).sum(axis=1, dtype=np.float64)
+        return total_N / np.maximum(self.lengths_N, 1)
 
     @property
     def token_mean_entropy(self) -> float | None:

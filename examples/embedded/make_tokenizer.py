@@ -1,4 +1,4 @@
-"""Train the embedded model's tokenizer: byte-level BPE in which a number up to 99 and `\\boxed{` cost one token.
+r"""Train the embedded model's tokenizer: byte-level BPE in which a number up to 99 and `\boxed{` cost one token.
 
 Digits are grouped in pairs from the right (1234 is 12 34, 123 is 1 23), operators and words take the blanks around
 them along. All 256 bytes are in the vocabulary, so every UTF-8 text encodes and decodes back.

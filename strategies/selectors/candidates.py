@@ -6,10 +6,10 @@ import math
 
 from pydantic import Field
 
-from strategies.base import Params
+from strategies.base import StrategyParams
 
 
-class CandidateParams(Params):
+class CandidateParams(StrategyParams):
     """`ratio` is K / B, the share of the candidates that is kept."""
 
     ratio: float = Field(0.2, gt=0, le=1, description="kept prompts / candidate prompts (K / B)")

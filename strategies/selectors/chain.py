@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from strategies.base import Params, Selector, State
+from strategies.base import Selector, State, StrategyParams
 from strategies.types import Group, Prompt, PromptSource, RunInfo, StepContext, StepReport
 
 
@@ -32,7 +32,7 @@ class Chain(Selector):
     """Selectors in a row, from the stream to the batch."""
 
     def __init__(self, selectors: Sequence[Selector], run: RunInfo) -> None:
-        super().__init__(Params(), run)
+        super().__init__(StrategyParams(), run)
         self.selectors = tuple(selectors)
         self.name = "+".join(s.name for s in selectors)  # type: ignore[misc]  # a chain's name is its instance's
 

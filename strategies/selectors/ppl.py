@@ -61,7 +61,7 @@ class _ByPerplexity(Selector):
         prompts = source.take(self.params.candidates(n))
         ppl_B = self._perplexity(prompts, ctx)
         start = self.start(len(prompts), n, ctx)
-        ranks: IntArray = np.lexsort(([p.index for p in prompts], ppl_B))[start : start + n]
+        ranks: IntArray = np.lexsort((np.array([p.index for p in prompts]), ppl_B))[start : start + n]
         kept = ppl_B[ranks]
         self._last = {"window_start": float(start)} | {
             f"ppl_{of}_{name}": float(f(values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from strategies.base import Params, TemperatureSchedule
+from strategies.base import StrategyParams, TemperatureSchedule
 from strategies.registry import register
 from strategies.types import StepContext
 
@@ -13,7 +13,7 @@ from strategies.types import StepContext
 class Constant(TemperatureSchedule):
     """One sampling temperature for the whole run."""
 
-    class Params(Params):
+    class Params(StrategyParams):
         """The temperature."""
 
         value: float = Field(1.0, gt=0, description="sampling temperature")

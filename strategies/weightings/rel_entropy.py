@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from strategies.base import Params, RolloutWeighting
+from strategies.base import RolloutWeighting, StrategyParams
 from strategies.registry import register
 from strategies.types import Batch, FloatArray, RunInfo, StepContext
 
@@ -33,7 +33,7 @@ class RelEntropy(RolloutWeighting):
 
     paper = "2511.00794"
 
-    class Params(Params):
+    class Params(StrategyParams):
         """Choices where the paper is silent."""
 
         mean: Literal["token", "sequence"] = Field("token", description="how the batch mean is taken")

@@ -1,0 +1,121 @@
+"""`prepo strategies`: what there is for each slot, built-in and plug-in alike."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prepo_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def strategies_command(
+    name: Annotated[str | None, typer.Argument(help="Show this one in full.")] = None,
+    slot: Annotated[str | None, typer.Option(help="Only this slot: selector, budget, filter, ...")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List the strategies of every slot, or show one in full.
+
+    \b
+    Examples:
+      prepo strategies
+      prepo strategies --slot selector
+      prepo strategies ppl-schedule
+      prepo strategies --json
+    """
+    from prepo_cli.commands.strategy_cards import card, details
+    from strategies import registry
+    from strategies.base import SLOTS
+
+    if slot is not None:
+        slot = slot.replace("-", "_")
+        if slot not in SLOTS:
+            hint = registry.did_you_mean(slot, SLOTS)
+            raise UsageError(f"no slot '{slot}'{hint}; there are: {', '.join(SLOTS)}")
+    found = [cls for cls in registry.listed() if slot in (None, cls.slot)]
+    if name is not None:
+        names = sorted({cls.name for cls in found})
+        found = [cls for cls in found if cls.name == name]
+        if not found:
+            where = f"{slot} " if slot else "strategy "
+            raise UsageError(f"no {where}'{name}'{registry.did_you_mean(name, names)}; there are: {', '.join(names)}")
+    cards = [card(cls) | (details(cls) if name else {}) for cls in found]
+    if json_output:
+        typer.echo(json.dumps({"strategies": cards}, indent=2))
+    elif name is None:
+        _print_table(cards)
+    else:
+        for one in cards:
+            _print_in_full(one)
+
+
+def _console() -> Console:
+    from shutil import get_terminal_size
+
+    from rich.console import Console
+
+    return Console(width=get_terminal_size((120, 24)).columns, markup=False, highlight=False)
+
+
+def _print_table(cards: list[dict[str, Any]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    console = _console()
+    for slot in dict.fromkeys(one["slot"] for one in cards):
+        console.print(f"--{slot.replace('_', '-')}", style="bold")
+        table = Table(box=SIMPLE_HEAD, expand=True)
+        table.add_column("name", no_wrap=True, style="cyan")
+        table.add_column("what it does", ratio=3)
+        table.add_column("parameters", ratio=2)
+        table.add_column("paper", no_wrap=True)
+        for one in (c for c in cards if c["slot"] == slot):
+            table.add_row(one["name"], _summary(one), "\n".join(map(_signature, one["parameters"])), one["paper"])
+        console.print(table)
+
+
+def _summary(one: dict[str, Any]) -> str:
+    lines = [one["description"]]
+    if one["companions"]:
+        lines.append(f"brings {_companions(one)}")
+    if one["package"] != "prepo":
+        lines.append(f"from package {one['package']}")
+    return "\n".join(lines)
+
+
+def _print_in_full(one: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    console = _console()
+    console.print(f"{one['slot']} {one['name']}", style="bold")
+    console.print(f"{one['documentation']}\n\n{one['method']}\n")
+    console.print(f"use:        --{one['slot'].replace('_', '-')} '{one['example']}'")
+    console.print(f"class:      {one['class']}, package {one['package']}")
+    console.print(f"paper:      {one['paper'] or 'none'}")
+    console.print(f"companions: {_companions(one) or 'none'}")
+    if not one["parameters"]:
+        console.print("parameters: none\n")
+        return
+    table = Table("parameter", "type", "default", "bounds", "meaning", box=SIMPLE_HEAD)
+    for p in one["parameters"]:
+        table.add_row(p["name"], p["type"], _shown(p["default"]), p["bounds"], p["description"])
+    console.print(table)
+    console.print()
+
+
+def _signature(parameter: dict[str, Any]) -> str:
+    limits = parameter["bounds"] or parameter["type"]
+    return f"{parameter['name']}={_shown(parameter['default'])} ({limits})"
+
+
+def _companions(one: dict[str, Any]) -> str:
+    return ", ".join(f"{slot.replace('_', '-')} {name}" for slot, name in one["companions"].items())
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

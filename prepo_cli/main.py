@@ -1,0 +1,131 @@
+"""The Typer app: commands, exit codes and errors in one line.
+
+Parsing imports neither torch nor numpy; each command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from prepo_cli import __version__
+from prepo_cli.commands.compare import compare
+from prepo_cli.commands.eval import evaluate_command
+from prepo_cli.commands.score_ppl import score_ppl
+from prepo_cli.commands.strategies import strategies_command
+from prepo_cli.commands.train import train
+from prepo_cli.errors import RunError, UsageError
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "score-ppl": score_ppl,
+    "eval": evaluate_command,
+    "compare": compare,
+    "strategies": strategies_command,
+}
+FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
+DEBUG = "--debug"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line (`sys.argv` by default) and exit with its code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = DEBUG in arguments
+    arguments = [argument for argument in arguments if argument != DEBUG]
+    try:
+        code = build_app(debug)(arguments, prog_name="prepo", standalone_mode=False)
+    except typer.TyperException as error:
+        _say(f"{error.format_message().rstrip('.')}; see: {_help_for(arguments)}")
+        code = error.exit_code
+    except typer.Abort:
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def build_app(debug: bool = False) -> typer.Typer:
+    """The app with all commands; `debug` has them print tracebacks besides the one line."""
+    built = typer.Typer(
+        name="prepo",
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
+    )
+    built.callback(invoke_without_command=True)(_root)
+    for name, command in COMMANDS.items():
+        built.command(name)(_guarded(command, debug))
+    return built
+
+
+def _root(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[
+        bool, typer.Option(DEBUG, help="Show tracebacks of errors; may stand anywhere on the line.")
+    ] = False,
+) -> None:
+    """Choose which prompts to roll out, how often, and what each rollout counts, and see what that costs and gains.
+
+    Without arguments, `prepo train` trains the embedded model on the embedded task on the CPU.
+
+    Results go to stdout, progress and log to stderr. Exit codes: 0 done, 1 failed at run time, 2 bad input or usage,
+    130 interrupted.
+    """
+    if version:
+        typer.echo(f"prepo {__version__}")
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+def _guarded(command: Callable[..., None], debug: bool) -> Callable[..., None]:
+    """The command with every failure turned into one line and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: object, **kwargs: object) -> None:
+        try:
+            command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            _say("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:  # the outermost frame: nothing may reach the user as a traceback unasked
+            if debug:
+                traceback.print_exc()
+            message, code = _explain(error)
+            _say(message)
+            raise typer.Exit(code) from None
+
+    return run
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """The line to print and the exit code."""
+    from strategies.errors import StrategyError  # its package brings numpy, which parsing does without
+
+    if isinstance(error, RunError):
+        return str(error), FAILED
+    if isinstance(error, (UsageError, StrategyError)):
+        return str(error), BAD_USAGE
+    return f"{type(error).__name__}: {error} ({DEBUG} shows the traceback)", FAILED
+
+
+def _help_for(arguments: Sequence[str]) -> str:
+    command = next((argument for argument in arguments if argument in COMMANDS), None)
+    return f"prepo {command} --help" if command else "prepo --help"
+
+
+def _say(message: str) -> None:
+    typer.echo(f"prepo: {' '.join(message.split())}", err=True)
+
+
+app = build_app()
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""`prepo strategies`: the listing, one in full, JSON, and names that do not exist."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from prepo_cli.main import app
+from strategies import registry
+from strategies.base import SLOTS
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["strategies", *arguments], env={"COLUMNS": "160"})
+
+
+def cards(*arguments: str) -> list[dict[str, Any]]:
+    shown = run(*arguments, "--json")
+    assert shown.exit_code == 0, shown.output
+    found: list[dict[str, Any]] = json.loads(shown.stdout)["strategies"]
+    return found
+
+
+def test_lists_every_strategy_under_its_slot() -> None:
+    shown = run()
+    assert shown.exit_code == 0
+    assert shown.stderr == ""
+    titles = [line for line in shown.stdout.splitlines() if line.startswith("--")]
+    assert titles == [f"--{slot.replace('_', '-')}" for slot in SLOTS]
+    for cls in registry.listed():
+        assert f" {cls.name} " in shown.stdout
+    assert "ratio=0.2 (> 0, <= 1)" in shown.stdout
+    assert "2511.00794" in shown.stdout
+
+
+def test_json_holds_what_the_classes_declare() -> None:
+    by_key = {(one["slot"], one["name"]): one for one in cards()}
+    assert list(by_key) == [(cls.slot, cls.name) for cls in registry.listed()]
+    schedule = by_key["selector", "ppl-schedule"]
+    assert schedule["paper"] == "2511.00794"
+    assert schedule["package"] == "prepo"
+    assert schedule["parameters"][0] == {
+        "name": "ratio",
+        "type": "float",
+        "default": 0.2,
+        "bounds": "> 0, <= 1",
+        "description": "kept prompts / candidate prompts (K / B)",
+    }
+    pacing = next(p for p in schedule["parameters"] if p["name"] == "pacing")
+    assert (pacing["type"], pacing["default"]) == ("linear | quadratic | sqrt", "linear")
+    clip = next(p for p in by_key["weighting", "rel-entropy"]["parameters"] if p["name"] == "max_weight")
+    assert (clip["type"], clip["default"], clip["bounds"]) == ("float | null", None, "> 0")
+
+
+@pytest.mark.parametrize("slot", [*SLOTS, "temperature-schedule"])
+def test_one_slot_only(slot: str) -> None:
+    assert {one["slot"] for one in cards("--slot", slot)} == {slot.replace("-", "_")}
+
+
+def test_one_in_full_has_its_method() -> None:
+    shown = run("rel-entropy")
+    assert shown.exit_code == 0
+    for piece in ("w_i = Hbar_i / Hbar", "max_weight", "clip weights at this", "--weighting 'rel-entropy:mean=token'"):
+        assert piece in shown.stdout
+    assert cards("rel-entropy")[0]["class"] == "strategies.weightings.rel_entropy:RelEntropy"
+
+
+def test_a_name_of_several_slots_shows_all() -> None:
+    assert {one["slot"] for one in cards("uniform")} == {"budget", "weighting"}
+    assert {one["slot"] for one in cards("uniform", "--slot", "budget")} == {"budget"}
+
+
+@pytest.mark.parametrize("name", [cls.name for cls in registry.listed()])
+def test_each_example_works(name: str) -> None:
+    from tests.fakes import make_run
+
+    for one in cards(name):
+        built = registry.create(one["slot"], one["example"], make_run())
+        assert built.name == name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["ppl-shedule"], "no strategy 'ppl-shedule', did you mean 'ppl-schedule'?"),
+        (["rel-entropy", "--slot", "budget"], "no budget 'rel-entropy'"),
+        (["--slot", "selektor"], "no slot 'selektor', did you mean 'selector'?"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(arguments: list[str], says: str) -> None:
+    shown = run(*arguments, "--json")
+    assert shown.exit_code == 2
+    assert shown.stdout == ""
+    assert says in shown.stderr
+    assert shown.stderr.count("\n") == 1

@@ -1,0 +1,60 @@
+"""The records: progress, derived seeds, batch statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strategies.types import NoProbe, StepContext, derive_seed
+from tests.fakes import FakeSource, make_batch, make_completion, make_prompts
+
+
+@given(st.integers(1, 10**6), st.integers(0, 2 * 10**6))
+def test_progress_is_the_completed_fraction_below_1(total: int, step: int) -> None:
+    progress = StepContext(step, total, 0, 0, 0).progress
+    assert 0 <= progress < 1
+    assert progress == pytest.approx(min(step / total, 1), abs=1e-11)
+
+
+def test_a_run_of_no_steps_has_no_progress() -> None:
+    assert StepContext(0, 0, 0, 0, 0).progress == 0
+
+
+def test_seeds_are_the_same_everywhere_and_differ_by_every_part() -> None:
+    # fixed numbers: another machine or Python must derive the same
+    assert derive_seed(7, "rollout", 3, "p0001", 2) == 6733963496582523418
+    assert len({derive_seed(*parts) for parts in [(1, 23), (12, 3), (123,), ("1", "2", "3"), (1, 2, 3, "")]}) == 5
+    assert all(0 <= derive_seed(i) < 2**63 for i in range(100))
+
+
+def test_streams_differ_by_seed_step_round_and_salt() -> None:
+    def draw(step: int = 0, round_: int = 0, seed: int = 0, salt: str = "a") -> float:
+        return float(StepContext(step, 9, 0, round_, seed).rng(salt).random())
+
+    assert draw() == draw()
+    assert len({draw(), draw(step=1), draw(round_=1), draw(seed=1), draw(salt="b")}) == 5
+
+
+def test_a_place_without_a_model_answers_no_probe() -> None:
+    with pytest.raises(RuntimeError, match="no policy"):
+        NoProbe().perplexity([])
+
+
+def test_batch_means_ignore_padding() -> None:
+    groups = [[make_completion(p, step=0, number=n) for n in range(4)] for p in make_prompts(3)]
+    batch = make_batch(groups)
+    lengths = [c.num_tokens for group in groups for c in group]
+    assert batch.lengths_N.tolist() == lengths
+    for row, length in enumerate(lengths):
+        assert batch.mean_entropy_N[row] == pytest.approx(np.mean(batch.entropy_NT[row, :length]))
+
+
+def test_the_fake_stream_is_a_shuffle_of_each_epoch() -> None:
+    source = FakeSource(make_prompts(10))
+    first, second = source.take(10), source.take(10)
+    assert sorted(p.index for p in first) == sorted(p.index for p in second) == list(range(10))
+    assert first != second
+    assert source.epoch == 2
+    assert FakeSource(make_prompts(10), position=5).take(5) == first[5:]

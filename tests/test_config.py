@@ -1,0 +1,170 @@
+"""Layers, slots with companions, and what is said of bad settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from prepo_cli.config import RunConfig, recipes, resolve, write_yaml
+from prepo_cli.errors import UsageError
+from strategies.base import SLOTS
+from strategies.errors import StrategyError
+
+OWN_MODEL = {"model.model_name_or_path": "some/model", "data.dataset_name": "some.jsonl"}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def one(text: str, name: str = "run.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return one
+
+
+def error(*args: Any, **kwargs: Any) -> str:
+    with pytest.raises((UsageError, StrategyError)) as raised:
+        resolve(*args, **kwargs)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def test_without_arguments_it_is_prepo_on_the_embedded_task() -> None:
+    config = resolve()
+    assert config.recipe == "prepo"
+    assert config.strategies.selector == "ppl-schedule"
+    assert config.strategies.weighting == "rel-entropy"
+    assert config.model.model_name_or_path == config.data.dataset_name == "embedded"
+    assert config.evaluation.dataset_name == "embedded"
+    assert config.evaluation.num_samples == 16
+
+
+def test_the_papers_setting_holds_for_other_models() -> None:
+    config = resolve(flags=OWN_MODEL)
+    training = config.training
+    assert (training.prompts_per_step, training.num_generations, training.learning_rate) == (256, 8, 1e-6)
+    assert (training.epsilon, training.epsilon_high, training.beta, training.loss_type) == (0.2, 0.28, 0.0, "dapo")
+    assert config.evaluation.dataset_name is None
+
+
+def test_the_embedded_test_split_is_not_for_other_data() -> None:
+    assert resolve(flags={"data.dataset_name": "mine.jsonl"}).evaluation.dataset_name is None
+
+
+def test_later_layers_win(write: Any) -> None:
+    first = write("seed: 1\ntraining: {total_steps: 5, num_generations: 4}\n", "a.yaml")
+    second = write("training: {total_steps: 6, learning_rate: 2.0e-5}\n", "b.yaml")
+    config = resolve([first, second], {"training.total_steps": 7, "seed": None}, ["training.learning_rate=3e-5"])
+    assert config.seed == 1
+    assert config.training.num_generations == 4
+    assert config.training.total_steps == 7
+    assert config.training.learning_rate == 3e-5
+    assert resolve([first, second]).training.total_steps == 6
+
+
+@pytest.mark.parametrize(
+    ("item", "section", "key", "value"),
+    [
+        ("training.learning_rate=1e-5", "training", "learning_rate", 1e-5),
+        ("training.total_steps=12", "training", "total_steps", 12),
+        ("training.mask_truncated_completions=true", "training", "mask_truncated_completions", True),
+        ("training.save_total_limit=null", "training", "save_total_limit", None),
+        ("rewards.functions=[math, exact]", "rewards", "functions", ["math", "exact"]),
+        ("data.system_prompt=x = 1", "data", "system_prompt", "x = 1"),
+        ("strategies.selector=random:ratio=0.5", "strategies", "selector", "random:ratio=0.5"),
+    ],
+)
+def test_set_reads_yaml_values(item: str, section: str, key: str, value: Any) -> None:
+    found = getattr(getattr(resolve(sets=[item]), section), key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_recipes_are_the_files_of_the_examples() -> None:
+    assert {"prepo", "random", "dapo"} <= set(recipes())
+    for name, path in recipes().items():
+        config = resolve(flags={"recipe": name, **OWN_MODEL})
+        for slot, text in yaml.safe_load(path.read_text(encoding="utf-8"))["strategies"].items():
+            assert getattr(config.strategies, slot) == text
+
+
+def test_the_two_flags_are_the_prepo_recipe() -> None:
+    flags = {"strategies.selector": "ppl-schedule", "strategies.weighting": "rel-entropy"}
+    assert resolve(flags=flags) == resolve(flags={"recipe": "prepo"})
+
+
+def test_a_slot_that_is_set_leaves_the_others_of_the_recipe() -> None:
+    config = resolve(flags={"recipe": "dapo", "strategies.selector": "ppl-low"})
+    assert config.strategies.filter == "nonzero-variance"
+    assert config.strategies.selector == "ppl-low"
+
+
+def test_companions_come_along_unless_the_slot_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    from strategies.selectors.full import Full
+
+    monkeypatch.setattr(Full, "companions", {"filter": "nonzero-variance"})
+    assert resolve(flags={"strategies.selector": "full"}).strategies.filter == "nonzero-variance"
+    both = {"strategies.selector": "full", "strategies.filter": "keep-all"}
+    assert resolve(flags=both).strategies.filter == "keep-all"
+    chained = resolve(flags={"strategies.selector": "full+ppl-low"})
+    assert chained.strategies.filter == "nonzero-variance"
+    assert resolve(flags={"recipe": "random"}).strategies.filter == "keep-all"
+
+
+@pytest.mark.parametrize(
+    ("sets", "says"),
+    [
+        (["training.lerning_rate=1"], "unknown setting 'training.lerning_rate', did you mean 'learning_rate'?"),
+        (["learning_rate=1"], "did you mean 'training.learning_rate'?"),
+        (["trainig.seed=1"], "unknown setting 'trainig', did you mean 'training'?"),
+        (["strategies.selektor=random"], "did you mean 'selector'?"),
+        (["training=5"], "'training' is a section: write training.<setting>"),
+        (["training.learning_rate.x=5"], "training.learning_rate"),
+        (["training.learning_rate"], "write section.key=value"),
+        (["training.learning_rate=[1"], "--set training.learning_rate=[1 is not readable YAML"),
+        (["data.system_prompt=think: hard"], "data.system_prompt"),
+        (["training.total_steps=0"], "training.total_steps=0: Input should be greater than or equal to 1"),
+        (["training.total_steps=many"], 'training.total_steps="many"'),
+        (["training.loss_type=ppo"], "training.loss_type"),
+        (["training.num_generations=1"], "training.num_generations=1"),
+        (["recipe=perpo"], "no recipe 'perpo', did you mean 'prepo'?"),
+        (["strategies.selector=ppl-shedule"], "did you mean 'ppl-schedule'?"),
+        (["strategies.budget=rel-entropy"], "'rel-entropy' is a weighting"),
+        (["rewards.weights=[1, 2]"], "2 weights for 1 functions"),
+    ],
+)
+def test_bad_settings_are_named_with_the_cure(sets: list[str], says: str) -> None:
+    assert says in error(sets=sets)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("training: [1", "is not readable YAML"),
+        ("- a\n- b\n", "holds no mapping"),
+        ("", "holds no mapping"),
+        ("trainng: {total_steps: 3}\n", "unknown setting 'trainng', did you mean 'training'?"),
+        ("training: 3\n", "'training' is a section"),
+    ],
+)
+def test_bad_files_are_refused(text: str, says: str, write: Any) -> None:
+    assert says in error([write(text)])
+
+
+def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
+    assert "no configuration file" in error([tmp_path / "none.yaml"])
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    assert "binary.yaml" in error([tmp_path / "binary.yaml"])
+    assert str(tmp_path) in error([tmp_path])
+
+
+def test_the_written_configuration_resolves_to_itself(tmp_path: Path) -> None:
+    config = resolve(flags={"recipe": "dapo", "seed": 5}, sets=["training.learning_rate=1e-5", "data.limit=10"])
+    write_yaml(tmp_path / "config.yaml", config)
+    assert resolve([tmp_path / "config.yaml"]) == config
+    assert set(SLOTS) == set(RunConfig.model_fields["strategies"].annotation.model_fields)  # type: ignore[union-attr]

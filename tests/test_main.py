@@ -1,0 +1,113 @@
+"""Exit codes, one-line errors and the flags that the whole app has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prepo_cli import __version__, main
+from prepo_cli.errors import RunError, UsageError
+from strategies.errors import StrategyError
+
+ROOT = Path(__file__).parents[1]
+Capture = pytest.CaptureFixture[str]
+
+
+def exit_code(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main.main(arguments)
+    return ended.value.code or 0
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Adds a command `fail` that raises the given error."""
+
+    def add(error: BaseException) -> None:
+        def fail() -> None:
+            raise error
+
+        monkeypatch.setitem(main.COMMANDS, "fail", fail)
+
+    return add
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UsageError("no file 'x.jsonl'"), 2, "prepo: no file 'x.jsonl'"),
+        (StrategyError("no selector 'x'"), 2, "prepo: no selector 'x'"),
+        (RunError("the server\nis gone"), 1, "prepo: the server is gone"),
+        (KeyError("lost"), 1, "prepo: KeyError: 'lost' (--debug shows the traceback)"),
+        (OSError(28, "No space left"), 1, "prepo: OSError: [Errno 28] No space left (--debug shows the traceback)"),
+        (KeyboardInterrupt(), 130, "prepo: interrupted"),
+    ],
+)
+def test_a_failure_is_one_line_and_a_code(
+    error: BaseException, code: int, line: str, failing: Callable[[BaseException], None], capsys: Capture
+) -> None:
+    failing(error)
+    assert exit_code("fail") == code
+    shown = capsys.readouterr()
+    assert shown.err == line + "\n"
+    assert shown.out == ""
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "fail"], ["fail", "--debug"]])
+def test_debug_shows_the_traceback_wherever_it_stands(
+    arguments: list[str], failing: Callable[[BaseException], None], capsys: Capture
+) -> None:
+    failing(UsageError("no such thing"))
+    assert exit_code(*arguments) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback (most recent call last)")
+    assert shown.endswith("prepo: no such thing\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "cure"),
+    [
+        (["strategies", "--slto", "budget"], "--slto", "see: prepo strategies --help"),
+        (["strategies", "a", "b"], "(b)", "see: prepo strategies --help"),
+        (["score-ppl"], "dataset", "see: prepo score-ppl --help"),
+        (["trian"], "'trian'", "see: prepo --help"),
+        (["--nonsense"], "--nonsense", "see: prepo --help"),
+        (["eval", "--k", "0"], "k", "1"),
+    ],
+)
+def test_bad_usage_is_one_line_with_the_cure(arguments: list[str], says: str, cure: str, capsys: Capture) -> None:
+    assert exit_code(*arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("prepo: ")
+    assert shown.err.count("\n") == 1
+    assert says in shown.err.lower()
+    assert cure in shown.err
+
+
+def test_version_and_bare_call(capsys: Capture) -> None:
+    assert exit_code("--version") == 0
+    assert capsys.readouterr().out == f"prepo {__version__}\n"
+    assert exit_code() == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("train", "score-ppl", "eval", "compare", "strategies", "--debug"))
+
+
+@pytest.mark.parametrize("command", sorted(main.COMMANDS))
+def test_every_command_has_help_with_examples(command: str, capsys: Capture) -> None:
+    assert exit_code(command, "--help") == 0
+    shown = capsys.readouterr().out
+    assert "Examples:" in shown
+    assert f"prepo {command}" in shown
+    assert "--json" in shown
+
+
+def test_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prepo_cli", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"prepo {__version__}\n"
