@@ -92,8 +92,8 @@ def _guarded(command: Callable[..., None], debug: bool) -> Callable[..., None]:
             command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
             raise
-        except KeyboardInterrupt:
-            _say("interrupted")
+        except KeyboardInterrupt as error:
+            _say(str(error) or "interrupted")
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:  # the outermost frame: nothing may reach the user as a traceback unasked
             if debug:

@@ -19,7 +19,7 @@ from prepo_cli.config import RunConfig
 from prepo_cli.data.rendering import Rendered
 from prepo_cli.data.stream import PromptStream
 from prepo_cli.engines.base import Engine, Request, Rollout
-from prepo_cli.rewards.judge import Judge
+from prepo_cli.rewards.judge import Judge, columns_of
 from prepo_cli.training.prompts import Prompts
 from prepo_cli.training.strategy_set import StrategySet
 from strategies.types import Completion, Group, Prompt, StepContext, derive_seed
@@ -177,8 +177,7 @@ class Collector:
         step.seconds["reward"] += perf_counter() - started
 
     def _judge(self, samples: Sequence[Sample], step: Collected) -> None:
-        rows = [self.prompts.dataset.fields(sample.prompt.index) for sample in samples]
-        columns = {key: [row.get(key) for row in rows] for key in dict.fromkeys(k for row in rows for k in row)}
+        columns = columns_of([self.prompts.dataset.fields(sample.prompt.index) for sample in samples])
         questions = [self.prompts.dataset.question(sample.prompt.index) for sample in samples]
         scores = self.judge(questions, [sample.text for sample in samples], columns)
         step.timeouts += scores.timeouts
