@@ -1,0 +1,106 @@
+"""`prepo eval`: k answers to every prompt, and how often they are right."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prepo_cli.errors import UsageError
+
+
+def evaluate_command(
+    model: Annotated[str, typer.Option(help="Hub name, folder, run folder (its final model), or 'embedded'.")] = (
+        "embedded"
+    ),
+    dataset: Annotated[str, typer.Option(help="File, folder, hub name, or 'embedded'.")] = "embedded",
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="Take the first rows only.")] = None,
+    k: Annotated[int, typer.Option("--k", help="Samples of each prompt.")] = 16,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the most probable tokens of this total share.")] = 1.0,
+    max_completion_length: Annotated[
+        int | None, typer.Option(help="Tokens; by default 128 for the embedded model, else 2560 where that fits.")
+    ] = None,
+    max_prompt_length: Annotated[
+        int | None, typer.Option(help="Tokens; longer prompts are left out and counted. Default: what fits.")
+    ] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Bound on rows x context in one decoding batch; less needs less memory.")
+    ] = None,
+    system_prompt: Annotated[str | None, typer.Option(help="Put before every prompt.")] = None,
+    reward: Annotated[
+        list[str] | None, typer.Option(help="math (default), exact, boxed or package.module:function; repeatable.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="What generates: hf.")] = "hf",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Equal seeds sample with equal random numbers.")] = 0,
+    output_dir: Annotated[str | None, typer.Option(help="Default: evals/<model>-<dataset>.")] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="Column of the prompt.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column of the gold answer.")] = None,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Go on without unusable rows.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the evaluation in the folder.")] = False,
+) -> None:
+    """Sample k answers to every prompt: avg@k, pass@j and maj@k, each with a 95% interval.
+
+    An interrupted evaluation goes on with the same command. Samples are in samples.parquet of the output folder.
+
+    \b
+    Examples:
+      prepo eval --k 16
+      prepo eval --model runs/latest --k 16 --json
+      prepo eval --model Qwen/Qwen2.5-Math-1.5B --dataset aime24.jsonl --k 4 --dtype bfloat16
+    """
+    if k < 1:
+        raise UsageError(f"--k {k}: ask for at least 1 sample of each prompt")
+    settings: dict[str, Any] = {
+        "model": {"model_name_or_path": model, "dtype": dtype},
+        "dataset_name": dataset,
+        "split": split,
+        "limit": limit,
+        "prompt_column": prompt_column,
+        "answer_column": answer_column,
+        "skip_bad_rows": skip_bad_rows,
+        "system_prompt": system_prompt,
+        "k": k,
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_completion_length": max_completion_length,
+        "max_prompt_length": max_prompt_length,
+        "rewards": {"functions": reward} if reward else {},
+        "engine": {"name": engine} | ({} if batch_tokens is None else {"max_batch_tokens": batch_tokens}),
+        "seed": seed,
+        "output_dir": output_dir or f"evals/{_short(model)}-{_short(dataset)}",
+    }
+    from pydantic import ValidationError
+
+    from prepo_cli.config import validation_message
+    from prepo_cli.evaluation.settings import EvalConfig
+
+    try:
+        config = EvalConfig.model_validate(settings)
+    except ValidationError as error:
+        raise UsageError(validation_message(error)) from error
+
+    from prepo_cli.evaluation.session import run_evaluation
+
+    summary = run_evaluation(config, overwrite=overwrite)
+    if json_output:
+        import json
+
+        typer.echo(json.dumps(summary))
+    else:
+        from prepo_cli.evaluation.table import print_evaluation
+
+        print_evaluation(summary)
+
+
+def _short(name: str) -> str:
+    """The telling part of a path or hub name, fit for a folder's name."""
+    path = Path(name)
+    last = path.parent.name if path.name == "final" and path.parent.name else path.name
+    stem = Path(last).stem if path.is_file() else last
+    return re.sub(r"[^\w.-]+", "_", stem).strip("._") or "here"

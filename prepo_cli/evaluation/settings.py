@@ -1,0 +1,91 @@
+"""The configuration of `prepo eval`, and a fingerprint of all that its results depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from prepo_cli.config import EMBEDDED, EngineConfig, ModelConfig, RewardConfig, Section
+from prepo_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from prepo_cli.data.loading import PromptDataset
+
+DEFAULT_LENGTHS = (2560, 1024)
+"""Tokens of a completion, and of the context that must be left for a prompt; else half of the context is taken."""
+EMBEDDED_LENGTHS = (128, 32)
+MODEL_FILES = frozenset({".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"})
+DIGEST_BYTES = 2**20
+
+
+class EvalConfig(Section):
+    """All of an evaluation."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    dataset_name: str = EMBEDDED
+    split: str = "test"
+    limit: int | None = Field(None, ge=1)
+    prompt_column: str | None = None
+    answer_column: str | None = None
+    skip_bad_rows: bool = False
+    system_prompt: str | None = None
+    k: int = Field(16, ge=1, description="samples of each prompt")
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_completion_length: int | None = Field(None, ge=1, description="tokens; set to what fits the model")
+    max_prompt_length: int | None = Field(None, ge=1, description="tokens; longer prompts are left out")
+    rewards: RewardConfig = Field(default_factory=RewardConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    seed: int = Field(0, ge=0)
+    output_dir: str
+
+    def with_lengths(self, context: int | None) -> EvalConfig:
+        """The configuration with both lengths set to fit the model's context of so many tokens.
+
+        Raises:
+            UsageError: no room is left for a prompt.
+        """
+        completion = self.max_completion_length
+        if completion is None:
+            embedded = self.model.model_name_or_path == EMBEDDED
+            completion, prompt_room = EMBEDDED_LENGTHS if embedded else DEFAULT_LENGTHS
+            if context is not None and context < completion + prompt_room:
+                completion = max(1, context // 2)
+        prompt = self.max_prompt_length
+        if context is not None:
+            room = context - completion
+            if room < 1:
+                raise UsageError(
+                    f"--max-completion-length {completion} leaves no room for a prompt in the model's context of "
+                    f"{context} tokens; give a smaller one"
+                )
+            prompt = min(prompt or room, room)
+        return self.model_copy(update={"max_completion_length": completion, "max_prompt_length": prompt})
+
+
+def fingerprint(config: EvalConfig, model_folder: str, dataset: PromptDataset) -> str:
+    """Hex digest of the settings, the model's files and the dataset's rows; batch and pool sizes don't count."""
+    settings = config.model_dump(mode="json", exclude={"output_dir": True, "engine": {"max_batch_tokens"}})
+    settings["rewards"].pop("workers")
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
+    _add_model(digest, Path(model_folder))
+    for row in range(len(dataset)):
+        content = [dataset.prompt(row).id, dataset.messages(row), dataset.answer(row)]
+        digest.update(json.dumps(content, default=str).encode())
+    return digest.hexdigest()
+
+
+def _add_model(digest: hashlib.blake2b, folder: Path) -> None:
+    """Sizes, beginnings and ends of the files: training changes them all, and reading 100 GB would take minutes."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix in MODEL_FILES:
+            size = path.stat().st_size
+            digest.update(f"{path.name}:{size}".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(DIGEST_BYTES))
+                file.seek(max(0, size - DIGEST_BYTES))
+                digest.update(file.read(DIGEST_BYTES))

@@ -1,0 +1,121 @@
+"""pass@k, avg@k, maj@k and bootstrap intervals, as pure functions.
+
+Axis letters: P prompts, K samples of each. avg@k is the mean over k samples; pass@k is the unbiased closed form
+1 - C(n-c, k) / C(n, k) of Codex (2107.03374) for c right of n samples; maj@k follows self-consistency (2203.11171),
+with ties counted by their expected value instead of broken at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from strategies.types import derive_seed
+
+FloatArray = npt.NDArray[np.float64]
+DRAWS_AT_ONCE = 2**22
+
+
+class Interval(NamedTuple):
+    """A mean with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> FloatArray:
+    """Probability that k of n samples, drawn without replacement, hold one of the c right ones.
+
+    `n` and `c` are whole numbers or arrays that broadcast; the result has their shape.
+
+    Raises:
+        ValueError: unless 0 <= c <= n and 1 <= k <= n.
+    """
+    n_P, c_P = np.broadcast_arrays(np.asarray(n, dtype=np.int64), np.asarray(c, dtype=np.int64))
+    if k < 1 or np.any(k > n_P) or np.any(c_P < 0) or np.any(c_P > n_P):
+        raise ValueError(f"pass@{k} needs 1 <= k <= n and 0 <= c <= n")
+    certain_P = n_P - c_P < k
+    wrong_P = np.where(certain_P, 0, c_P)
+    # prod of 1 - c / (n - j) in logarithms: no factorials, and no digits lost where c is small beside n
+    log_miss_P = np.zeros(n_P.shape)
+    for j in range(k):
+        log_miss_P += np.log1p(-wrong_P / (n_P - j))
+    return np.asarray(np.where(certain_P, 1.0, -np.expm1(log_miss_P)), dtype=np.float64)
+
+
+def avg_at_k(correct_PK: npt.ArrayLike) -> FloatArray:
+    """Mean over the samples of each prompt, [P]."""
+    return np.asarray(np.mean(np.asarray(correct_PK, dtype=np.float64), axis=-1), dtype=np.float64)
+
+
+def maj_at_k(answers_PK: Sequence[Sequence[str | None]], correct_PK: npt.ArrayLike) -> FloatArray:
+    """Accuracy of each prompt's most frequent answer, [P].
+
+    Answers vote by their text; None does not vote, and a prompt without votes scores 0. Tied answers count by the
+    mean of their accuracies. Equal texts of unequal verdicts (a time-out among them) count by their mean as well.
+    """
+    flags_PK = np.asarray(correct_PK, dtype=np.float64)
+    return np.array(
+        [_majority(answers, flags) for answers, flags in zip(answers_PK, flags_PK, strict=True)], dtype=np.float64
+    )
+
+
+def bootstrap_interval(
+    values_P: npt.ArrayLike, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Mean and percentile bootstrap interval over prompts.
+
+    Drawing P prompts with replacement is drawing how often each distinct value comes: one multinomial a resample,
+    over the few values that k samples can give, whatever P is.
+
+    Raises:
+        ValueError: no values, a value that is not finite, or a confidence outside (0, 1).
+    """
+    values = np.asarray(values_P, dtype=np.float64).ravel()
+    if not len(values) or not np.isfinite(values).all() or not 0 < confidence < 1:
+        raise ValueError("a bootstrap needs finite values and a confidence between 0 and 1")
+    distinct_U, counts_U = np.unique(values, return_counts=True)
+    rng = np.random.default_rng(derive_seed(seed, "bootstrap"))
+    at_once = max(1, DRAWS_AT_ONCE // len(distinct_U))
+    means_R = np.empty(resamples)
+    for start in range(0, resamples, at_once):
+        stop = min(start + at_once, resamples)
+        draws_RU = rng.multinomial(len(values), counts_U / len(values), size=stop - start)
+        means_R[start:stop] = draws_RU @ distinct_U / len(values)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means_R, [tail, 1 - tail])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def paired_difference(
+    before_P: npt.ArrayLike,
+    after_P: npt.ArrayLike,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Mean of after - before over the same prompts, with its bootstrap interval.
+
+    Raises:
+        ValueError: the two are not of one length.
+    """
+    before, after = np.asarray(before_P, dtype=np.float64), np.asarray(after_P, dtype=np.float64)
+    if before.shape != after.shape:
+        raise ValueError(f"{before.shape} values before, {after.shape} after: pair the same prompts")
+    return bootstrap_interval(after - before, confidence, resamples, seed)
+
+
+def _majority(answers_K: Sequence[str | None], correct_K: FloatArray) -> float:
+    votes: dict[str, list[float]] = {}
+    for answer, correct in zip(answers_K, correct_K, strict=True):
+        if answer is not None:
+            votes.setdefault(answer, []).append(float(correct))
+    if not votes:
+        return 0.0
+    most = max(map(len, votes.values()))
+    winners = [sum(flags) / len(flags) for flags in votes.values() if len(flags) == most]
+    return sum(winners) / len(winners)

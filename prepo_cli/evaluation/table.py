@@ -1,0 +1,48 @@
+"""The final table of `prepo eval`."""
+
+from __future__ import annotations
+
+from shutil import get_terminal_size
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+
+
+def print_evaluation(summary: dict[str, Any], console: Console | None = None) -> None:
+    """Print measures with their intervals, rows by source, and what it took."""
+    console = console or Console(width=get_terminal_size((120, 24)).columns, markup=False, highlight=False)
+    k = summary["k"]
+    console.print(_measures(summary))
+    if summary["by_source"]:
+        table = Table("source", _right("prompts"), _right(f"avg@{k}"), _right("95% interval"))
+        for source, row in summary["by_source"].items():
+            table.add_row(source, f"{row['prompts']:,}", *_cells(row[f"avg@{k}"]))
+        console.print(table)
+    console.print(
+        f"mean length {summary['mean_length']:.1f} tokens, {summary['truncated']:.1%} cut off at "
+        f"{summary['max_completion_length']}; {summary['seconds']:.1f} s, "
+        f"{summary['prompts_per_second']:.2f} prompts/s"
+    )
+    if summary["left_out"]:
+        console.print(f"{summary['left_out']:,} prompts were left out: longer than the model's context allows")
+    if summary["timeouts"]:
+        console.print(f"{summary['timeouts']:,} answers took too long to check and count as wrong")
+    console.print(f"samples: {summary['output_dir']}/samples.parquet", soft_wrap=True)
+
+
+def _measures(summary: dict[str, Any]) -> Table:
+    title = f"{summary['model']} on {summary['dataset']}: {summary['prompts']:,} prompts x {summary['k']}"
+    table = Table("measure", _right("value"), _right("95% interval"), title=title, title_justify="left")
+    for name, value in summary.items():
+        if isinstance(value, dict) and "low" in value:
+            table.add_row(name, *_cells(value))
+    return table
+
+
+def _right(name: str) -> Column:
+    return Column(name, justify="right")
+
+
+def _cells(interval: dict[str, float]) -> tuple[str, str]:
+    return f"{interval['value']:.3f}", f"{interval['low']:.3f} .. {interval['high']:.3f}"

@@ -1,0 +1,150 @@
+"""The judge: all reward functions of a run over a list of completions.
+
+`math` goes through worker processes with a time-out for each completion; the others are called here, once, with whole
+lists.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from prepo_cli.config import RewardConfig
+from prepo_cli.errors import RunError, UsageError
+from prepo_cli.rewards.answers import alternatives
+from prepo_cli.rewards.functions import MATH, RewardFunction, find
+from prepo_cli.rewards.pool import WorkerPool
+from prepo_cli.rewards.verify import Job, prepare
+
+MOST_WORKERS = 8
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Rewards of N completions.
+
+    `rewards_N` is the weighted sum over functions, leaving out those that do not apply; `by_function` has each
+    function's own values, NaN where it does not apply. `timeouts` counts completions that took `math` too long,
+    `errors` those that killed a worker or for which a function gave no finite number.
+    """
+
+    rewards_N: FloatArray
+    by_function: dict[str, FloatArray]
+    timeouts: int
+    errors: int
+
+
+class Judge:
+    """Scores completions; a context manager that ends its workers."""
+
+    def __init__(self, config: RewardConfig) -> None:
+        """Find all functions, so that a wrong name is told before any work.
+
+        Raises:
+            UsageError: an unknown name, or a path that does not import.
+        """
+        self._functions: dict[str, RewardFunction | None] = {
+            name: None if name == MATH else find(name) for name in config.functions
+        }
+        if len(self._functions) < len(config.functions):
+            raise UsageError(f"a reward is named twice: {', '.join(config.functions)}; name each once, with a weight")
+        self._weights = config.weights or [1.0] * len(config.functions)
+        self._pool = WorkerPool(config.workers or min(MOST_WORKERS, _cores()), config.timeout_s)
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
+    ) -> Scores:
+        """Rewards of N completions; `columns` are passed on, one entry for each completion.
+
+        Raises:
+            UsageError: the `answer` column is missing, or a function gives the wrong number of values;
+            RunError: a function fails.
+        """
+        if not completions:
+            return Scores(np.zeros(0), {name: np.zeros(0) for name in self._functions}, 0, 0)
+        counts = {"timeout": 0, "error": 0}
+        by_function = {
+            name: self._math(completions, _answers(columns), counts)
+            if function is None
+            else _call(name, function, prompts, completions, columns, counts)
+            for name, function in self._functions.items()
+        }
+        total_N = np.zeros(len(completions))
+        for weight, values_N in zip(self._weights, by_function.values(), strict=True):
+            total_N += weight * np.where(np.isnan(values_N), 0.0, values_N)
+        return Scores(total_N, by_function, counts["timeout"], counts["error"])
+
+    def close(self) -> None:
+        """End the workers."""
+        self._pool.close()
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _math(self, completions: Sequence[str], answers: Sequence[Any], counts: dict[str, int]) -> FloatArray:
+        values_N = np.zeros(len(completions))
+        asked: dict[Job, list[int]] = {}  # rollouts of a prompt often agree; each answer is checked once
+        for i, (completion, answer) in enumerate(zip(completions, answers, strict=True)):
+            golds = alternatives(answer)
+            prepared = prepare(golds, completion) if golds else float("nan")
+            if isinstance(prepared, Job):
+                asked.setdefault(prepared, []).append(i)
+            else:
+                values_N[i] = prepared
+        outcomes = self._pool.run(list(asked)) if asked else []
+        for outcome, places in zip(outcomes, asked.values(), strict=True):
+            values_N[places] = outcome == "right"
+            if outcome in counts:
+                counts[outcome] += len(places)
+        return values_N
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as columns; what a row lacks is None."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _answers(columns: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
+    if "answer" not in columns:
+        raise UsageError(f"reward '{MATH}' needs gold answers; the dataset gives none: name them with --answer-column")
+    return columns["answer"]
+
+
+def _call(
+    name: str,
+    function: RewardFunction,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    columns: Mapping[str, Sequence[Any]],
+    counts: dict[str, int],
+) -> FloatArray:
+    extra = {key: list(values) for key, values in columns.items() if key not in ("prompts", "completions")}
+    try:
+        values = list(function(list(prompts), list(completions), **extra))
+        numbers_N = np.array([np.nan if value is None else float(value) for value in values], dtype=np.float64)
+    except Exception as error:  # the user's own code may raise anything
+        raise RunError(f"reward '{name}' failed: {type(error).__name__}: {error}") from error
+    if len(numbers_N) != len(completions):
+        raise UsageError(f"reward '{name}' gave {len(numbers_N)} values for {len(completions)} completions")
+    broken_N = ~np.isfinite(numbers_N)
+    counts["error"] += int(broken_N.sum()) - sum(value is None for value in values)
+    return np.where(broken_N, np.nan, numbers_N)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # what this process may use, which in a container is less than there is
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

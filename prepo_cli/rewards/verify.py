@@ -1,0 +1,101 @@
+r"""The `math` verdict: does a completion's final answer equal the gold answer as mathematics?
+
+The last \boxed{} is the answer. Without any box, what follows an announcement ("the answer is") counts, or the whole
+of a completion that is so short that it can only be the answer; a number that merely stands last in cut-off reasoning
+does not. Golds of several entries match one entry, or all of them as a set or tuple.
+
+Comparing is math-verify's. It may hang, so `check` is called in worker processes only (pool.py). `quick_verdict`
+settles plain integers without it, with the same outcome.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from prepo_cli.rewards.answers import BOX, last_boxed
+
+WHOLE_COMPLETION_CHARS = 50
+TAIL_CHARS = 2000
+LONGEST_ANSWER_CHARS = 2000
+# Twelve digits are exact in a double, in which math-verify compares a gold such as 27.0.
+INTEGER = re.compile(r"-?[0-9]{1,12}")
+GOLD_INTEGER = re.compile(r"(-?[0-9]{1,12})(?:\.0{1,3})?")
+DOLLAR = re.compile(r"(?<!\\)\$")
+
+
+class Job(NamedTuple):
+    """One question to math-verify. `kind` says what `answer` is: 'boxed', 'short' or 'tail' of a completion."""
+
+    golds: tuple[str, ...]
+    answer: str
+    kind: str
+
+
+def prepare(golds: tuple[str, ...], completion: str) -> Job | bool:
+    """The job for a completion, or its verdict where that is plain to see.
+
+    Answers far longer than any gold are wrong without a look, so garbage costs no time.
+    """
+    content = last_boxed(completion)
+    if content is not None:
+        longest = max(LONGEST_ANSWER_CHARS, 4 * max(map(len, golds), default=0))
+        if not content.strip() or len(content) > longest:
+            return False
+        quick = quick_verdict(golds, content)
+        return Job(golds, content, "boxed") if quick is None else quick
+    text = completion.strip()
+    if not text or BOX.search(completion):
+        return False
+    if len(text) <= WHOLE_COMPLETION_CHARS:
+        return Job(golds, text, "short")
+    tail = text[-TAIL_CHARS:]
+    return Job(golds, tail, "tail") if "answer" in tail.lower() else False
+
+
+def quick_verdict(golds: tuple[str, ...], content: str) -> bool | None:
+    """math-verify's verdict on a boxed plain integer against golds that are plain integers; None if it isn't that."""
+    answer = INTEGER.fullmatch(content.strip())
+    if answer is None:
+        return None
+    values = [GOLD_INTEGER.fullmatch(gold.strip()) for gold in golds]
+    if not all(values):
+        return None
+    return int(answer[0]) in {int(value[1]) for value in values if value}
+
+
+def check(job: Job) -> bool:
+    """math-verify's verdict. May hang or kill the process on hostile text."""
+    from math_verify import verify
+
+    target = _parse_answer(job.answer, job.kind)
+    return bool(target) and bool(verify(_parse_golds(job.golds), target, timeout_seconds=None))
+
+
+def _parse_answer(answer: str, kind: str) -> list[Any]:
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+
+    if kind == "boxed":
+        return list(parse(_boxed(answer), parsing_timeout=None))
+    if kind == "short":
+        return list(parse(answer, parsing_timeout=None))
+    announced = (
+        LatexExtractionConfig(try_extract_without_anchor=False, boxed_match_priority=-1),
+        ExprExtractionConfig(try_extract_without_anchor=False),
+    )
+    return list(parse(answer, extraction_config=announced, parsing_timeout=None))
+
+
+@lru_cache(maxsize=256)
+def _parse_golds(golds: tuple[str, ...]) -> list[Any]:
+    from math_verify import parse
+
+    texts = [gold if DOLLAR.search(gold) or BOX.search(gold) else _boxed(gold) for gold in golds]
+    if len(golds) > 1:
+        texts.append(_boxed(", ".join(DOLLAR.sub("", gold) for gold in golds)))
+    return [expression for text in texts for expression in parse(text, parsing_timeout=None)]
+
+
+def _boxed(text: str) -> str:
+    return f"\\boxed{{{text}}}"

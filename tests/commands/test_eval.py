@@ -1,0 +1,227 @@
+"""`prepo eval` on a fake model and engine, with real folders."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from prepo_cli.commands.eval import _short
+from prepo_cli.errors import UsageError
+from prepo_cli.evaluation import evaluate as evaluate_module
+from prepo_cli.evaluation import session
+from prepo_cli.evaluation.settings import EvalConfig, fingerprint
+from prepo_cli.main import main
+from tests.evaluation.answering import Characters, SumEngine, Sums, render
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[SumEngine]:
+    """The engine of each run so far; a run takes the first that has not been used, or a plain one."""
+    made: list[SumEngine] = []
+
+    def build(*_: Any) -> SumEngine:
+        engine = next((e for e in made if not e.calls and not e.closed), None)
+        if engine is None:
+            engine = SumEngine()
+            made.append(engine)
+        return engine
+
+    def load(name: str, **options: Any) -> Sums:
+        return Sums(min(int(name), options["limit"] or 10**9))
+
+    policy = SimpleNamespace(tokenizer=Characters(), max_context=64)
+    monkeypatch.setattr(session, "load_policy", lambda config: policy)
+    monkeypatch.setattr(session, "model_source", lambda name: str(tmp_path / "model"))
+    monkeypatch.setattr(session, "load_prompts", load)
+    monkeypatch.setattr(session, "build_engine", build)
+    monkeypatch.setattr(session, "Renderer", lambda tokenizer, system_prompt: render)
+    monkeypatch.setattr(evaluate_module, "ROLLOUTS_AT_ONCE", 16)
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+@pytest.fixture
+def run(engines: list[SumEngine], capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `prepo eval` with these arguments: exit code, stdout, stderr."""
+
+    def call(*arguments: str, dataset: str = "20") -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["eval", "--dataset", dataset, *arguments])
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_samples_summary_config_and_table(run: Run) -> None:
+    code, out, _ = run("--k", "4", "--limit", "12", "--output-dir", "out")
+    assert code == 0
+    for name in ("avg@4", "pass@1", "pass@2", "pass@4", "maj@4", "hard", "easy", "prompts/s"):
+        assert name in out
+    summary = json.loads(Path("out/summary.json").read_text(encoding="utf-8"))
+    rows = pq.read_table("out/samples.parquet").to_pylist()
+    assert [(row["prompt_id"], row["sample"]) for row in rows] == [(f"sum-{i}", j) for i in range(12) for j in range(4)]
+    assert summary["avg@4"]["value"] == pytest.approx(sum(row["correct"] for row in rows) / 48)
+    assert summary["mean_length"] == pytest.approx(sum(row["length"] for row in rows) / 48)
+    assert re.search(rf"avg@4\W+{summary['avg@4']['value']:.3f}", out)
+    assert all((row["reward"] == 1) == row["correct"] for row in rows)
+    assert all(row["truncated"] == (row["text"] == "hm") == (row["answer"] is None) for row in rows)
+    config = yaml.safe_load(Path("out/config.yaml").read_text(encoding="utf-8"))
+    assert (config["k"], config["max_completion_length"], config["max_prompt_length"]) == (4, 32, 32)
+    assert sorted(path.name for path in Path("out").iterdir()) == ["config.yaml", "samples.parquet", "summary.json"]
+
+
+def test_json_is_one_object_and_the_default_folder_is_named_after_what_is_evaluated(run: Run) -> None:
+    code, out, _ = run("--k", "2", "--json", "--model", "runs/demo/final")
+    assert code == 0
+    assert json.loads(out)["output_dir"] == "evals/demo-20"
+    assert Path("evals/demo-20/summary.json").exists()
+
+
+def test_an_interrupted_evaluation_goes_on(run: Run, engines: list[SumEngine]) -> None:
+    def interrupt(call: int) -> None:
+        if call == 3:
+            raise KeyboardInterrupt
+
+    engines.append(SumEngine(before=interrupt))
+    code, out, err = run("--k", "4", "--output-dir", "out")
+    assert (code, out) == (130, "")
+    assert "the same command goes on" in " ".join(err.split())
+    assert engines[0].closed
+    code, _, err = run("--k", "4", "--output-dir", "out")
+    assert code == 0
+    assert "12 of 20 prompts are done" in " ".join(err.split())
+    assert sum(len(call) for call in engines[1].calls) == 8
+    run("--k", "4", "--output-dir", "whole")
+    assert pq.read_table("out/samples.parquet").equals(pq.read_table("whole/samples.parquet"))
+    one, other = (json.loads(Path(d, "summary.json").read_text(encoding="utf-8")) for d in ("out", "whole"))
+    for summary in (one, other):
+        for name in ("seconds", "prompts_per_second", "output_dir"):
+            summary.pop(name)
+    assert one == other
+
+
+def test_a_finished_evaluation_is_shown_again_without_work(run: Run, engines: list[SumEngine]) -> None:
+    _, first, _ = run("--k", "4", "--output-dir", "out")
+    code, second, err = run("--k", "4", "--output-dir", "out")
+    assert (code, second, len(engines)) == (0, first, 1)
+    assert "--overwrite" in err
+
+
+@pytest.mark.parametrize("other", [["--seed", "1"], ["--k", "2"], ["--temperature", "0.5"], ["--reward", "exact"]])
+def test_another_evaluation_is_refused_unless_it_may_be_overwritten(run: Run, other: list[str]) -> None:
+    run("--k", "4", "--output-dir", "out")
+    before = Path("out/samples.parquet").read_bytes()
+    code, _, err = run("--k", "4", *other, "--output-dir", "out")
+    assert code == 2
+    assert "--overwrite" in err
+    assert err.count("\n") == 1
+    assert Path("out/samples.parquet").read_bytes() == before
+    assert run("--k", "4", *other, "--output-dir", "out", "--overwrite")[0] == 0
+    assert run("--k", "4", *other, "--output-dir", "out")[0] == 0
+
+
+def test_a_half_done_other_evaluation_is_refused_too(run: Run, engines: list[SumEngine]) -> None:
+    def interrupt(call: int) -> None:
+        raise KeyboardInterrupt
+
+    engines.append(SumEngine(before=interrupt))
+    run("--k", "4", "--output-dir", "out")
+    assert run("--k", "2", "--output-dir", "out")[0] == 2
+
+
+def test_a_training_runs_folder_is_never_written_to(run: Run) -> None:
+    Path("runs").mkdir()
+    for name, content in (("config.yaml", "seed: 0\n"), ("summary.json", "{}\n")):
+        Path("runs", name).write_text(content, encoding="utf-8")
+        code, _, err = run("--k", "4", "--output-dir", "runs", "--overwrite")
+        assert code == 2
+        assert "another --output-dir" in err
+        assert Path("runs", name).read_text(encoding="utf-8") == content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--k", "0"], "--k 0"),
+        (["--temperature", "0"], "temperature"),
+        (["--reward", "mth"], "did you mean 'math'"),
+        (["--engine", "vlm"], "hf"),
+        (["--dtype", "float8"], "float32"),
+        (["--max-completion-length", "64"], "context of 64 tokens"),
+        (["--max-prompt-length", "1"], "--max-prompt-length"),
+        (["--output-dir", "file/out"], "can't write"),
+    ],
+)
+def test_bad_input_is_one_line(run: Run, arguments: list[str], message: str) -> None:
+    Path("file").write_text("", encoding="utf-8")
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_prompts_longer_than_the_context_are_left_out(run: Run) -> None:
+    code, out, _ = run("--k", "2", "--max-prompt-length", "4", "--json")
+    summary = json.loads(out)
+    assert (code, summary["prompts"], summary["left_out"]) == (0, 10, 10)
+
+
+def test_fingerprint_tells_models_data_and_settings_apart(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"a" * 3_000_000)
+    config = EvalConfig(output_dir="x")
+    marks = {fingerprint(config, str(tmp_path), Sums(3))}  # type: ignore[arg-type]
+    same = config.model_copy(update={"output_dir": "y"})
+    same.rewards.workers, same.engine.max_batch_tokens = 3, 17
+    marks.add(fingerprint(same, str(tmp_path), Sums(3)))  # type: ignore[arg-type]
+    assert len(marks) == 1
+    marks.add(fingerprint(config, str(tmp_path), Sums(4)))  # type: ignore[arg-type]
+    marks.add(fingerprint(EvalConfig(output_dir="x", top_p=0.9), str(tmp_path), Sums(3)))  # type: ignore[arg-type]
+    weights.write_bytes(b"b" + b"a" * 2_999_999)
+    marks.add(fingerprint(config, str(tmp_path), Sums(3)))  # type: ignore[arg-type]
+    assert len(marks) == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "context", "asked", "lengths"),
+    [
+        ("embedded", 256, None, (128, 128)),
+        ("other", None, None, (2560, None)),
+        ("other", 32768, None, (2560, 30208)),
+        ("other", 3000, None, (1500, 1500)),
+        ("other", 3000, 2900, (2900, 100)),
+    ],
+)
+def test_lengths_fit_the_context(model: str, context: int | None, asked: int | None, lengths: Any) -> None:
+    config = EvalConfig.model_validate(
+        {"model": {"model_name_or_path": model}, "max_completion_length": asked, "output_dir": "x"}
+    )
+    fitted = config.with_lengths(context)
+    assert (fitted.max_completion_length, fitted.max_prompt_length) == lengths
+
+
+def test_no_room_for_a_prompt() -> None:
+    with pytest.raises(UsageError, match="leaves no room"):
+        EvalConfig(output_dir="x", max_completion_length=256).with_lengths(256)
+
+
+def test_short_names(tmp_path: Path) -> None:
+    data = tmp_path / "my data.v2.jsonl"
+    data.write_text("", encoding="utf-8")
+    assert [_short(name) for name in ("Qwen/Qwen2.5-Math-7B", "runs/demo/", str(data), "..")] == [
+        "Qwen2.5-Math-7B",
+        "demo",
+        "my_data.v2",
+        "here",
+    ]
