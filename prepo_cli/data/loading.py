@@ -1,0 +1,243 @@
+"""Datasets: files, folders and hub names through `datasets`, rows fetched when they are asked for.
+
+What the rows mean is said in columns.py. All rows are checked once at start, in Arrow batches; the data itself stays
+memory-mapped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prepo_cli.config import ASSETS, EMBEDDED
+from prepo_cli.data.columns import (
+    ANSWER_COLUMNS,
+    OPTIONAL_COLUMNS,
+    PROMPT_COLUMNS,
+    answer_of,
+    choose,
+    messages_of,
+    question_of,
+)
+from prepo_cli.errors import UsageError
+from strategies.types import Prompt
+
+FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+CHECKED_AT_ONCE = 10_000
+RECENT_ROWS = 8192
+
+
+class PromptDataset:
+    """Prompts with gold answers, by row number."""
+
+    def __init__(self, name: str, table: Any, prompt_column: str, answer_column: str | None) -> None:
+        self.name, self.table = name, table
+        self.prompt_column, self.answer_column = prompt_column, answer_column
+        self.notes = [f"prompts from column '{prompt_column}'"]
+        if answer_column:
+            self.notes.append(f"answers from '{answer_column}'")
+        self.columns = frozenset(c for c in OPTIONAL_COLUMNS if c in table.column_names)
+        self.skipped = 0
+        self._rows: np.ndarray[Any, np.dtype[np.int64]] | None = None
+        self._row = lru_cache(maxsize=RECENT_ROWS)(self._fetch)
+
+    def __len__(self) -> int:
+        return len(self.table) if self._rows is None else len(self._rows)
+
+    def prompt(self, index: int) -> Prompt:
+        """The row as strategies see it; a row without an id has its number for one."""
+        row = self._row(index)
+        return Prompt(
+            index=index,
+            id=str(index if row.get("id") is None else row["id"]),
+            source=None if row.get("source") is None else str(row["source"]),
+            **{name: _number(row.get(name)) for name in ("difficulty", "rank", "ppl")},
+        )
+
+    def messages(self, index: int) -> list[dict[str, str]]:
+        """Chat messages."""
+        return messages_of(_cell(self._row(index), self.prompt_column))
+
+    def question(self, index: int) -> str:
+        """Text of the last user message."""
+        return question_of(self.messages(index))
+
+    def answer(self, index: int) -> str | list[str] | None:
+        """The gold answer, or a list of them."""
+        return None if self.answer_column is None else answer_of(_cell(self._row(index), self.answer_column))
+
+    def fields(self, index: int) -> dict[str, Any]:
+        """All columns of the row, `answer` being the gold answer: what reward functions are given."""
+        row = dict(self._row(index))
+        return row if self.answer_column is None else {**row, "answer": self.answer(index)}
+
+    def check(self, skip_bad_rows: bool, where: str) -> None:
+        """Look at every row; leave bad ones out if so asked.
+
+        Raises:
+            UsageError: the first bad row, an id that comes twice, or no row left.
+        """
+        bad, seen = [], set()
+        for index, row in self._checked_columns():
+            try:
+                messages_of(_cell(row, self.prompt_column))
+                if self.answer_column is not None:
+                    answer_of(_cell(row, self.answer_column))
+                if row.get("id") is not None:
+                    if str(row["id"]) in seen:
+                        raise ValueError(f"the id '{row['id']}' stood before")
+                    seen.add(str(row["id"]))
+            except ValueError as fault:
+                if not skip_bad_rows:
+                    raise UsageError(
+                        f"{self.name}, {where} {index + 1}: {fault}; mend it or go on without with --skip-bad-rows"
+                    ) from None
+                bad.append(index)
+        if bad:
+            self._rows = np.delete(np.arange(len(self.table)), bad)
+            self.skipped += len(bad)
+        if self.skipped:
+            self.notes.append(f"{self.skipped} bad rows left out")
+        if not len(self):
+            raise UsageError(f"{self.name} holds no usable rows")
+
+    def _checked_columns(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        wanted = {self.prompt_column.split(".")[0], "id"} | (
+            {self.answer_column.split(".")[0]} if self.answer_column else set()
+        )
+        narrow = self.table.select_columns([c for c in self.table.column_names if c in wanted])
+        for start in range(0, len(narrow), CHECKED_AT_ONCE):
+            columns = narrow[start : start + CHECKED_AT_ONCE]
+            for offset, values in enumerate(zip(*columns.values(), strict=True)):
+                yield start + offset, dict(zip(columns, values, strict=True))
+
+    def _fetch(self, index: int) -> dict[str, Any]:
+        row: dict[str, Any] = self.table[int(index if self._rows is None else self._rows[index])]
+        return row
+
+
+def load_prompts(
+    name: str,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    prompt_column: str | None = None,
+    answer_column: str | None = None,
+    skip_bad_rows: bool = False,
+    need_answer: bool = True,
+) -> PromptDataset:
+    """Load prompts from 'embedded', a file, a folder or the hub.
+
+    Raises:
+        UsageError: no such dataset, unreadable, no prompt or answer column, a bad row, nothing in it.
+    """
+    table, broken = load_table(name, split, skip_bad_rows)
+    if limit is not None:
+        table = table.select(range(min(limit, len(table))))
+    if not len(table):
+        raise UsageError(f"{name} is empty")
+    columns = _all_columns(table)
+    prompts = choose(prompt_column, PROMPT_COLUMNS, columns, "prompt", name)
+    answers = choose(answer_column, ANSWER_COLUMNS, columns, "answer", name) if need_answer or answer_column else None
+    dataset = PromptDataset(name, table, prompts, answers)
+    dataset.skipped = broken
+    dataset.check(skip_bad_rows, "line" if name.endswith((".jsonl", ".json")) else "row")
+    return dataset
+
+
+def load_table(name: str, split: str, skip_bad_rows: bool = False) -> tuple[Any, int]:
+    """The dataset as a `datasets.Dataset`, and how many unreadable lines were left out."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    path = Path(name)
+    if name == EMBEDDED:
+        path = ASSETS / "task" / f"{split}.jsonl"
+        if not path.is_file():
+            raise UsageError(f"the embedded task has no split '{split}'; there are: train, test")
+    elif not path.exists() and (path.suffix in FORMATS or name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise UsageError(f"no such dataset file: {name}")
+    if not path.is_file():
+        return _load_named(name, split), 0
+    if path.suffix not in FORMATS:
+        raise UsageError(f"{name}: can't tell the format of '{path.suffix}'; known: {', '.join(FORMATS)}")
+    if path.stat().st_size == 0:
+        raise UsageError(f"{name} is empty")
+    try:
+        return datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train"), 0
+    except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
+        if path.suffix != ".jsonl":
+            raise UsageError(f"{name} can't be read: {_reason(error)}") from error
+        good, first = _readable_lines(path)
+        if first is None:
+            raise UsageError(f"{name} can't be read: {_reason(error)}") from error
+        if not skip_bad_rows:
+            raise UsageError(f"{name}, {first}; mend it or go on without with --skip-bad-rows") from error
+        lines = sum(1 for _ in path.open("rb"))
+        return datasets.Dataset.from_list(good), lines - len(good)
+
+
+def _load_named(name: str, split: str) -> Any:
+    """A folder or a hub dataset."""
+    import datasets
+
+    if Path(name).is_dir() and (Path(name) / "state.json").is_file():
+        return datasets.load_from_disk(name)
+    try:
+        return datasets.load_dataset(name, split=split)
+    except Exception as error:  # the hub's client and the builders raise a dozen kinds, all meaning 'not to be had'
+        raise UsageError(f"dataset '{name}' (split {split}) can't be loaded: {_reason(error)}") from error
+
+
+def _readable_lines(path: Path) -> tuple[list[dict[str, Any]], str | None]:
+    """The rows of a JSONL file that are JSON objects, and the first fault with its line number."""
+    good: list[dict[str, Any]] = []
+    fault = None
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                fault = fault or f"line {number}: {error.msg} at column {error.colno}"
+                continue
+            if isinstance(row, dict):
+                good.append(row)
+            else:
+                fault = fault or f"line {number}: not a JSON object"
+    return good, fault
+
+
+def _all_columns(table: Any) -> list[str]:
+    """Column names, fields of nested ones with a dot."""
+    names = []
+    for name, feature in table.features.items():
+        names.append(name)
+        if isinstance(feature, dict):
+            names += [f"{name}.{field}" for field in feature]
+    return names
+
+
+def _cell(row: dict[str, Any], column: str) -> Any:
+    if column in row:
+        return row[column]
+    outer, _, inner = column.partition(".")
+    return (row[outer] or {}).get(inner)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _reason(error: BaseException) -> str:
+    deepest = error.__cause__ or error
+    return " ".join(str(deepest).split())[:200]

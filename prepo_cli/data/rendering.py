@@ -1,0 +1,71 @@
+"""Prompts as token ids: the chat template rendered, and where in it the question stands.
+
+The question's tokens are found through the characters: the template is rendered to text, the last user message is
+located in it, and the tokenizer's offsets say which tokens hold its characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prepo_cli.errors import UsageError
+
+Message = Mapping[str, str]
+_MARK = "\ue000"  # a private-use character, which no template and hardly any prompt holds
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A prompt's token ids, and the [start, end) of its question's tokens among them."""
+
+    token_ids: list[int]
+    question_span: tuple[int, int]
+
+
+class Renderer:
+    """Renders chat messages with the tokenizer's template and generation prompt; without a template, as plain text."""
+
+    def __init__(self, tokenizer: Any, system_prompt: str | None = None) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise UsageError(
+                f"{type(tokenizer).__name__} tells no character offsets, which finding the question needs; "
+                "use a model with a tokenizer.json"
+            )
+        self.tokenizer, self.system_prompt = tokenizer, system_prompt
+
+    def __call__(self, messages: Sequence[Message]) -> Rendered:
+        """Token ids and question span of a conversation that ends with the user's question."""
+        if self.system_prompt is not None:
+            messages = [{"role": "system", "content": self.system_prompt}, *messages]
+        asked = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=len(messages) - 1)
+        text = self._text(messages)
+        start = self._start_of_question(messages, asked, text)
+        end = start + len(messages[asked]["content"].strip())
+        encoded = self.tokenizer(text, add_special_tokens=not self._templated, return_offsets_mapping=True)
+        inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > start]
+        span = (inside[0], inside[-1] + 1) if inside else (0, 0)
+        return Rendered(list(encoded["input_ids"]), span)
+
+    @property
+    def _templated(self) -> bool:
+        return bool(self.tokenizer.chat_template)
+
+    def _text(self, messages: Sequence[Message]) -> str:
+        if not self._templated:
+            return "\n\n".join(message["content"] for message in messages)
+        rendered = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return str(rendered)
+
+    def _start_of_question(self, messages: Sequence[Message], asked: int, text: str) -> int:
+        """Where the question's text begins; rendering it again behind a mark tells it from equal text elsewhere."""
+        question = messages[asked]["content"].strip()
+        marked = [dict(message) for message in messages]
+        marked[asked]["content"] = _MARK + question
+        at = self._text(marked).find(_MARK + question)
+        if at < 0 or not text.startswith(question, at):
+            at = text.rfind(question)
+        if at < 0:
+            raise UsageError("the chat template does not show the user's message as it is; --scope prompt needs no span")
+        return at
