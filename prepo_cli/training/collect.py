@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
@@ -92,7 +91,7 @@ class Collector:
         self.config, self.strategies, self.stream = config, strategies, stream
         self.prompts, self.engine, self.judge, self.decode = prompts, engine, judge, decode
 
-    def collect(self, ctx: StepContext, progress: Callable[[int], Any] | None = None) -> Collected:
+    def collect(self, ctx: StepContext) -> Collected:
         """Roll out until `prompts_per_step` groups are kept, or the rounds are used up."""
         wanted = self.config.training.prompts_per_step
         step = Collected()
@@ -100,7 +99,7 @@ class Collector:
         while True:
             size = self._round_size(step, wanted)
             ctx = replace(ctx, round=step.rounds)
-            groups = self._round(size, ctx, step, numbers, progress)
+            groups = self._round(size, ctx, step, numbers)
             self._filter(groups, ctx, wanted - len(step.trained))
             step.groups += groups
             step.rounds += 1
@@ -115,9 +114,7 @@ class Collector:
         missing = wanted - len(step.trained)
         return wanted if zero >= 1 else max(1, min(wanted, math.ceil(OVERSAMPLE * missing / (1 - zero) - 1e-9)))
 
-    def _round(
-        self, size: int, ctx: StepContext, step: Collected, numbers: Counter[str], progress: Any
-    ) -> list[list[Sample]]:
+    def _round(self, size: int, ctx: StepContext, step: Collected, numbers: Counter[str]) -> list[list[Sample]]:
         started = perf_counter()
         prompts = self.strategies.select(size, self.stream, ctx)
         total = size * self.config.training.num_generations
@@ -126,7 +123,7 @@ class Collector:
         groups: list[list[Sample]] = [[] for _ in prompts]
         rendered = [self.prompts.rendered(p.index) for p in prompts]
         while any(counts):
-            self._extend(groups, prompts, rendered, counts, ctx, step, numbers, progress)
+            self._extend(groups, prompts, rendered, counts, ctx, step, numbers)
             remaining = total - sum(map(len, groups))
             if remaining <= 0:
                 break
@@ -143,7 +140,6 @@ class Collector:
         ctx: StepContext,
         step: Collected,
         numbers: Counter[str],
-        progress: Any,
     ) -> None:
         """Generate and judge `counts` further rollouts for each group."""
         training = self.config.training
@@ -163,7 +159,7 @@ class Collector:
                 )
             )
         started = perf_counter()
-        generated = self.engine.generate(requests, progress)
+        generated = self.engine.generate(requests)
         step.seconds["generate"] += perf_counter() - started
         fresh = []
         for i, rollouts in zip(asked, generated, strict=True):

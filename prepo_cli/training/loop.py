@@ -32,7 +32,7 @@ def train_loop(run: Run) -> None:
         ctx = replace(ctx, temperature=strategies.temperature(ctx))
         run.seed_torch()
 
-        step = run.collector.collect(ctx, run.display.rollouts_done)
+        step = run.collector.collect(ctx)
         groups = step.trained
         assign_advantages(groups, training.scale_rewards)
         batch = make_batch(groups, run.entropies(groups))

@@ -1,0 +1,81 @@
+"""Pictures of runs, drawn with matplotlib's file backend. Colours are Okabe and Ito's, for all kinds of eyes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+Line = dict[str, Any]
+
+
+def learning_curve(metrics: Sequence[Line], evaluations: Sequence[Line], path: Path) -> None:
+    """Training reward and held-out avg@k over steps; below, what share of the rollouts taught nothing, and entropy."""
+    if not metrics:
+        return
+    steps = np.array([line["step"] for line in metrics]) + 1
+    rewards = np.array([line["reward"] for line in metrics])
+    with canvas(path, rows=2, height=6.0) as (upper, lower):
+        upper.plot(steps, rewards, color=SKY, linewidth=0.8, alpha=0.6)
+        upper.plot(steps, smoothed(rewards), color=BLUE, label="training reward (smoothed)")
+        held_out(upper, evaluations, "step", ORANGE, "held-out")
+        upper.set_ylabel("mean reward / accuracy")
+        upper.set_ylim(0, 1 if rewards.max() <= 1 and rewards.min() >= 0 else None)
+        upper.legend(loc="lower right", frameon=False)
+        lower.plot(
+            steps, [line["frac_reward_zero_std"] for line in metrics], color=RED, label="groups without advantage"
+        )
+        lower.set_ylabel("share of groups", color=RED)
+        lower.set_ylim(0, 1)
+        lower.set_xlabel("optimiser steps")
+        entropy = lower.twinx()
+        entropy.plot(steps, [line["entropy"] for line in metrics], color=GREEN)
+        entropy.set_ylabel("token entropy (nats)", color=GREEN)
+        entropy.set_ylim(bottom=0)
+
+
+def held_out(axes: Any, evaluations: Sequence[Line], x: str, color: str, label: str) -> None:
+    """avg@k with its interval at each evaluation, over `x`."""
+    if not evaluations:
+        return
+    name = next(key for key in evaluations[0] if key.startswith("avg@"))
+    points = [line[name] for line in evaluations]
+    values = np.array([point["value"] for point in points])
+    around = np.array([[p["value"] - p["low"], p["high"] - p["value"]] for p in points]).T
+    axes.errorbar(
+        [line[x] for line in evaluations], values, yerr=around, color=color, marker="o", capsize=3,
+        label=f"{label} {name}, 95 % interval",
+    )  # fmt: skip
+
+
+def smoothed(values: np.ndarray[Any, np.dtype[np.float64]], share: float = 0.1) -> np.ndarray[Any, Any]:
+    """Centred mean over about a tenth of the points, fewer at the ends."""
+    half = max(1, round(len(values) * share / 2))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)
+
+
+@contextmanager
+def canvas(path: Path, rows: int = 1, height: float = 4.0) -> Iterator[Any]:
+    """Axes of a new figure that is saved as PNG at the end."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(rows, 1, figsize=(8, height), sharex=True, layout="constrained")
+    try:
+        for each in np.atleast_1d(axes):
+            each.grid(alpha=0.25)
+            each.spines[["top"]].set_visible(False)
+        yield axes
+        figure.savefig(path, dpi=150)
+    finally:
+        pyplot.close(figure)

@@ -1,0 +1,155 @@
+"""The run folder: what a run writes, so that a kill at any moment leaves nothing half written that counts.
+
+Files that are replaced are written beside their place, flushed and renamed. Lines of `metrics.jsonl` and
+`evaluations.jsonl` are flushed one by one; on resume everything past the checkpoint is cut off, a torn last line too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prepo_cli.config import RunConfig, read_yaml, write_yaml
+from prepo_cli.errors import RunError, UsageError
+
+OURS = ("config.yaml", "metrics.jsonl", "evaluations.jsonl", "summary.json", "README.md")
+
+
+class RunFolder:
+    """Paths and writes of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.evaluations = path / "evaluations.jsonl"
+        self.summary = path / "summary.json"
+        self.rollouts = path / "rollouts"
+        self.checkpoints = path / "checkpoints"
+        self.final = path / "final"
+
+    def open(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
+        """Make the folder ready and write the configuration.
+
+        Raises:
+            UsageError: it holds another run, or can't be written to.
+        """
+        if resume:
+            self._refuse_another_run(config)
+        elif self.path.exists() and any(self.path.iterdir()):
+            if not (overwrite and self.config.is_file()):
+                cure = "go on with --resume, replace it with --overwrite" if self.config.is_file() else "empty it"
+                raise UsageError(f"{self.path} already holds another run: {cure}, or take another --output-dir")
+            self._clear()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.rollouts.mkdir(exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            write_yaml(self.config, config)
+        except OSError as error:
+            raise UsageError(f"{self.path} can't be written to ({error.strerror}); take another --output-dir") from error
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """One step's metrics."""
+        _append(self.metrics, line)
+
+    def append_evaluation(self, line: Mapping[str, Any]) -> None:
+        """One evaluation."""
+        _append(self.evaluations, line)
+
+    def write_rollouts(self, step: int, columns: Mapping[str, Sequence[Any]]) -> None:
+        """The step's rollouts as parquet."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.rollouts / f"step_{step:06d}.parquet"
+        partial = path.with_suffix(".partial")
+        pq.write_table(pa.table({key: list(values) for key, values in columns.items()}), partial)
+        partial.replace(path)
+
+    def truncate(self, step: int) -> None:
+        """Forget what was written at `step` or later, as a run that goes on from there will write it again."""
+        _rewrite(self.metrics, [line for line in read_lines(self.metrics) if line["step"] < step])
+        _rewrite(self.evaluations, [line for line in read_lines(self.evaluations) if line["step"] < max(step, 1)])
+        for path in self.rollouts.glob("step_*"):
+            if int(path.stem.removeprefix("step_")) >= step:
+                path.unlink()
+
+    def finish(self, config: RunConfig, summary: Mapping[str, Any]) -> None:
+        """Write the summary, the model card and the learning curve."""
+        from prepo_cli.reporting.card import model_card
+
+        atomic_write(self.path / "README.md", model_card(config, summary))
+        if config.reporting.figures:
+            from prepo_cli.reporting.figures import learning_curve
+
+            learning_curve(read_lines(self.metrics), read_lines(self.evaluations), self.path / "learning_curve.png")
+        atomic_write(self.summary, json.dumps(finite(summary), indent=1))
+
+    def _refuse_another_run(self, config: RunConfig) -> None:
+        before = read_yaml(self.config)
+        now = config.model_dump(mode="json")
+        for section, settings in now.items():
+            if before.get(section) != settings and section != "reporting":
+                raise UsageError(
+                    f"{self.path} holds another run: its '{section}' is {before.get(section)!r:.300}; "
+                    f"resume with --config {self.config} or take another --output-dir"
+                )
+
+    def _clear(self) -> None:
+        for name in OURS:
+            (self.path / name).unlink(missing_ok=True)
+        (self.path / "learning_curve.png").unlink(missing_ok=True)
+        for folder in (self.rollouts, self.checkpoints, self.final):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def atomic_write(path: Path, text: str) -> None:
+    """Write all of it or nothing."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Objects of a JSONL file up to the first torn line; none without the file."""
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return found
+
+
+def finite(value: Any) -> Any:
+    """The value with NaN and infinities as None, which JSON can hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite(line)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise RunError(f"{path} can't be written ({error.strerror}); mend that, then go on with --resume") from error
+
+
+def _rewrite(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    atomic_write(path, "".join(json.dumps(line) + "\n" for line in lines))

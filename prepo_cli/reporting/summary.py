@@ -1,0 +1,79 @@
+"""What a run came to: results with intervals, and what they cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from prepo_cli.config import RunConfig
+from prepo_cli.evaluation.statistics import paired_difference
+from prepo_cli.reporting.run_folder import RunFolder, read_lines
+
+COSTS = ("rollouts_total", "rollouts_trained", "tokens_generated", "tokens_scored", "seconds")
+
+
+def build_summary(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+    """Recipe, slots, evaluations before and after with their paired difference, costs."""
+    metrics, evaluations = read_lines(folder.metrics), read_lines(folder.evaluations)
+    key = f"avg@{config.evaluation.num_samples}"
+    summary: dict[str, Any] = {
+        "recipe": config.recipe,
+        "strategies": config.strategies.model_dump(),
+        "model": config.model.model_name_or_path,
+        "dataset": config.data.dataset_name,
+        "seed": config.seed,
+        "steps": len(metrics),
+        "output_dir": str(folder.path),
+        "cost": {name: metrics[-1][f"cost/{name}"] for name in COSTS} if metrics else {},
+        "metric": key,
+        "before": None,
+        "after": None,
+        "difference": None,
+    }
+    first = next((line for line in evaluations if line["step"] == 0), None)
+    last = evaluations[-1] if evaluations and evaluations[-1]["step"] > 0 else None
+    for name, line in (("before", first), ("after", last)):
+        if line is not None:
+            summary[name] = {k: v for k, v in line.items() if "@" in k} | {"prompts": line["prompts"]}
+    if first and last:
+        gain = paired_difference(np.array(first["per_prompt"]), np.array(last["per_prompt"]), seed=config.seed)
+        summary["difference"] = {"value": gain.value, "low": gain.low, "high": gain.high}
+    return summary
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """The summary as tables a person can read."""
+    from prepo_cli.reporting.terminal import table
+
+    slots = ", ".join(f"{slot} {name}" for slot, name in summary["strategies"].items())
+    rows = []
+    for name in sorted({k for side in ("before", "after") for k in summary[side] or {} if "@" in k}, key=_order):
+        before, after = ((summary[side] or {}).get(name) for side in ("before", "after"))
+        gain = _signed(summary["difference"]) if name == summary["metric"] else ""
+        rows.append([name, _interval(before), _interval(after), gain])
+    if rows:
+        prompts = (summary["after"] or summary["before"])["prompts"]
+        title = f"{summary['recipe']}, seed {summary['seed']}: {prompts} held-out prompts, 95 % intervals"
+        table(title, ["", "before", "after", "difference"], rows)
+    cost = summary["cost"]
+    if cost:
+        table(
+            f"cost of {summary['steps']} steps ({slots})",
+            ["rollouts generated", "rollouts trained", "tokens generated", "tokens scored", "seconds"],
+            [[*(f"{cost[name]:,}" for name in COSTS[:-1]), f"{cost['seconds']:,.1f}"]],
+        )
+    print(f"run folder: {summary['output_dir']}")
+
+
+def _order(name: str) -> tuple[int, int]:
+    kind, _, k = name.partition("@")
+    return ("avg", "pass", "maj").index(kind), int(k)
+
+
+def _interval(value: dict[str, float] | None) -> str:
+    return "" if value is None else f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def _signed(value: dict[str, float] | None) -> str:
+    return "" if value is None else f"{value['value']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"

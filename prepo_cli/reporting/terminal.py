@@ -1,0 +1,133 @@
+"""What a person sees: progress on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+LINE_EVERY_SECONDS = 10.0
+
+
+def say(text: str) -> None:
+    """One line of log."""
+    print(f"prepo: {text}", file=sys.stderr, flush=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table on stdout; all but the first column are right-aligned."""
+    shown = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        shown.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        shown.add_row(*("" if cell is None else str(cell) for cell in row))
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120).print(shown)
+
+
+class _Rate(ProgressColumn):
+    """Units a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.1f} {task.fields['unit']}/s" if task.speed else "", style="cyan")
+
+
+@contextmanager
+def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A bar with rate and time left; yields what to call with the number of units just done."""
+    with _Bar(description, total, unit) as bar:
+        yield bar.advance
+
+
+class _Bar:
+    """A rich bar on a terminal; elsewhere a plain line now and then, so that logs tell how far a job is."""
+
+    def __init__(self, description: str, total: int, unit: str, done: int = 0) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.done, self.begun_at, self.started = done, done, monotonic()
+        self.note = ""
+        self._said = self.started
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                _Rate(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(description, total=total, completed=done, unit=unit, note="")
+
+    def __enter__(self) -> _Bar:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif error is None and self.done:
+            self._line()
+
+    def advance(self, units: int) -> None:
+        """That many units more are done."""
+        self.done += units
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, note=self.note)
+        elif monotonic() - self._said >= LINE_EVERY_SECONDS:
+            self._said = monotonic()
+            self._line()
+
+    def _line(self) -> None:
+        elapsed = max(monotonic() - self.started, 1e-9)
+        rate = (self.done - self.begun_at) / elapsed
+        left = f", {(self.total - self.done) / rate:,.0f} s left" if rate and self.done < self.total else ""
+        note = f"  {self.note}" if self.note else ""
+        say(f"{self.description} {self.done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s{left}{note}")
+
+
+class TrainingDisplay:
+    """The bar of a training run, with what a person watches in it."""
+
+    def __init__(self, total_steps: int, first_step: int) -> None:
+        self._bar = _Bar("train", total_steps, "steps", first_step)
+
+    def __enter__(self) -> TrainingDisplay:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+
+    def step(self, metrics: dict[str, Any]) -> None:
+        """A step is done."""
+        self._bar.note = (
+            f"reward {metrics['reward']:.3f}  zero-std {metrics['frac_reward_zero_std']:.0%}  "
+            f"rollouts {metrics['cost/rollouts_total']:,}"
+        )
+        self._bar.advance(1)
