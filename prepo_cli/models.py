@@ -105,6 +105,9 @@ def load_policy(config: ModelConfig, *, train: bool = False, device: str | torch
     place = torch.device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(place)
     model.eval()
+    for parameter in model.parameters():
+        # Weights may lie in the mapped file, at any alignment; sums in kernels depend on it in the last bit.
+        parameter.data = parameter.data.clone()
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos)
     return Policy(model, tokenizer, TokenScorer(model), place, eos, pad)
 

@@ -76,6 +76,9 @@ def train(
     from prepo_cli.reporting.summary import print_summary
 
     resolved = resolve(config or (), flags, set_ or ())
+    settled = Path(resolved.output_dir) / "config.yaml"
+    if resume and settled.is_file():
+        resolved = resolve((settled, *(config or ())), flags | {"output_dir": resolved.output_dir}, set_ or ())
     from prepo_cli.training.run import train as run
 
     summary = run(resolved, resume=resume, overwrite=overwrite)

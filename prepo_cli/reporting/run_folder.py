@@ -95,10 +95,10 @@ class RunFolder:
         before = read_yaml(self.config)
         now = config.model_dump(mode="json")
         for section, settings in now.items():
-            if before.get(section) != settings and section != "reporting":
+            if before.get(section) != settings and section not in ("reporting", "output_dir"):
                 raise UsageError(
                     f"{self.path} holds another run: its '{section}' is {before.get(section)!r:.300}; "
-                    f"resume with --config {self.config} or take another --output-dir"
+                    "resume without that flag or take another --output-dir"
                 )
 
     def _clear(self) -> None:

@@ -1,7 +1,7 @@
 """Checkpoints: whole or not there at all.
 
 A checkpoint is written beside its final place, flushed to disk and renamed. It holds the model in the hub's format,
-the tokenizer, optimiser and scheduler (`optimizer.pt`), and `state.json` with `strategies.npz`: position of the
+the tokenizer, the optimiser (`optimizer.pt`; the learning rate is a function of the step), and `state.json` with `strategies.npz`: position of the
 stream, counters and the state of every strategy, arrays apart from scalars, nothing pickled.
 """
 
@@ -29,7 +29,6 @@ def save(
     step: int,
     policy: Policy,
     optimizer: torch.optim.Optimizer,
-    scheduler: Any,
     state: Mapping[str, Any],
     keep: int | None,
 ) -> Path:
@@ -44,9 +43,7 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_model(partial / "model", policy)
-        torch.save(
-            {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, partial / "optimizer.pt"
-        )
+        torch.save(optimizer.state_dict(), partial / "optimizer.pt")
         arrays: dict[str, np.ndarray[Any, Any]] = {}
         document = {"version": STATE_VERSION, "step": step, "state": _split(state, arrays, "")}
         (partial / "state.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
@@ -95,11 +92,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return joined
 
 
-def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
-    """Optimiser and scheduler as they were."""
-    saved = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(saved["optimizer"])
-    scheduler.load_state_dict(saved["scheduler"])
+def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
+    """The optimiser as it was."""
+    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True))
 
 
 def _split(value: Any, arrays: dict[str, Any], place: str) -> Any:

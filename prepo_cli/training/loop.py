@@ -30,7 +30,7 @@ def train_loop(run: Run) -> None:
             probe=run.probe,
         )
         ctx = replace(ctx, temperature=strategies.temperature(ctx))
-        run.seed_torch()
+        run.begin_step()
 
         step = run.collector.collect(ctx)
         groups = step.trained
@@ -42,7 +42,6 @@ def train_loop(run: Run) -> None:
         run.updater.prepare(students)
         scored = perf_counter()
         update = run.updater.update(students)
-        run.scheduler.step()
         run.engine.sync(run.policy.model)
         updated = perf_counter()
 

@@ -34,7 +34,7 @@ from prepo_cli.training.batch import record_weights, rollout_rows
 from prepo_cli.training.collect import Collected, Collector, Sample
 from prepo_cli.training.costs import Costs
 from prepo_cli.training.prompts import PolicyProbe, Prompts
-from prepo_cli.training.schedule import learning_rate_factor
+from prepo_cli.training.schedule import learning_rate
 from prepo_cli.training.strategy_set import StrategySet
 from prepo_cli.training.update import Updater
 from strategies.types import FloatArray, RunInfo, derive_seed
@@ -67,7 +67,6 @@ class Run:
             eps=training.adam_epsilon,
             weight_decay=training.weight_decay,
         )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(training))
         self.policy.scorer, self.optimizer = self.accelerator.prepare(self.policy.scorer, self.optimizer)
         self.engine = build_engine(config.engine, self.policy)
         self.probe = PolicyProbe(self.policy, self.prompts, training.max_tokens_per_micro_batch)
@@ -79,19 +78,18 @@ class Run:
         )
         self.costs = Costs()
         self.step = 0
+        self.learning_rate = training.learning_rate
         self.stop_requested = False
         self.checkpoint_seconds = 0.0
         self.display: TrainingDisplay
         if resume_from is not None:
             self._resume(resume_from)
 
-    @property
-    def learning_rate(self) -> float:
-        """Of the step just made."""
-        return float(self.config.training.learning_rate * learning_rate_factor(self.config.training)(self.step - 1))
-
-    def seed_torch(self) -> None:
-        """Models with dropout draw from torch's generator; what they draw depends on seed and step alone."""
+    def begin_step(self) -> None:
+        """Set what depends on the step's number alone: the learning rate, and torch's generator for dropout."""
+        self.learning_rate = learning_rate(self.config.training, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
         torch.manual_seed(derive_seed(self.config.seed, "torch", self.step))
 
     def entropies(self, groups: Sequence[Sequence[Sample]]) -> list[FloatArray]:
@@ -149,7 +147,6 @@ class Run:
             self.step,
             self.policy,
             self.optimizer,
-            self.scheduler,
             state,
             self.config.training.save_total_limit,
         )
@@ -188,7 +185,7 @@ class Run:
         self.stream.load_state_dict(state["stream"])
         self.strategies.load_state_dict(state["strategies"])
         self.costs = Costs(**state["costs"])
-        checkpoint.load_optimizer(folder, self.optimizer, self.scheduler)
+        checkpoint.load_optimizer(folder, self.optimizer)
         self.folder.truncate(self.step)
 
     def _decode(self, token_ids: list[int]) -> str:

@@ -1,21 +1,16 @@
-"""Learning-rate factors: linear warm-up, then constant, linear or cosine decay to 0 over the run's steps."""
+"""The learning rate: linear warm-up, then constant, linear or cosine decay to 0 over the run's steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from prepo_cli.config import TrainingConfig
 
 
-def learning_rate_factor(config: TrainingConfig) -> Callable[[int], float]:
-    """Step (from 0) -> factor of the learning rate. The first step of a warm-up of n has factor 1 / n."""
-
-    def factor(step: int) -> float:
-        warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-        rest = max(config.total_steps - config.warmup_steps, 1)
-        done = min(max(step - config.warmup_steps, 0) / rest, 1.0)
-        decay = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
-        return warm * decay[config.lr_scheduler_type]
-
-    return factor
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """The rate at a step, counted from 0; the first step of a warm-up of n has 1 / n of the full rate."""
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    rest = max(config.total_steps - config.warmup_steps, 1)
+    done = min(max(step - config.warmup_steps, 0) / rest, 1.0)
+    decay = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+    return config.learning_rate * warm * decay[config.lr_scheduler_type]

@@ -102,7 +102,7 @@ class Updater:
                 trainee.reference_logprob_T = logprobs
 
     def update(self, batch: list[Trainee]) -> dict[str, float]:
-        """Optimise on the batch; metrics are token means over all passes."""
+        """Optimise on the batch; metrics are token means over all passes, none for an empty batch."""
         sums: dict[str, float] = {}
         steps = 0
         for _ in range(self.config.num_iterations):
@@ -164,7 +164,7 @@ class Updater:
     def _mini_batches(self, batch: list[Trainee]) -> Iterator[list[Trainee]]:
         """Whole groups, `mini_batch_prompts` at a time."""
         groups = sorted({trainee.group for trainee in batch})
-        size = self.config.mini_batch_prompts or len(groups)
+        size = self.config.mini_batch_prompts or max(len(groups), 1)
         for start in range(0, len(groups), size):
             chosen = set(groups[start : start + size])
             yield [trainee for trainee in batch if trainee.group in chosen]

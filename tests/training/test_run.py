@@ -82,14 +82,14 @@ def test_resumed_equals_uninterrupted_bit_for_bit(uninterrupted: Path, tmp_path:
 def test_an_interrupt_saves_the_step_and_can_be_resumed(
     uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seed_torch = Run.seed_torch
+    begin_step = Run.begin_step
 
     def interrupt_in_second_step(self: Run) -> None:
         if self.step == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        seed_torch(self)
+        begin_step(self)
 
-    monkeypatch.setattr(Run, "seed_torch", interrupt_in_second_step)
+    monkeypatch.setattr(Run, "begin_step", interrupt_in_second_step)
     with pytest.raises(KeyboardInterrupt, match="--resume"):
         run(tmp_path / "run", *ALL_STATEFUL, "training.save_steps=100")
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
