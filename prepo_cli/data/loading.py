@@ -76,6 +76,10 @@ class PromptDataset:
         row = dict(self._row(index))
         return row if self.answer_column is None else {**row, "answer": self.answer(index)}
 
+    def usable(self) -> Any:
+        """The rows as a `datasets.Dataset`, bad ones left out."""
+        return self.table if self._rows is None else self.table.select(self._rows)
+
     def check(self, skip_bad_rows: bool, where: str) -> None:
         """Look at every row; leave bad ones out if so asked.
 

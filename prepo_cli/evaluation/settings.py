@@ -72,14 +72,14 @@ def fingerprint(config: EvalConfig, model_folder: str, dataset: PromptDataset) -
     settings = config.model_dump(mode="json", exclude={"output_dir": True, "engine": {"max_batch_tokens"}})
     settings["rewards"].pop("workers")
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
-    _add_model(digest, Path(model_folder))
+    digest_model(digest, Path(model_folder))
     for row in range(len(dataset)):
         content = [dataset.prompt(row).id, dataset.messages(row), dataset.answer(row)]
         digest.update(json.dumps(content, default=str).encode())
     return digest.hexdigest()
 
 
-def _add_model(digest: hashlib.blake2b, folder: Path) -> None:
+def digest_model(digest: hashlib.blake2b, folder: Path) -> None:
     """Sizes, beginnings and ends of the files: training changes them all, and reading 100 GB would take minutes."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.suffix in MODEL_FILES:

@@ -39,6 +39,25 @@ def learning_curve(metrics: Sequence[Line], evaluations: Sequence[Line], path: P
         entropy.set_ylim(bottom=0)
 
 
+def perplexity_histogram(ppl: np.ndarray[Any, np.dtype[np.float64]], path: Path, title: str) -> None:
+    """Distribution of prompt perplexities on a logarithmic axis, with its deciles."""
+    known = ppl[np.isfinite(ppl)]
+    if not len(known):
+        return
+    with canvas(path) as axes:
+        low, high = known.min(), max(known.max(), known.min() * 1.01)
+        axes.hist(known, bins=np.geomspace(low, high, 60), color=SKY)
+        for number, decile in enumerate(np.quantile(known, np.arange(1, 10) / 10), 1):
+            middle = number == 5
+            label = "median" if middle else "deciles" if number == 1 else None
+            axes.axvline(decile, color=RED if middle else BLUE, linewidth=1.6 if middle else 0.7, label=label)
+        axes.set_xscale("log")
+        axes.set_xlabel("prompt perplexity")
+        axes.set_ylabel("prompts")
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.legend(frameon=False)
+
+
 def held_out(axes: Any, evaluations: Sequence[Line], x: str, color: str, label: str) -> None:
     """avg@k with its interval at each evaluation, over `x`."""
     if not evaluations:

@@ -1,0 +1,100 @@
+"""`prepo score-ppl`: the perplexity of every prompt under a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prepo_cli.errors import UsageError
+
+
+def score_ppl(
+    dataset: Annotated[str, typer.Argument(help="File, folder, hub name, or 'embedded'.")],
+    model: Annotated[str, typer.Option(help="Hub name, folder, run folder, or 'embedded'.")] = "embedded",
+    output: Annotated[
+        Path | None, typer.Option(help="A .jsonl, .parquet or .csv file [default: <dataset>_ppl in its format].")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
+    limit: Annotated[int | None, typer.Option(help="Take the first rows only.")] = None,
+    scope: Annotated[str, typer.Option(help="question: score the question's tokens; prompt: the whole template.")] = (
+        "question"
+    ),
+    max_prompt_length: Annotated[
+        int | None, typer.Option(help="Tokens; longer prompts get no perplexity. Default: the model's context.")
+    ] = None,
+    batch_tokens: Annotated[int, typer.Option(help="Padded tokens of one forward pass.")] = 16384,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    prompt_column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Go on without unusable rows.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the distribution to this PNG.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Add columns ppl and ppl_tokens to a dataset, and show how perplexity is distributed.
+
+    An interrupted scoring goes on with the same command.
+
+    \b
+    Examples:
+      prepo score-ppl dataset.jsonl
+      prepo score-ppl dapo_math_17k.parquet --output scored.parquet --plot ppl.png
+      prepo score-ppl dataset.jsonl --model Qwen/Qwen2.5-Math-1.5B --dtype bfloat16
+    """
+    if scope not in ("question", "prompt"):
+        raise UsageError(f"--scope {scope}: take question or prompt")
+    for name, value in (("--batch-tokens", batch_tokens), ("--limit", limit), ("--max-prompt-length", max_prompt_length)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} {value}: must be at least 1")
+    from pydantic import ValidationError
+
+    from prepo_cli.config import ModelConfig, validation_message
+
+    try:
+        settings = ModelConfig(model_name_or_path=model, dtype=dtype)  # type: ignore[arg-type]  # pydantic checks it
+    except ValidationError as error:
+        raise UsageError(validation_message(error)) from error
+    from prepo_cli.ppl_scoring import ScoringConfig, score_dataset
+
+    config = ScoringConfig(
+        dataset_name=dataset,
+        output=output or _beside(dataset),
+        model=settings,
+        split=split,
+        limit=limit,
+        scope=scope,
+        batch_tokens=batch_tokens,
+        max_prompt_length=max_prompt_length,
+        prompt_column=prompt_column,
+        skip_bad_rows=skip_bad_rows,
+    )
+    report, ppl_N = score_dataset(config)
+    if plot is not None:
+        from prepo_cli.reporting.figures import perplexity_histogram
+
+        perplexity_histogram(ppl_N, plot, f"{dataset}, {model}")
+    if json_output:
+        import json
+
+        typer.echo(json.dumps(report))
+    else:
+        _show(report, plot)
+
+
+def _beside(dataset: str) -> Path:
+    """<dataset>_ppl with the dataset's own ending, or JSONL in the working folder."""
+    path = Path(dataset)
+    ending = path.suffix if path.suffix in (".jsonl", ".parquet", ".csv") else ".jsonl"
+    return path.with_name(f"{path.stem}_ppl{ending}") if path.is_file() else Path(f"{path.stem}_ppl{ending}")
+
+
+def _show(report: dict[str, Any], plot: Path | None) -> None:
+    from prepo_cli.reporting.terminal import table
+
+    rows = [["prompts", f"{report['prompts']:,}"], ["scored", f"{report['scored']:,}"]]
+    if report["scored"]:
+        rows += [[name, f"{report[name]:,.3f}"] for name in ("mean", "median", "min", "max")]
+        rows += [[f"decile {i}", f"{value:,.3f}"] for i, value in enumerate(report["deciles"], 1)]
+    rows += [["seconds", f"{report['seconds']:,.1f}"], ["prompts / s", f"{report['prompts_per_second']:,.1f}"]]
+    table("prompt perplexity", ["", "value"], rows)
+    typer.echo(f"written: {report['output']}" + (f", {plot}" if plot else ""))
