@@ -98,3 +98,30 @@ def canvas(path: Path, rows: int = 1, height: float = 4.0) -> Iterator[Any]:
         figure.savefig(path, dpi=150)
     finally:
         pyplot.close(figure)
+
+
+def accuracy_curves(runs: Sequence[tuple[str, Sequence[Line]]], x: str, xlabel: str, path: Path) -> None:
+    """Held-out avg@k of (label, evaluations) over what it cost, `x` naming the cost in each evaluation."""
+    with canvas(path) as axes:
+        for (label, evaluations), color in zip(runs, _colors(len(runs)), strict=True):
+            held_out(axes, evaluations, x, color, label)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel("held-out accuracy")
+        axes.legend(frameon=False, fontsize=8)
+
+
+def metric_curves(runs: Sequence[tuple[str, Sequence[Line]]], metric: str, ylabel: str, path: Path) -> None:
+    """A metric of (label, metrics) over steps, smoothed, its raw values behind it."""
+    with canvas(path) as axes:
+        for (label, lines), color in zip(runs, _colors(len(runs)), strict=True):
+            values = np.array([np.nan if line[metric] is None else line[metric] for line in lines], dtype=np.float64)
+            steps = np.arange(1, len(values) + 1)
+            axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+            axes.plot(steps, smoothed(values), color=color, label=label)
+        axes.set_xlabel("optimiser steps")
+        axes.set_ylabel(ylabel)
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _colors(count: int) -> list[str]:
+    return [PALETTE[i % len(PALETTE)] for i in range(count)]

@@ -176,7 +176,8 @@ class Run:
             )
         line = {"step": self.step, "name": settings.split, **evaluation.summary(self.config.seed)}
         line |= {"rollouts_total": self.costs.rollouts_total, "rollouts_trained": self.costs.rollouts_trained}
-        line |= {"train_seconds": self.costs.seconds, "per_prompt": evaluation.correct_PK.mean(axis=1).tolist()}
+        line |= {"train_seconds": self.costs.seconds, "prompt_ids": evaluation.prompt_ids}
+        line |= {"per_prompt": evaluation.correct_PK.mean(axis=1).tolist()}
         self.folder.append_evaluation(line)
 
     def _resume(self, folder: Path) -> None:

@@ -1,0 +1,165 @@
+"""`prepo compare`: runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prepo_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from prepo_cli.reporting.compare import Run
+
+
+def compare(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders.")] = None,
+    recipes: Annotated[str | None, typer.Option(help="Comma-separated recipes to run first where missing.")] = None,
+    seeds: Annotated[str, typer.Option(help="Comma-separated seeds, with --recipes.")] = "0",
+    target: Annotated[
+        float | None, typer.Option(help="avg@k to reach [default: the worst run's best].")
+    ] = None,
+    output_dir: Annotated[
+        Path, typer.Option(help="Folder of the figures and the page; with --recipes also of the runs.")
+    ] = Path("comparison"),
+    steps: Annotated[int | None, typer.Option(help="Training steps, with --recipes.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model, with --recipes.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Dataset, with --recipes.")] = None,
+    config: Annotated[list[Path] | None, typer.Option(help="YAML configuration, with --recipes.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, with --recipes; repeatable.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare finished runs: accuracy, costs and rollouts to reach one accuracy; a table, figures and an HTML page.
+
+    With --recipes, runs that are missing are done first and interrupted ones are gone on with.
+
+    \b
+    Examples:
+      prepo compare runs/prepo-seed0 runs/random-seed0
+      prepo compare --recipes random,prepo --seeds 0,1,2 --output-dir study
+      prepo compare runs/* --target 0.55 --json
+    """
+    folders = list(runs or [])
+    if recipes:
+        flags = {"training.total_steps": steps, "model.model_name_or_path": model, "data.dataset_name": dataset}
+        for recipe in recipes.split(","):
+            for seed in seeds.split(","):
+                folders.append(_ensure(recipe.strip(), seed.strip(), output_dir, flags, config or [], set_ or []))
+    if not folders:
+        raise UsageError("name run folders to compare, or --recipes to run")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UsageError(f"--output-dir {output_dir} is a file; name a folder")
+    from prepo_cli.reporting.compare import compare as compared
+    from prepo_cli.reporting.compare import read_run
+
+    read = [read_run(folder) for folder in folders]
+    result = compared(read, target)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        files = _draw(read, output_dir)
+    except OSError as error:
+        raise UsageError(f"--output-dir {output_dir} can't be written ({error.strerror}); name another") from error
+    _page(read, result, files, output_dir / "page.html")
+    if json_output:
+        import json
+
+        typer.echo(json.dumps(result | {"page": str(output_dir / "page.html")}))
+    else:
+        _show(result, output_dir)
+
+
+def _ensure(
+    recipe: str, seed: str, root: Path, flags: dict[str, Any], config: list[Path], sets: list[str]
+) -> Path:
+    """The folder of the finished run of a recipe and seed, running it if it is not there."""
+    from prepo_cli.config import read_yaml, resolve
+
+    folder = root / f"{recipe}-seed{seed}"
+    if not seed.isdigit():
+        raise UsageError(f"--seeds: '{seed}' is no seed")
+    resolved = resolve(config, flags | {"recipe": recipe, "seed": int(seed), "output_dir": str(folder)}, sets)
+    if (folder / "summary.json").is_file():
+        if read_yaml(folder / "config.yaml") != resolved.model_dump(mode="json"):
+            raise UsageError(f"{folder} holds a run of other settings; name another --output-dir")
+        return folder
+    from prepo_cli.training.run import train
+
+    begun = any((folder / "checkpoints").glob("step-*"))
+    train(resolved, resume=begun, overwrite=not begun)
+    return folder
+
+
+def _draw(runs: list[Run], folder: Path) -> dict[str, Path]:
+    """The figures, by caption."""
+    from prepo_cli.reporting import figures
+
+    names = [run.name for run in runs]
+    evaluations = [(name, run.evaluations) for name, run in zip(names, runs, strict=True)]
+    metrics = [(name, run.metrics) for name, run in zip(names, runs, strict=True)]
+    files = {
+        "Accuracy over rollouts generated": folder / "accuracy_over_rollouts.png",
+        "Accuracy over training seconds": folder / "accuracy_over_seconds.png",
+        "Training reward": folder / "reward.png",
+        "Groups without advantage": folder / "zero_std.png",
+    }
+    by_rollouts, by_seconds, reward, zero = files.values()
+    figures.accuracy_curves(evaluations, "rollouts_total", "rollouts generated", by_rollouts)
+    figures.accuracy_curves(evaluations, "train_seconds", "training seconds", by_seconds)
+    figures.metric_curves(metrics, "reward", "mean reward of all rollouts", reward)
+    figures.metric_curves(metrics, "frac_reward_zero_std", "share of groups", zero)
+    return files
+
+
+HEADINGS = (
+    "run", "final", "difference to first", "rollouts to target", "generated", "trained", "tokens", "seconds"
+)  # fmt: skip
+
+
+def _rows(result: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            row["run"],
+            _interval(row["final"], ".3f"),
+            _interval(row["difference_to_first"], "+.3f"),
+            "not reached" if row["rollouts_to_target"] is None else f"{row['rollouts_to_target']:,.0f}",
+            f"{row['rollouts_total']:,}",
+            f"{row['rollouts_trained']:,}",
+            f"{row['tokens_generated']:,}",
+            f"{row['seconds']:,.0f}",
+        ]
+        for row in result["runs"]
+    ]
+
+
+def _interval(value: dict[str, float] | None, form: str) -> str:
+    return "" if value is None else f"{value['value']:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
+
+
+def _note(result: dict[str, Any]) -> str:
+    target = "never evaluated" if result["target"] is None else f"target {result['target']:.3f}"
+    return f"{result['metric']} with 95 % intervals over prompts, {target}"
+
+
+def _page(runs: list[Run], result: dict[str, Any], files: dict[str, Path], path: Path) -> None:
+    from prepo_cli.reporting.page import write_page
+
+    write_page(path, HEADINGS, _rows(result), files, {run.name: run.config for run in runs}, _note(result))
+
+
+def _show(result: dict[str, Any], folder: Path) -> None:
+    from prepo_cli.reporting.terminal import table
+
+    table(_note(result), HEADINGS, _rows(result))
+    if any(row["seeds"] > 1 for row in result["recipes"]):
+        rows = [
+            [row["recipe"], row["seeds"], *(_spread(row, n, f) for n, f in (("final", ".3f"), ("rollouts_to_target", ",.0f"), ("rollouts_total", ",.0f"), ("seconds", ",.0f")))]  # noqa: E501
+            for row in result["recipes"]
+        ]
+        table("mean over seeds ± spread", ["recipe", "seeds", "final", "rollouts to target", "generated", "seconds"], rows)
+    typer.echo(f"written: {folder / 'page.html'} and 4 figures")
+
+
+def _spread(row: dict[str, Any], name: str, form: str) -> str:
+    value, spread = row[name], row[f"{name}_spread"]
+    return "" if value is None else f"{value:{form}}" + (f" ± {spread:{form}}" if spread is not None else "")
