@@ -171,9 +171,7 @@ class RunConfig(Section):
         return self
 
 
-def resolve(
-    files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, sets: Sequence[str] = ()
-) -> RunConfig:
+def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, sets: Sequence[str] = ()) -> RunConfig:
     """Merge all layers into one checked configuration.
 
     Args:

@@ -93,7 +93,7 @@ def load_policy(config: ModelConfig, *, train: bool = False, device: str | torch
         options["attn_implementation"] = config.attn_implementation
     try:
         tokenizer = load_tokenizer(name, trust_remote_code=config.trust_remote_code, revision=config.revision)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, config.dtype), **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, config.dtype), **options)
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(f"model '{config.model_name_or_path}' can't be loaded: {reason}") from error
@@ -120,9 +120,9 @@ def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
     one is therefore loaded as such.
     """
     saved = Path(name) / "tokenizer_config.json"
-    if saved.is_file() and (Path(name) / "tokenizer.json").is_file():
-        if json.loads(saved.read_text(encoding="utf-8")).get("tokenizer_class") in PLAIN_TOKENIZERS:
-            return PreTrainedTokenizerFast.from_pretrained(name)
+    plain = saved.is_file() and (Path(name) / "tokenizer.json").is_file()
+    if plain and json.loads(saved.read_text(encoding="utf-8")).get("tokenizer_class") in PLAIN_TOKENIZERS:
+        return PreTrainedTokenizerFast.from_pretrained(name)
     return AutoTokenizer.from_pretrained(name, **options)
 
 
@@ -147,5 +147,3 @@ def _eos_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[
         value = getattr(owner, "eos_token_id", None)
         found |= set(value) if isinstance(value, list | tuple) else {value} if value is not None else set()
     return frozenset(int(token) for token in found)
-
-

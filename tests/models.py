@@ -50,7 +50,9 @@ def make_policy(architecture: str = "qwen2", seed: int = 0, eos: tuple[int, ...]
     return Policy(model, None, TokenScorer(model), torch.device("cpu"), frozenset(eos), 0)  # type: ignore[arg-type]
 
 
-def naive_scores(model: Any, ids: list[int], start: int, end: int, temperature: float) -> tuple[list[float], list[float]]:
+def naive_scores(
+    model: Any, ids: list[int], start: int, end: int, temperature: float
+) -> tuple[list[float], list[float]]:
     """Log-probs and entropies of tokens start..end-1, one sequence, float64, from the model's own full logits."""
     double = type(model)(model.config).double()
     double.load_state_dict(model.state_dict())

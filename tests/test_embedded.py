@@ -47,9 +47,7 @@ def scripts() -> dict[str, ModuleType]:
 
 
 def test_files_are_those_on_record() -> None:
-    recorded = dict(
-        reversed(line.split()) for line in (ASSETS / "SHA256SUMS").read_text().splitlines()
-    )
+    recorded = dict(reversed(line.split()) for line in (ASSETS / "SHA256SUMS").read_text().splitlines())
     there = {
         str(path.relative_to(ASSETS)): hashlib.sha256(path.read_bytes()).hexdigest()
         for folder in ("model", "task")

@@ -88,9 +88,7 @@ def batches(
             if problem.key in forbidden:
                 continue
             answer = solution(problem, rng, *(p[level - 1] for p in (stage.hasty, stage.right, stage.slip)))
-            texts.append(
-                f"<|im_start|>user\n{problem.question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>"
-            )
+            texts.append(f"<|im_start|>user\n{problem.question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>")
         rows = sorted(tokenizer(texts)["input_ids"], key=len)
         chunks = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
         rng.shuffle(chunks)

@@ -64,9 +64,7 @@ def sums(rng: random.Random, level: int) -> Problem:
     top = (30, 50, 60, 99, 150)[level - 1]
     while True:
         start = rng.randint(2, top)
-        operations = [
-            ("-" if level >= 3 and rng.random() < 0.4 else "+", rng.randint(2, top)) for _ in range(level)
-        ]
+        operations = [("-" if level >= 3 and rng.random() < 0.4 else "+", rng.randint(2, top)) for _ in range(level)]
         steps = _chain(start, operations)
         if all(step.value >= 0 for step in steps):
             break

@@ -17,9 +17,7 @@ def compare(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders.")] = None,
     recipes: Annotated[str | None, typer.Option(help="Comma-separated recipes to run first where missing.")] = None,
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds, with --recipes.")] = "0",
-    target: Annotated[
-        float | None, typer.Option(help="avg@k to reach [default: the worst run's best].")
-    ] = None,
+    target: Annotated[float | None, typer.Option(help="avg@k to reach [default: the worst run's best].")] = None,
     output_dir: Annotated[
         Path, typer.Option(help="Folder of the figures and the page; with --recipes also of the runs.")
     ] = Path("comparison"),
@@ -69,9 +67,7 @@ def compare(
         _show(result, output_dir)
 
 
-def _ensure(
-    recipe: str, seed: str, root: Path, flags: dict[str, Any], config: list[Path], sets: list[str]
-) -> Path:
+def _ensure(recipe: str, seed: str, root: Path, flags: dict[str, Any], config: list[Path], sets: list[str]) -> Path:
     """The folder of the finished run of a recipe and seed, running it if it is not there."""
     from prepo_cli.config import read_yaml, resolve
 
@@ -152,11 +148,16 @@ def _show(result: dict[str, Any], folder: Path) -> None:
 
     table(_note(result), HEADINGS, _rows(result))
     if any(row["seeds"] > 1 for row in result["recipes"]):
+        forms = {"final": ".3f", "rollouts_to_target": ",.0f", "rollouts_total": ",.0f", "seconds": ",.0f"}
         rows = [
-            [row["recipe"], row["seeds"], *(_spread(row, n, f) for n, f in (("final", ".3f"), ("rollouts_to_target", ",.0f"), ("rollouts_total", ",.0f"), ("seconds", ",.0f")))]  # noqa: E501
+            [row["recipe"], row["seeds"], *(_spread(row, name, form) for name, form in forms.items())]
             for row in result["recipes"]
         ]
-        table("mean over seeds ± spread", ["recipe", "seeds", "final", "rollouts to target", "generated", "seconds"], rows)
+        table(
+            "mean over seeds ± spread",
+            ["recipe", "seeds", "final", "rollouts to target", "generated", "seconds"],
+            rows,
+        )
     typer.echo(f"written: {folder / 'page.html'} and 4 figures")
 
 

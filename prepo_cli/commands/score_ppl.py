@@ -43,7 +43,11 @@ def score_ppl(
     """
     if scope not in ("question", "prompt"):
         raise UsageError(f"--scope {scope}: take question or prompt")
-    for name, value in (("--batch-tokens", batch_tokens), ("--limit", limit), ("--max-prompt-length", max_prompt_length)):
+    for name, value in (
+        ("--batch-tokens", batch_tokens),
+        ("--limit", limit),
+        ("--max-prompt-length", max_prompt_length),
+    ):
         if value is not None and value < 1:
             raise UsageError(f"{name} {value}: must be at least 1")
     from pydantic import ValidationError
@@ -51,7 +55,7 @@ def score_ppl(
     from prepo_cli.config import ModelConfig, validation_message
 
     try:
-        settings = ModelConfig(model_name_or_path=model, dtype=dtype)  # type: ignore[arg-type]  # pydantic checks it
+        settings = ModelConfig(model_name_or_path=model, dtype=dtype)
     except ValidationError as error:
         raise UsageError(validation_message(error)) from error
     from prepo_cli.ppl_scoring import ScoringConfig, score_dataset

@@ -67,5 +67,7 @@ class Renderer:
         if at < 0 or not text.startswith(question, at):
             at = text.rfind(question)
         if at < 0:
-            raise UsageError("the chat template does not show the user's message as it is; --scope prompt needs no span")
+            raise UsageError(
+                "the chat template does not show the user's message as it is; --scope prompt needs no span"
+            )
         return at

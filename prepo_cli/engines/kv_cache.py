@@ -41,7 +41,7 @@ class GrowingLayer(DynamicLayer):
         grown = []
         for states, past in ((key_states, self.keys), (value_states, self.values)):
             buffer = states.new_empty((*states.shape[:2], capacity, states.shape[-1]))
-            if old:
+            if old and past is not None:
                 buffer[:, :, :old] = past
             grown.append(buffer)
         self._buffers = (grown[0], grown[1])

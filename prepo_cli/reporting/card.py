@@ -35,7 +35,8 @@ def model_card(config: RunConfig, summary: Mapping[str, Any]) -> str:
         gain = summary["difference"]
         lines += [
             "",
-            f"{summary['metric']} changed by {gain['value']:+.3f}, 95 % interval [{gain['low']:+.3f}, {gain['high']:+.3f}] "
+            f"{summary['metric']} changed by {gain['value']:+.3f}, "
+            f"95 % interval [{gain['low']:+.3f}, {gain['high']:+.3f}] "
             f"(paired bootstrap over {summary['after']['prompts']} prompts).",
             "",
         ]

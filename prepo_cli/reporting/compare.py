@@ -63,9 +63,7 @@ def read_run(path: Path) -> Run:
     if not folder.summary.is_file():
         raise UsageError(f"{path} is not finished; go on with: prepo train --resume --output-dir {path}")
     summary = json.loads(folder.summary.read_text(encoding="utf-8"))
-    return Run(
-        path.name, read_yaml(folder.config), summary, read_lines(folder.metrics), read_lines(folder.evaluations)
-    )
+    return Run(path.name, read_yaml(folder.config), summary, read_lines(folder.metrics), read_lines(folder.evaluations))
 
 
 def rollouts_to(points: Sequence[tuple[float, float]], target: float) -> float | None:

@@ -59,7 +59,9 @@ def _differences(configs: Mapping[str, Mapping[str, Any]]) -> str:
     differing = [key for key in keys if len({each.get(key) for each in settings.values()}) > 1]
     if not differing:
         return "<p>Nowhere.</p>"
-    return _table(["setting", *settings], [[key, *(each.get(key, "") for each in settings.values())] for key in differing])
+    return _table(
+        ["setting", *settings], [[key, *(each.get(key, "") for each in settings.values())] for key in differing]
+    )
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -52,7 +52,9 @@ class RunFolder:
             self.checkpoints.mkdir(exist_ok=True)
             write_yaml(self.config, config)
         except OSError as error:
-            raise UsageError(f"{self.path} can't be written to ({error.strerror}); take another --output-dir") from error
+            raise UsageError(
+                f"{self.path} can't be written to ({error.strerror}); take another --output-dir"
+            ) from error
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """One step's metrics."""

@@ -1,8 +1,9 @@
 """Checkpoints: whole or not there at all.
 
 A checkpoint is written beside its final place, flushed to disk and renamed. It holds the model in the hub's format,
-the tokenizer, the optimiser (`optimizer.pt`; the learning rate is a function of the step), and `state.json` with `strategies.npz`: position of the
-stream, counters and the state of every strategy, arrays apart from scalars, nothing pickled.
+the tokenizer, the optimiser (`optimizer.pt`; the learning rate is a function of the step), and `state.json` with
+`strategies.npz`: position of the stream, counters and the state of every strategy, arrays apart from scalars, nothing
+pickled.
 """
 
 from __future__ import annotations
@@ -48,14 +49,16 @@ def save(
         document = {"version": STATE_VERSION, "step": step, "state": _split(state, arrays, "")}
         (partial / "state.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
         with (partial / "strategies.npz").open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]  # the stub takes kwargs for a flag
+            np.savez(file, allow_pickle=False, **arrays)
         _flush(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         _flush_folder(folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(f"checkpoint {final} could not be written ({error.strerror or error}); older ones are whole") from error
+        raise RunError(
+            f"checkpoint {final} could not be written ({error.strerror or error}); older ones are whole"
+        ) from error
     if keep is not None:
         for old in existing(folder)[:-keep]:
             shutil.rmtree(old)

@@ -154,9 +154,7 @@ class Collector:
                 for number in range(first, first + counts[i])
             ]
             requests.append(
-                Request(
-                    rendered[i].token_ids, seeds, ctx.temperature, training.max_completion_length, training.top_p
-                )
+                Request(rendered[i].token_ids, seeds, ctx.temperature, training.max_completion_length, training.top_p)
             )
         started = perf_counter()
         generated = self.engine.generate(requests)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from prepo_cli.config import EMBEDDED, RunConfig
+from prepo_cli.config import RunConfig
 from prepo_cli.data.loading import PromptDataset, load_prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.data.stream import PromptStream
 from prepo_cli.engines import build_engine
-from prepo_cli.errors import RunError, UsageError
+from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.evaluate import evaluate
 from prepo_cli.models import Policy, load_policy
 from prepo_cli.reporting.run_folder import RunFolder
@@ -73,9 +73,7 @@ class Run:
         reference = load_policy(config.model, device=self.accelerator.device) if training.beta > 0 else None
         exact = training.mixed_precision == "no"
         self.updater = Updater(training, self.policy, self.optimizer, self.accelerator, reference, exact)
-        self.collector = Collector(
-            config, self.strategies, self.stream, self.prompts, self.engine, judge, self._decode
-        )
+        self.collector = Collector(config, self.strategies, self.stream, self.prompts, self.engine, judge, self._decode)
         self.costs = Costs()
         self.step = 0
         self.learning_rate = training.learning_rate

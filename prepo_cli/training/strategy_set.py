@@ -41,9 +41,7 @@ class StrategySet:
 
     def __init__(self, config: StrategiesConfig, run: RunInfo) -> None:
         self.run = run
-        self._by_slot: dict[str, Strategy] = {
-            slot: registry.create(slot, getattr(config, slot), run) for slot in SLOTS
-        }
+        self._by_slot: dict[str, Strategy] = {slot: registry.create(slot, getattr(config, slot), run) for slot in SLOTS}
         self.selector = cast(Selector, self._by_slot["selector"])
         self.budget = cast(BudgetAllocator, self._by_slot["budget"])
         self.filter = cast(RolloutFilter, self._by_slot["filter"])
@@ -92,7 +90,9 @@ class StrategySet:
             return np.ones((0, 1))
         weights = np.asarray(self.weighting.weigh(batch, ctx), dtype=np.float64)
         n, t = batch.mask_NT.shape
-        _require(weights.shape in ((n, 1), (n, t)), self.weighting, f"gave weights {weights.shape} for {n} x {t} tokens")
+        _require(
+            weights.shape in ((n, 1), (n, t)), self.weighting, f"gave weights {weights.shape} for {n} x {t} tokens"
+        )
         sound = bool(np.isfinite(weights).all()) and bool((weights >= 0).all())
         _require(sound, self.weighting, "gave weights that are negative or not finite")
         return weights

@@ -128,7 +128,9 @@ class Updater:
             last = number == len(micro_batches) - 1
             with self.accelerator.no_sync(self.policy.scorer) if not last else nullcontext():
                 for key, value in self._micro_batch([batch[i] for i in indices], over).items():
-                    totals[key] = max(totals.get(key, 0.0), value) if key.endswith("_max") else totals.get(key, 0) + value
+                    totals[key] = (
+                        max(totals.get(key, 0.0), value) if key.endswith("_max") else totals.get(key, 0) + value
+                    )
         norm = self.accelerator.clip_grad_norm_(self.policy.scorer.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         loss = totals.pop("loss")

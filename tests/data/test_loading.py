@@ -31,7 +31,9 @@ def test_formats(tmp_path: Path, ending: str) -> None:
     elif ending == "json":
         path.write_text(json.dumps(rows))
     elif ending == "csv":
-        path.write_text("question,final_answer,source,difficulty\n" + "".join(f"{i} + 1?,{i + 1},sum,2\n" for i in range(3)))
+        path.write_text(
+            "question,final_answer,source,difficulty\n" + "".join(f"{i} + 1?,{i + 1},sum,2\n" for i in range(3))
+        )
     else:
         pq.write_table(pa.Table.from_pylist(rows), path)
     dataset = load_prompts(str(path))

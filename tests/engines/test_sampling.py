@@ -32,9 +32,7 @@ def test_sample_follows_the_distribution_at_its_temperature() -> None:
     logits = torch.tensor([1.0, 0.0, -1.0, 2.0, -3.0])
     draws, temperature = 20_000, 0.7
     uniform = torch.from_numpy(uniforms(np.arange(draws, dtype=np.uint64), 0))
-    tokens, logprobs, entropies = sample(
-        logits.expand(draws, -1), torch.full((draws,), temperature), None, uniform
-    )
+    tokens, logprobs, entropies = sample(logits.expand(draws, -1), torch.full((draws,), temperature), None, uniform)
     p = np.exp(logits.double().numpy() / temperature)
     p /= p.sum()
     observed = np.bincount(tokens.numpy(), minlength=5)

@@ -74,7 +74,9 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path).name == "step-000100"
 
 
-def test_a_full_disk_leaves_older_checkpoints_and_no_broken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_older_checkpoints_and_no_broken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(tmp_path, 1)
 
     def full(*args: object, **kwargs: object) -> None:

@@ -85,7 +85,9 @@ def test_on_policy_gradient_is_that_of_reinforce(level: str) -> None:
 def test_sequence_level_gradient_is_the_sequence_ratio_times_that_of_reinforce() -> None:
     logprobs = torch.tensor([-1.0, -2.0], requires_grad=True)
     old = torch.tensor([-1.1, -2.05])
-    loss, _ = batch_loss(logprobs, old, torch.ones(2), [0, 0], LossOptions("dapo", importance_sampling_level="sequence"))
+    loss, _ = batch_loss(
+        logprobs, old, torch.ones(2), [0, 0], LossOptions("dapo", importance_sampling_level="sequence")
+    )
     loss.backward()
     ratio = math.exp((0.1 + 0.05) / 2)
     np.testing.assert_allclose(logprobs.grad, [-ratio / 2] * 2, rtol=1e-5)

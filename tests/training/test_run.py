@@ -152,5 +152,3 @@ def test_a_folder_with_another_run_is_refused(uninterrupted: Path) -> None:
 def test_no_room_for_a_prompt(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="max_completion_length=5000"):
         run(tmp_path / "run", "training.max_completion_length=5000")
-
-

@@ -1,0 +1,182 @@
+"""`prepo train` and `prepo compare` as a user calls them, on runs of a few seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from prepo_cli.main import app
+
+RUNNER = CliRunner()
+SMALL = {
+    "training": {
+        "total_steps": 3,
+        "prompts_per_step": 4,
+        "num_generations": 4,
+        "max_completion_length": 32,
+        "save_steps": 1,
+    },
+    "evaluation": {"limit": 10, "num_samples": 2, "eval_steps": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished runs."""
+    root = tmp_path_factory.mktemp("runs")
+    (root / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    for recipe in ("prepo", "random"):
+        result = train(root, "--recipe", recipe, "--output-dir", str(root / recipe), "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["recipe"] == recipe
+    return root
+
+
+def train(root: Path, *arguments: str):  # type: ignore[no-untyped-def]
+    return RUNNER.invoke(app, ["train", "--config", str(root / "small.yaml"), *arguments])
+
+
+def test_a_run_folder_holds_what_is_promised(runs: Path) -> None:
+    names = {path.name for path in (runs / "prepo").iterdir()}
+    assert names == {
+        "config.yaml", "metrics.jsonl", "evaluations.jsonl", "rollouts", "checkpoints", "final", "summary.json",
+        "README.md", "learning_curve.png",
+    }  # fmt: skip
+    assert (runs / "prepo" / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
+    assert [line["step"] for line in lines(runs / "prepo" / "evaluations.jsonl")] == [0, 1, 2, 3]
+    summary = json.loads((runs / "prepo" / "summary.json").read_text())
+    assert summary["cost"]["rollouts_total"] == 3 * 16
+    assert summary["cost"]["tokens_scored"] > 0
+    assert summary["difference"]["low"] <= summary["difference"]["value"] <= summary["difference"]["high"]
+    assert "avg@2" in (runs / "prepo" / "README.md").read_text()
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_selector_and_weighting_of_prepo_are_recipe_prepo(runs: Path, tmp_path: Path) -> None:
+    result = train(
+        runs,
+        "--selector",
+        "ppl-schedule",
+        "--weighting",
+        "rel-entropy",
+        "--output-dir",
+        str(tmp_path / "run"),
+        "--json",
+    )
+    assert json.loads(result.stdout)["recipe"] == "prepo"
+    ours, theirs = (lines(folder / "metrics.jsonl") for folder in (tmp_path / "run", runs / "prepo"))
+    assert [line["reward"] for line in ours] == [line["reward"] for line in theirs]
+
+
+def test_the_table_is_for_people(runs: Path, tmp_path: Path) -> None:
+    result = train(runs, "--output-dir", str(tmp_path / "run"))
+    assert "avg@2" in result.stdout
+    assert "rollouts generated" in result.stdout
+
+
+def test_compare_reads_runs(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = RUNNER.invoke(app, ["compare", str(runs / "prepo"), str(runs / "random"), "--output-dir", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "rollouts to target" in result.stdout
+    assert len(list(out.glob("*.png"))) == 4
+    page = (out / "page.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "strategies.selector" in page
+    assert 'src="http' not in page
+
+
+def test_compare_runs_what_is_missing_once(runs: Path, tmp_path: Path) -> None:
+    call = ["compare", "--recipes", "random,dapo", "--seeds", "0,1", "--steps", "1", "--json",
+            "--config", str(runs / "small.yaml"), "--output-dir", str(tmp_path)]  # fmt: skip
+    first = json.loads(RUNNER.invoke(app, call).stdout)
+    written = (tmp_path / "dapo-seed1" / "summary.json").stat().st_mtime_ns
+    again = json.loads(RUNNER.invoke(app, call).stdout)
+    assert first == again
+    assert (tmp_path / "dapo-seed1" / "summary.json").stat().st_mtime_ns == written
+    assert [row["run"] for row in first["runs"]] == ["random-seed0", "random-seed1", "dapo-seed0", "dapo-seed1"]
+    assert [row["seeds"] for row in first["recipes"]] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--dataset", "none.jsonl"], "no such dataset file: none.jsonl"),
+        (["train", "--selector", "ppl-shedule"], "did you mean 'ppl-schedule'"),
+        (["train", "--selector", "ppl-schedule:ratio=3"], "less than or equal to 1"),
+        (["train", "--selector", "ppl-schedule:ration=0.3"], "did you mean 'ratio'"),
+        (["train", "--recipe", "preppo"], "did you mean 'prepo'"),
+        (["train", "--set", "training.learning_rat=1"], "did you mean 'learning_rate'"),
+        (["train", "--steps", "0"], "training.total_steps=0"),
+        (["train", "--resume", "--output-dir", "nothing-here"], "nothing to resume"),
+        (["train", "--output-dir", "/proc/no/run"], "/proc/no/run can't be written to"),
+        (["train", "--reward", "mth"], "mth"),
+        (["train", "--model", "./no-model"], "no such model folder"),
+        (["compare"], "name run folders"),
+        (["compare", "nothing-here"], "no such run folder: nothing-here"),
+        (["compare", "/tmp"], "holds no run"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = RUNNER.invoke(app, arguments)
+    assert result.exit_code == 2, result.output
+    last = [line for line in result.stderr.splitlines() if line][-1]
+    assert message in last
+    assert last.startswith("prepo: ")
+    assert "Traceback" not in result.output
+
+
+def test_another_run_in_the_folder_is_refused_and_kept(runs: Path) -> None:
+    before = (runs / "prepo" / "metrics.jsonl").read_bytes()
+    result = train(runs, "--seed", "3", "--output-dir", str(runs / "prepo"))
+    assert result.exit_code == 2
+    assert "--resume" in result.stderr
+    result = train(runs, "--seed", "3", "--output-dir", str(runs / "prepo"), "--resume")
+    assert result.exit_code == 2
+    assert "its 'seed' is 0" in result.stderr
+    assert (runs / "prepo" / "metrics.jsonl").read_bytes() == before
+
+
+def test_killed_for_real_and_resumed_without_repeating_the_flags(runs: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle; then --resume with nothing but the folder; all later lines and the weights are equal."""
+    small = [sys.executable, "-m", "prepo_cli", "train", "--config", str(runs / "small.yaml"), "--steps", "12"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*small, "--output-dir", str(whole)], check=True, capture_output=True)
+    process = subprocess.Popen(
+        [*small, "--output-dir", str(killed)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list((killed / "checkpoints").glob("step-00000[3-9]")):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "summary.json").exists()
+    resume = [sys.executable, "-m", "prepo_cli", "train", "--resume", "--output-dir", str(killed)]
+    subprocess.run(resume, check=True, capture_output=True)
+    timeless = [
+        [
+            {k: v for k, v in line.items() if not k.startswith(("timing_s/", "cost/seconds"))}
+            for line in lines(f / "metrics.jsonl")
+        ]
+        for f in (whole, killed)
+    ]
+    assert timeless[0] == timeless[1]
+    weights = [(folder / "final" / "model.safetensors").read_bytes() for folder in (whole, killed)]
+    assert weights[0] == weights[1]
