@@ -1,0 +1,67 @@
+"""Knapsack RL (2509.25849): rollouts where they are worth most.
+
+A prompt of pass rate p with N rollouts is worth (1 - p^N - (1-p)^N) * p (1-p)^2: the probability that the group has
+an advantage, times the gain to expect of it. For a fixed total the sum is maximised greedily by marginal value, which
+is exact since the marginal value falls with N. p is the running pass rate with one rollout of each outcome added
+(choice: an unseen prompt counts as 0.5).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from strategies.base import BudgetAllocator, State, StrategyParams
+from strategies.history import PromptHistory
+from strategies.registry import register
+from strategies.types import FloatArray, Group, Prompt, RunInfo, StepContext
+
+
+def marginal(p: float, rollouts: int) -> float:
+    """What one rollout more is worth after `rollouts`."""
+    return (p**rollouts * (1 - p) + (1 - p) ** rollouts * p) * p * (1 - p) ** 2
+
+
+def greedy(p_n: FloatArray, total: int, minimum: int) -> list[int]:
+    """Rollouts that sum to `total`, each at least `minimum`, of greatest worth together; ties to the earlier prompt."""
+    counts = [minimum] * len(p_n)
+    heap = [(-marginal(float(p), minimum), i) for i, p in enumerate(p_n)]
+    heapq.heapify(heap)
+    for _ in range(total - minimum * len(p_n)):
+        _, i = heap[0]
+        counts[i] += 1
+        heapq.heapreplace(heap, (-marginal(float(p_n[i]), counts[i]), i))
+    return counts
+
+
+@register("knapsack")
+class Knapsack(BudgetAllocator):
+    """Rollouts by their marginal value, from each prompt's running pass rate."""
+
+    paper = "2509.25849"
+
+    class Params(StrategyParams):
+        """The floor."""
+
+        minimum: int = Field(2, ge=2, description="least rollouts of a prompt")
+
+    def __init__(self, params: Any, run: RunInfo) -> None:
+        super().__init__(params, run)
+        self.history = PromptHistory(run.num_prompts)
+
+    def allocate(self, prompts: Sequence[Prompt], total: int, ctx: StepContext) -> list[int]:
+        p_n = self.history.pass_rate(np.array([prompt.index for prompt in prompts]), prior=1.0)
+        return greedy(p_n, total, min(self.params.minimum, total // len(prompts)))
+
+    def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
+        self.history.add(groups)
+
+    def state_dict(self) -> State:
+        return self.history.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        self.history.load_state_dict(state)

@@ -1,0 +1,70 @@
+"""Pilot rollouts first, the rest where the pilots disagreed (2605.26606).
+
+Each prompt gets n0 pilots; what is left of the total goes to the prompts in proportion to their observed reward
+variance, by largest remainder, none getting more than `maximum`. Choice: where no pilot disagreed nothing more is
+spent, since nothing says where it would pay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from strategies.base import BudgetAllocator, StrategyParams
+from strategies.errors import StrategyError
+from strategies.registry import register
+from strategies.types import FloatArray, Group, IntArray, Prompt, RunInfo, StepContext
+
+
+def proportional(weight_n: FloatArray, room_n: IntArray, total: int) -> IntArray:
+    """Whole numbers in proportion to the weights that sum to `total` where the room allows, within their room."""
+    given_n = np.zeros(len(weight_n), dtype=np.int64)
+    open_n = (weight_n > 0) & (room_n > 0)
+    left = min(total, int(room_n[open_n].sum()))
+    while left > 0:
+        ideal_n = np.where(open_n, weight_n, 0.0) * (left / float(weight_n[open_n].sum()))
+        whole_n = np.minimum(np.floor(ideal_n).astype(np.int64), room_n - given_n)
+        if not whole_n.any():
+            order = np.argsort(-np.where(open_n, ideal_n, -1.0), kind="stable")
+            whole_n[order[: min(left, int(open_n.sum()))]] = 1
+        given_n += whole_n
+        left -= int(whole_n.sum())
+        open_n &= given_n < room_n
+    return given_n
+
+
+@register("pilot-commit")
+class PilotCommit(BudgetAllocator):
+    """A few pilot rollouts each, the rest to prompts in proportion to their observed variance."""
+
+    paper = "2605.26606"
+
+    class Params(StrategyParams):
+        """Pilots and ceiling."""
+
+        pilots: int | None = Field(None, ge=2, description="n0; half of num_generations by default")
+        maximum: int | None = Field(None, ge=2, description="most rollouts of a prompt; 4 x num_generations by default")
+
+    @classmethod
+    def check(cls, params: Any, run: RunInfo) -> None:
+        if params.pilots is not None and params.pilots > run.num_generations:
+            raise StrategyError(
+                f"budget 'pilot-commit': pilots={params.pilots} is more than num_generations={run.num_generations}, "
+                "so nothing would be left to commit"
+            )
+
+    def __init__(self, params: Any, run: RunInfo) -> None:
+        super().__init__(params, run)
+        self.pilots = params.pilots or max(2, run.num_generations // 2)
+        self.maximum = params.maximum or 4 * run.num_generations
+
+    def allocate(self, prompts: Sequence[Prompt], total: int, ctx: StepContext) -> list[int]:
+        return [min(self.pilots, total // len(prompts))] * len(prompts)
+
+    def top_up(self, groups: Sequence[Group], remaining: int, ctx: StepContext) -> list[int]:
+        variance_n = np.array([float(group.rewards_N.var()) for group in groups])
+        room_n = np.array([max(self.maximum - len(group.completions), 0) for group in groups])
+        return [int(count) for count in proportional(variance_n, room_n, remaining)]

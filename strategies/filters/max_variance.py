@@ -1,0 +1,48 @@
+"""PODS (2504.13818): roll out n, train on the m whose rewards vary most.
+
+The subset of greatest variance is the top i and the bottom m - i of the sorted rewards for some i; all i are tried
+with prefix sums. Rewards that are equal are taken in the order of the rollouts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from strategies.base import RolloutFilter, StrategyParams
+from strategies.registry import register
+from strategies.types import BoolArray, FloatArray, Group, StepContext
+
+
+def max_variance_subset(rewards_N: FloatArray, m: int) -> BoolArray:
+    """Mask [N] of the m rewards of greatest population variance."""
+    n = len(rewards_N)
+    order = np.argsort(rewards_N, kind="stable")
+    ordered = rewards_N[order] - rewards_N.mean()
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    squares = np.concatenate([[0.0], np.cumsum(ordered**2)])
+    bottom = np.arange(m + 1)
+    top = m - bottom
+    total = sums[bottom] + sums[n] - sums[n - top]
+    total_squares = squares[bottom] + squares[n] - squares[n - top]
+    best = int(np.argmax(total_squares / m - (total / m) ** 2))
+    mask_N = np.zeros(n, dtype=np.bool_)
+    mask_N[order[:best]] = True
+    mask_N[order[n - (m - best) :]] = True
+    return mask_N
+
+
+@register("max-variance")
+class MaxVariance(RolloutFilter):
+    """Trains on the share of each group's rollouts whose rewards vary most."""
+
+    paper = "2504.13818"
+
+    class Params(StrategyParams):
+        """How many."""
+
+        share: float = Field(0.5, gt=0, le=1, description="m / n, at least two rollouts")
+
+    def keep(self, group: Group, ctx: StepContext) -> BoolArray:
+        n = len(group.completions)
+        return max_variance_subset(group.rewards_N, min(n, max(2, round(self.params.share * n))))

@@ -1,0 +1,92 @@
+"""SEC (2505.14970): a bandit over categories, rewarded with how much there is to learn from them.
+
+Each `source` is an arm. After a step Q <- alpha r + (1 - alpha) Q, r the mean absolute advantage of the arm's
+rollouts; softmax(Q / tau) over the arms among the candidates draws the category of each kept prompt, which is the
+next candidate of that category in stream order.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from strategies.base import Selector, State
+from strategies.errors import StrategyError
+from strategies.registry import register
+from strategies.selectors.candidates import CandidateParams
+from strategies.types import Group, Prompt, PromptSource, RunInfo, StepContext, StepReport
+
+
+def mean_absolute_advantage(group: Group) -> float:
+    """Mean of |r - mean| / std over the group, std with n - 1; 0 for a group without variance."""
+    rewards = group.rewards_N
+    if group.zero_variance or len(rewards) < 2:
+        return 0.0
+    return float(np.abs(rewards - rewards.mean()).mean() / (rewards.std(ddof=1) + 1e-6))
+
+
+@register("bandit")
+class Bandit(Selector):
+    """Draws the category of each prompt by a softmax over how large its recent advantages were."""
+
+    paper = "2505.14970"
+
+    class Params(CandidateParams):
+        """Memory and sharpness."""
+
+        alpha: float = Field(0.5, gt=0, le=1, description="weight of the newest step in Q")
+        tau: float = Field(1.0, gt=0, description="temperature of the softmax over Q")
+
+    @classmethod
+    def check(cls, params: Any, run: RunInfo) -> None:
+        if "source" not in run.columns:
+            raise StrategyError("selector 'bandit' needs a column 'source' with categories, which the dataset has not")
+
+    def __init__(self, params: Any, run: RunInfo) -> None:
+        super().__init__(params, run)
+        self.q: dict[str, float] = {}
+        self._seen: dict[str, list[float]] = defaultdict(list)
+
+    def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
+        rng = ctx.rng("selector/bandit")
+        waiting: dict[str, deque[Prompt]] = {}
+        for prompt in source.take(self.params.candidates(n)):
+            waiting.setdefault(prompt.source or "", deque()).append(prompt)
+        chosen: list[Prompt] = []
+        arms = sorted(waiting)
+        while len(chosen) < n:
+            p = self.probabilities(arms)
+            for arm in rng.choice(len(arms), size=n - len(chosen), p=p):
+                if waiting[arms[arm]]:
+                    chosen.append(waiting[arms[arm]].popleft())
+            arms = [arm for arm in arms if waiting[arm]]
+        return chosen
+
+    def probabilities(self, arms: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Softmax of Q / tau over some arms."""
+        logits = np.array([self.q.get(arm, 0.0) for arm in arms]) / self.params.tau
+        weights = np.exp(logits - logits.max())
+        return np.asarray(weights / weights.sum())
+
+    def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
+        for group in groups:
+            self._seen[group.prompt.source or ""].append(mean_absolute_advantage(group))
+
+    def end_step(self, report: StepReport) -> None:
+        for arm, values in self._seen.items():
+            old = self.q.get(arm, 0.0)
+            self.q[arm] = self.params.alpha * float(np.mean(values)) + (1 - self.params.alpha) * old
+        self._seen.clear()
+
+    def metrics(self) -> dict[str, float]:
+        return {f"q/{arm or 'none'}": value for arm, value in sorted(self.q.items())}
+
+    def state_dict(self) -> State:
+        return {"arms": sorted(self.q), "q": [self.q[arm] for arm in sorted(self.q)]}
+
+    def load_state_dict(self, state: State) -> None:
+        self.q = dict(zip(state["arms"], state["q"], strict=True))

@@ -1,0 +1,162 @@
+"""Perplexity calibrated online into a predicted pass rate: ours.
+
+Two sources tell how often a prompt will be solved. All prompts share a logistic regression of the pass rate on
+z = standardised log perplexity, features [1, z, z^2]; its weights have a Gaussian posterior that every round updates
+by a Newton step (Laplace), and that widens a little each step so that it follows a changing policy. And each prompt
+has its own rollouts so far, with older visits counting less.
+
+For a candidate, weights are drawn from the posterior (Thompson), the predicted rate counts as `strength` pseudo
+rollouts beside the prompt's own, and a rate p is drawn from the Beta so formed. Kept are the candidates with the
+highest 1 - p^G - (1 - p)^G: the probability that G rollouts differ in reward, without which they teach nothing. That
+is flatter around one half than p (1 - p), as what G rollouts can show is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from strategies.base import Selector, State
+from strategies.errors import StrategyError
+from strategies.history import restored
+from strategies.registry import register
+from strategies.selectors.candidates import CandidateParams
+from strategies.types import FloatArray, Group, IntArray, Prompt, PromptSource, RunInfo, StepContext, StepReport
+
+FEATURES = 3
+
+
+def varied(p: FloatArray, rollouts: int) -> FloatArray:
+    """Probability that so many rollouts of pass rate p are not all equal."""
+    return np.asarray(1.0 - p**rollouts - (1.0 - p) ** rollouts)
+
+
+def sigmoid(x: FloatArray) -> FloatArray:
+    """1 / (1 + exp(-x)) without overflow."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
+
+
+def laplace_update(
+    mean: FloatArray, precision: FloatArray, x_NF: FloatArray, right_N: FloatArray, total_N: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Posterior mean [F] and precision [F, F] of logistic weights after binomial outcomes; damped Newton steps."""
+    weights = mean.copy()
+    for _ in range(8):
+        p = sigmoid(x_NF @ weights)
+        gradient = x_NF.T @ (right_N - total_N * p) - precision @ (weights - mean)
+        hessian = (x_NF * (total_N * p * (1 - p))[:, None]).T @ x_NF + precision
+        move = np.linalg.solve(hessian, gradient)
+        weights = weights + move * min(1.0, 2.0 / max(float(np.abs(move).max()), 1e-12))
+        if float(np.abs(move).max()) < 1e-8:
+            break
+    p = sigmoid(x_NF @ weights)
+    return weights, (x_NF * (total_N * p * (1 - p))[:, None]).T @ x_NF + precision
+
+
+@register("calibrated")
+class Calibrated(Selector):
+    """The candidates most likely to give differing rewards, by perplexity calibrated online and their own history."""
+
+    class Params(CandidateParams):
+        """How much is believed, and for how long."""
+
+        source: Literal["live", "stored"] = Field("live", description="the current policy, or the `ppl` column")
+        scope: Literal["question", "prompt"] = Field("question", description="score the question's tokens or all")
+        strength: float = Field(4.0, gt=0, description="pseudo rollouts that the predicted rate counts as")
+        decay: float = Field(0.7, ge=0, le=1, description="what a visit keeps of a prompt's older rollouts")
+        forget: float = Field(0.9, gt=0, le=1, description="share of the regression's precision kept each step")
+
+    @classmethod
+    def check(cls, params: Any, run: RunInfo) -> None:
+        if params.source == "stored" and "ppl" not in run.columns:
+            raise StrategyError(
+                "selector 'calibrated': source=stored needs a column 'ppl'; write it with: prepo score-ppl DATASET"
+            )
+
+    def __init__(self, params: Any, run: RunInfo) -> None:
+        super().__init__(params, run)
+        self.right_P = np.zeros(run.num_prompts, dtype=np.float32)
+        self.wrong_P = np.zeros(run.num_prompts, dtype=np.float32)
+        self.mean: FloatArray = np.zeros(FEATURES)
+        self.precision: FloatArray = np.eye(FEATURES)
+        self.moments = np.zeros(3)  # count, mean and squared deviations of log perplexity
+        self._log_ppl: dict[int, float] = {}  # of this step's candidates
+        self._outcomes: list[tuple[float, int, int]] = []  # of this step: log perplexity, right, rollouts
+
+    def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
+        candidates = source.take(self.params.candidates(n))
+        log_ppl_B = np.log(self._perplexity(candidates, ctx))
+        self._count_moments(log_ppl_B)
+        index = np.array([prompt.index for prompt in candidates])
+        self._log_ppl |= dict(zip(index.tolist(), log_ppl_B.tolist(), strict=True))
+        score_B = varied(self.draw(log_ppl_B, index, ctx.rng("selector/calibrated")), self.run.num_generations)
+        kept = np.argsort(-score_B, kind="stable")[:n]
+        return [candidates[i] for i in kept]
+
+    def draw(self, log_ppl_B: FloatArray, index: IntArray, rng: np.random.Generator) -> FloatArray:
+        """A pass rate for each candidate, from its posterior."""
+        weights = rng.multivariate_normal(self.mean, np.linalg.inv(self.precision))
+        predicted = np.clip(sigmoid(self._features(log_ppl_B) @ weights), 0.01, 0.99)
+        a = self.params.strength * predicted + self.right_P[index]
+        b = self.params.strength * (1 - predicted) + self.wrong_P[index]
+        return np.asarray(rng.beta(a, b))
+
+    def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
+        for group in groups:
+            index, right, total = group.prompt.index, group.num_correct, len(group.completions)
+            self.right_P[index] = self.params.decay * self.right_P[index] + right
+            self.wrong_P[index] = self.params.decay * self.wrong_P[index] + total - right
+            if index in self._log_ppl:
+                self._outcomes.append((self._log_ppl[index], right, total))
+
+    def end_step(self, report: StepReport) -> None:
+        if self._outcomes:
+            log_ppl_N, right_N, total_N = np.array(self._outcomes, dtype=np.float64).T
+            kept = self.params.forget
+            prior = kept * self.precision + (1 - kept) * np.eye(FEATURES)
+            self.mean, self.precision = laplace_update(self.mean, prior, self._features(log_ppl_N), right_N, total_N)
+        self._outcomes.clear()
+        self._log_ppl.clear()
+
+    def _perplexity(self, prompts: list[Prompt], ctx: StepContext) -> FloatArray:
+        if self.params.source == "live":
+            return ctx.probe.perplexity(prompts, self.params.scope)
+        missing = [prompt.id for prompt in prompts if prompt.ppl is None]
+        if missing:
+            raise StrategyError(f"selector 'calibrated': prompt '{missing[0]}' has no stored 'ppl'")
+        return np.array([prompt.ppl for prompt in prompts], dtype=np.float64)
+
+    def _count_moments(self, values: FloatArray) -> None:
+        """Chan's update of running mean and variance."""
+        count, mean, squares = self.moments
+        added, its_mean = len(values), float(values.mean())
+        total = count + added
+        gap = its_mean - mean
+        squares += float(((values - its_mean) ** 2).sum()) + gap * gap * count * added / total
+        self.moments = np.array([total, mean + gap * added / total, squares])
+
+    def _features(self, log_ppl: FloatArray) -> FloatArray:
+        count, mean, squares = self.moments
+        spread = float(np.sqrt(squares / count)) if count else 0.0
+        z = np.clip((log_ppl - mean) / (spread or 1.0), -4, 4)
+        return np.stack([np.ones_like(z), z, z * z], axis=1)
+
+    def metrics(self) -> dict[str, float]:
+        return {f"weight_{i}": float(value) for i, value in enumerate(self.mean)}
+
+    def state_dict(self) -> State:
+        return {
+            "right": self.right_P.copy(),
+            "wrong": self.wrong_P.copy(),
+            "mean": self.mean.copy(),
+            "precision": self.precision.copy(),
+            "moments": self.moments.copy(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        self.right_P, self.wrong_P = restored(state["right"], self.right_P), restored(state["wrong"], self.wrong_P)
+        self.mean, self.precision = state["mean"].copy(), state["precision"].copy()
+        self.moments = state["moments"].copy()

@@ -1,0 +1,81 @@
+"""AdaRFT (2504.05520): a target difficulty that follows the mean reward, and the candidates nearest to it.
+
+After each step T <- T + eta tanh(alpha (mean reward - beta)), within the range of difficulties.
+Deviation: the paper's difficulties run from 0 to 100 with eta 50; here T is a position in the range of difficulties
+seen so far, 0 to 1, with eta 0.5, so any scale of the `difficulty` column works.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from strategies.base import Selector, State
+from strategies.errors import StrategyError
+from strategies.registry import register
+from strategies.selectors.candidates import CandidateParams
+from strategies.types import Group, Prompt, PromptSource, RunInfo, StepContext, StepReport
+
+
+@register("difficulty")
+class Difficulty(Selector):
+    """The candidates nearest to a target difficulty that rises with the mean reward."""
+
+    paper = "2504.05520"
+
+    class Params(CandidateParams):
+        """How the target moves."""
+
+        start: float = Field(0.0, ge=0, le=1, description="first target, as a position in the range of difficulties")
+        eta: float = Field(0.5, gt=0, description="greatest move of the target in a step")
+        alpha: float = Field(2.0, gt=0, description="sensitivity to the reward")
+        beta: float = Field(0.5, description="mean reward at which the target stays")
+
+    @classmethod
+    def check(cls, params: Any, run: RunInfo) -> None:
+        if "difficulty" not in run.columns:
+            raise StrategyError("selector 'difficulty' needs a column 'difficulty', which the dataset has not")
+
+    def __init__(self, params: Any, run: RunInfo) -> None:
+        super().__init__(params, run)
+        self.target = float(params.start)
+        self.low, self.high = math.inf, -math.inf
+        self._reward = 0.0
+        self._rollouts = 0
+
+    def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
+        candidates = source.take(self.params.candidates(n))
+        unknown = [prompt.id for prompt in candidates if prompt.difficulty is None]
+        if unknown:
+            raise StrategyError(f"selector 'difficulty': prompt '{unknown[0]}' has no difficulty")
+        values = np.array([prompt.difficulty for prompt in candidates], dtype=np.float64)
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        wanted = self.low + self.target * (self.high - self.low)
+        return [candidates[i] for i in np.argsort(np.abs(values - wanted), kind="stable")[:n]]
+
+    def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
+        self._reward += sum(float(group.rewards_N.sum()) for group in groups)
+        self._rollouts += sum(len(group.completions) for group in groups)
+
+    def end_step(self, report: StepReport) -> None:
+        if self._rollouts:
+            mean = self._reward / self._rollouts
+            moved = self.target + self.params.eta * math.tanh(self.params.alpha * (mean - self.params.beta))
+            self.target = min(max(moved, 0.0), 1.0)
+        self._reward, self._rollouts = 0.0, 0
+
+    def metrics(self) -> dict[str, float]:
+        return {"target": self.target}
+
+    def state_dict(self) -> State:
+        seen = math.isfinite(self.low)
+        return {"target": self.target, "low": self.low if seen else None, "high": self.high if seen else None}
+
+    def load_state_dict(self, state: State) -> None:
+        self.target = state["target"]
+        self.low = math.inf if state["low"] is None else state["low"]
+        self.high = -math.inf if state["high"] is None else state["high"]

@@ -1,0 +1,121 @@
+"""GRESO (2506.02177): skip, before rollout, prompts whose last visits had zero variance.
+
+A visit is `easy` (all rewards equal, all correct), `hard` (all equal, not all correct) or `mixed`. A prompt whose last
+`streak` visits bear one label rolls out with probability max(p_label ^ streak, 0.01); unseen and mixed prompts always
+do. From the second epoch on p_easy and p_hard move by 0.01 after each step: down where the share of that label among
+all groups rolled in the step reaches its target, else up.
+
+Differs from the public code: the label itself is kept, not a threshold on the mean reward, which held for eight
+rollouts only; probabilities come from the run's seed; all state is in the checkpoint. Each pull asks the stream for
+just the prompts still missing, so none is taken that could not be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from strategies.base import Selector, State, StrategyParams
+from strategies.history import restored
+from strategies.registry import register
+from strategies.types import FloatArray, Group, IntArray, Prompt, PromptSource, RunInfo, StepContext, StepReport
+
+MIXED, EASY, HARD = 0, 1, 2
+LONGEST = np.iinfo(np.uint16).max
+
+
+def label_of(group: Group) -> int:
+    """MIXED, EASY or HARD."""
+    if not group.zero_variance:
+        return MIXED
+    return EASY if group.num_correct == len(group.completions) else HARD
+
+
+@register("greso")
+class Greso(Selector):
+    """Skips prompts whose last visits had zero variance, with a probability that adapts to how many there are."""
+
+    paper = "2506.02177"
+    companions = {"filter": "nonzero-variance"}  # noqa: RUF012  (declared ClassVar in the base)
+
+    class Params(StrategyParams):
+        """The paper's settings."""
+
+        p_easy: float = Field(0.5, ge=0.05, le=0.95, description="base probability of easy prompts at the start")
+        p_hard: float = Field(0.5, ge=0.05, le=0.95, description="base probability of hard prompts at the start")
+        target: float = Field(0.25, ge=0, le=1, description="zero-variance share aimed at")
+        easy_share: float = Field(1 / 3, ge=0, le=1, description="part of the target that easy groups make up")
+        step: float = Field(0.01, ge=0, le=0.5, description="how far a probability moves after a step")
+        minimum: float = Field(0.01, gt=0, le=1, description="least probability of rolling a prompt out")
+
+    def __init__(self, params: Any, run: RunInfo) -> None:
+        super().__init__(params, run)
+        self.labels_P = np.zeros(run.num_prompts, dtype=np.int8)
+        self.streaks_P = np.zeros(run.num_prompts, dtype=np.uint16)
+        self.p_easy, self.p_hard = float(params.p_easy), float(params.p_hard)
+        self._rolled = np.zeros(3, dtype=np.int64)  # groups of this step by label
+        self._taken = self._skipped = 0
+        self._last: dict[str, float] = {}
+
+    def probability(self, index: IntArray) -> FloatArray:
+        """Probability of rolling out some prompts."""
+        base = np.array([1.0, self.p_easy, self.p_hard])[self.labels_P[index]]
+        return np.asarray(np.maximum(base ** self.streaks_P[index], self.params.minimum))
+
+    def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
+        rng = ctx.rng("selector/greso")
+        chosen: list[Prompt] = []
+        while len(chosen) < n:
+            prompts = source.take(n - len(chosen))
+            rolls = rng.random(len(prompts)) < self.probability(np.array([p.index for p in prompts]))
+            chosen += [prompt for prompt, roll in zip(prompts, rolls, strict=True) if roll]
+            self._taken += len(prompts)
+            self._skipped += int(len(prompts) - rolls.sum())
+        return chosen
+
+    def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
+        for group in groups:
+            index, label = group.prompt.index, label_of(group)
+            streak = int(self.streaks_P[index]) if label == self.labels_P[index] else 0
+            self.labels_P[index] = label
+            self.streaks_P[index] = 0 if label == MIXED else min(streak + 1, LONGEST)
+            self._rolled[label] += 1
+
+    def end_step(self, report: StepReport) -> None:
+        total = int(self._rolled.sum())
+        easy, hard = (float(self._rolled[label]) / total if total else 0.0 for label in (EASY, HARD))
+        if report.epoch >= 1 and total:
+            target = self.params.target
+            self.p_easy = self._moved(self.p_easy, easy >= target * self.params.easy_share)
+            self.p_hard = self._moved(self.p_hard, hard >= target * (1 - self.params.easy_share))
+        self._last = {
+            "p_easy": self.p_easy,
+            "p_hard": self.p_hard,
+            "easy_share": easy,
+            "hard_share": hard,
+            "skipped_share": self._skipped / self._taken if self._taken else 0.0,
+        }
+        self._rolled[:] = 0
+        self._taken = self._skipped = 0
+
+    def _moved(self, p: float, down: bool) -> float:
+        return float(np.clip(p - self.params.step if down else p + self.params.step, 0.05, 0.95))
+
+    def metrics(self) -> dict[str, float]:
+        return self._last
+
+    def state_dict(self) -> State:
+        return {
+            "labels": self.labels_P.copy(),
+            "streaks": self.streaks_P.copy(),
+            "p_easy": self.p_easy,
+            "p_hard": self.p_hard,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        self.labels_P = restored(state["labels"], self.labels_P)
+        self.streaks_P = restored(state["streaks"], self.streaks_P)
+        self.p_easy, self.p_hard = float(state["p_easy"]), float(state["p_hard"])

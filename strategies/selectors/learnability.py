@@ -1,0 +1,46 @@
+"""Learnability p (1 - p) of a prompt's pass rate p (2502.12272, after sampling for learnability).
+
+Of each candidate batch the prompts with the highest p (1 - p) are kept, those never rolled out before all others.
+Deviation: the paper measures p anew with rollouts of its own; here p is the running pass rate, which costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from strategies.base import Selector, State
+from strategies.history import PromptHistory
+from strategies.registry import register
+from strategies.selectors.candidates import CandidateParams
+from strategies.types import Group, Prompt, PromptSource, RunInfo, StepContext
+
+
+@register("learnability")
+class Learnability(Selector):
+    """The candidates with the highest p (1 - p), p the running pass rate; unseen prompts first."""
+
+    paper = "2502.12272"
+    Params = CandidateParams
+
+    def __init__(self, params: Any, run: RunInfo) -> None:
+        super().__init__(params, run)
+        self.history = PromptHistory(run.num_prompts)
+
+    def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
+        candidates = source.take(self.params.candidates(n))
+        index = np.array([prompt.index for prompt in candidates])
+        p = self.history.pass_rate(index)
+        value = np.where(self.history.rollouts_P[index] == 0, np.inf, p * (1 - p))
+        return [candidates[i] for i in np.argsort(-value, kind="stable")[:n]]
+
+    def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
+        self.history.add(groups)
+
+    def state_dict(self) -> State:
+        return self.history.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        self.history.load_state_dict(state)

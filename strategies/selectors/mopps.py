@@ -1,0 +1,60 @@
+"""MoPPS (2507.04632): a Beta posterior of each prompt's pass rate, sampled (Thompson) and matched to a target.
+
+A visit with k of G correct: a <- lam a + (1 - lam) a0 + k, b <- lam b + (1 - lam) b0 + (G - k). Of each candidate batch
+the prompts are kept whose drawn rate is nearest to the target, 0.5 by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from strategies.base import Selector, State
+from strategies.history import restored
+from strategies.registry import register
+from strategies.selectors.candidates import CandidateParams
+from strategies.types import Group, Prompt, PromptSource, RunInfo, StepContext
+
+
+@register("mopps")
+class Mopps(Selector):
+    """The candidates whose pass rate, drawn from a Beta posterior, is nearest to one half."""
+
+    paper = "2507.04632"
+
+    class Params(CandidateParams):
+        """Prior, memory and target."""
+
+        decay: float = Field(0.5, ge=0, le=1, description="lam: how much of the posterior a visit keeps")
+        prior_a: float = Field(1.0, gt=0, description="a0")
+        prior_b: float = Field(1.0, gt=0, description="b0")
+        target: float = Field(0.5, ge=0, le=1, description="pass rate aimed at")
+
+    def __init__(self, params: Any, run: RunInfo) -> None:
+        super().__init__(params, run)
+        self.a_P = np.full(run.num_prompts, params.prior_a, dtype=np.float32)
+        self.b_P = np.full(run.num_prompts, params.prior_b, dtype=np.float32)
+
+    def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
+        candidates = source.take(self.params.candidates(n))
+        index = np.array([prompt.index for prompt in candidates])
+        drawn = ctx.rng("selector/mopps").beta(self.a_P[index], self.b_P[index])
+        nearest = np.argsort((drawn - self.params.target) ** 2, kind="stable")[:n]
+        return [candidates[i] for i in nearest]
+
+    def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
+        lam = self.params.decay
+        for group in groups:
+            index, right = group.prompt.index, group.num_correct
+            wrong = len(group.completions) - right
+            self.a_P[index] = lam * self.a_P[index] + (1 - lam) * self.params.prior_a + right
+            self.b_P[index] = lam * self.b_P[index] + (1 - lam) * self.params.prior_b + wrong
+
+    def state_dict(self) -> State:
+        return {"a": self.a_P.copy(), "b": self.b_P.copy()}
+
+    def load_state_dict(self, state: State) -> None:
+        self.a_P, self.b_P = restored(state["a"], self.a_P), restored(state["b"], self.b_P)

@@ -1,0 +1,92 @@
+"""Temperature that holds the policy's entropy, E3 (2505.18573).
+
+After a step with token-mean entropy H: T <- T * (1 + T * ln(H_target / H) / D), D = ln V + ln ln V, V the vocabulary
+size; the first step sets H_target = H. Over the last 40 % of the steps H_target is annealed by a cosine to 90 %; it is
+computed after T moved and so used at the next step. Choices: T stays within bounds, and H <= 0 leaves it alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import Field
+
+from strategies.base import State, StrategyParams, TemperatureSchedule
+from strategies.errors import StrategyError
+from strategies.registry import register
+from strategies.types import RunInfo, StepContext, StepReport
+
+
+def scale(vocab_size: int) -> float:
+    """D = ln V + ln ln V."""
+    return math.log(vocab_size) + math.log(math.log(vocab_size))
+
+
+def moved(temperature: float, entropy: float, target: float, d: float) -> float:
+    """The next temperature, without bounds."""
+    return temperature * (1 + temperature * math.log(target / entropy) / d)
+
+
+def annealed(first_target: float, t: int, t_max: int, share: float, depth: float) -> float:
+    """H_target after step t, counted from 1."""
+    t_a = t_max - int(share * t_max)
+    if t <= t_a or t_a == t_max:
+        return first_target
+    done = min((t - t_a) / (t_max - t_a), 1.0)
+    return first_target * ((1 - depth) + depth * (1 + math.cos(math.pi * done)) / 2)
+
+
+@register("entropy-target")
+class EntropyTarget(TemperatureSchedule):
+    """Raises the temperature when the policy's entropy falls below its first value, and lowers it above."""
+
+    paper = "2505.18573"
+
+    class Params(StrategyParams):
+        """Start, bounds and annealing."""
+
+        start: float = Field(1.0, gt=0, description="temperature of the first step")
+        minimum: float = Field(0.1, gt=0, description="least temperature")
+        maximum: float = Field(2.0, gt=0, description="greatest temperature")
+        anneal_share: float = Field(0.4, ge=0, le=1, description="last part of the run over which the target falls")
+        anneal_depth: float = Field(0.1, ge=0, le=1, description="how far it falls")
+
+    @classmethod
+    def check(cls, params: Any, run: RunInfo) -> None:
+        if not params.minimum <= params.start <= params.maximum:
+            raise StrategyError(
+                f"temperature_schedule 'entropy-target': start={params.start} is not within "
+                f"[minimum={params.minimum}, maximum={params.maximum}]"
+            )
+
+    def __init__(self, params: Any, run: RunInfo) -> None:
+        super().__init__(params, run)
+        self.value = float(params.start)
+        self.first_target: float | None = None
+        self.target = 0.0
+
+    def temperature(self, ctx: StepContext) -> float:
+        return self.value
+
+    def end_step(self, report: StepReport) -> None:
+        entropy = report.entropy
+        if entropy is None or entropy <= 0:
+            return
+        if self.first_target is None:
+            self.first_target = self.target = entropy
+        else:
+            value = moved(self.value, entropy, self.target, scale(max(self.run.vocab_size, 16)))
+            self.value = min(max(value, self.params.minimum), self.params.maximum)
+        self.target = annealed(
+            self.first_target, report.step + 1, report.total_steps, self.params.anneal_share, self.params.anneal_depth
+        )
+
+    def metrics(self) -> dict[str, float]:
+        return {"entropy_target": self.target}
+
+    def state_dict(self) -> State:
+        return {"value": self.value, "first_target": self.first_target, "target": self.target}
+
+    def load_state_dict(self, state: State) -> None:
+        self.value, self.first_target, self.target = state["value"], state["first_target"], state["target"]

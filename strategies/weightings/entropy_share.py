@@ -1,0 +1,33 @@
+"""Sequence entropy relative to the rollout's own group, as GRPO-S does (2508.04349).
+
+w_i = Hbar_i / mean of Hbar over the group, Hbar_i the mean entropy of rollout i's tokens; a group's mean weight is 1.
+Deviation: the paper adds the entropy to the reward before normalising; here it scales the advantage, so a rollout's
+sign never changes. A group without entropy has weights 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from strategies.base import RolloutWeighting
+from strategies.registry import register
+from strategies.types import Batch, FloatArray, StepContext
+
+
+def group_relative_entropy(batch: Batch) -> FloatArray:
+    """Weights [N] with mean 1 in every group."""
+    _, group_N = np.unique(batch.group_N, return_inverse=True)
+    entropy_N = batch.mean_entropy_N
+    mean_G = np.bincount(group_N, entropy_N) / np.bincount(group_N)
+    mean_N = mean_G[group_N]
+    return np.divide(entropy_N, mean_N, out=np.ones_like(entropy_N), where=mean_N > 0)
+
+
+@register("entropy-share")
+class EntropyShare(RolloutWeighting):
+    """Each rollout's mean token entropy relative to its own group's."""
+
+    paper = "2508.04349"
+
+    def weigh(self, batch: Batch, ctx: StepContext) -> FloatArray:
+        return group_relative_entropy(batch)[:, None]

@@ -1,0 +1,46 @@
+"""Training on the forking tokens only (2506.01939): weight 1 on the top share of tokens by entropy, else 0.
+
+The threshold is taken over the whole batch; exactly ceil(share * tokens) tokens are kept, equal entropies in order of
+rollout and position. The loss still divides by all tokens, as the paper's objective does.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from pydantic import Field
+
+from strategies.base import RolloutWeighting, StrategyParams
+from strategies.registry import register
+from strategies.types import Batch, FloatArray, StepContext
+
+
+def top_tokens(batch: Batch, share: float) -> FloatArray:
+    """Weights [N, T], 1 on the tokens of highest entropy."""
+    entropy_M = batch.entropy_NT[batch.mask_NT]
+    keep = math.ceil(share * len(entropy_M) - 1e-9)
+    weight_M = np.zeros(len(entropy_M))
+    if keep:
+        threshold = np.partition(entropy_M, len(entropy_M) - keep)[len(entropy_M) - keep]
+        weight_M[entropy_M > threshold] = 1.0
+        ties = np.flatnonzero(entropy_M == threshold)
+        weight_M[ties[: keep - int(weight_M.sum())]] = 1.0
+    weights_NT = np.zeros(batch.mask_NT.shape)
+    weights_NT[batch.mask_NT] = weight_M
+    return weights_NT
+
+
+@register("high-entropy-tokens")
+class HighEntropyTokens(RolloutWeighting):
+    """Weight 1 on the batch's tokens of highest entropy, 0 on the rest."""
+
+    paper = "2506.01939"
+
+    class Params(StrategyParams):
+        """How many tokens."""
+
+        share: float = Field(0.2, gt=0, le=1, description="share of the batch's tokens that is trained on")
+
+    def weigh(self, batch: Batch, ctx: StepContext) -> FloatArray:
+        return top_tokens(batch, self.params.share)
