@@ -27,12 +27,14 @@ def proportional(weight_n: FloatArray, room_n: IntArray, total: int) -> IntArray
     while left > 0:
         ideal_n = np.where(open_n, weight_n, 0.0) * (left / float(weight_n[open_n].sum()))
         whole_n = np.minimum(np.floor(ideal_n).astype(np.int64), room_n - given_n)
-        if not whole_n.any():
-            order = np.argsort(-np.where(open_n, ideal_n, -1.0), kind="stable")
-            whole_n[order[: min(left, int(open_n.sum()))]] = 1
         given_n += whole_n
         left -= int(whole_n.sum())
         open_n &= given_n < room_n
+        by_remainder = np.argsort(-np.where(open_n, ideal_n - np.floor(ideal_n), -1.0), kind="stable")
+        lucky = by_remainder[: min(left, int(open_n.sum()))]
+        if len(lucky) == left:
+            given_n[lucky] += 1
+            left = 0
     return given_n
 
 

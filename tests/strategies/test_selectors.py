@@ -1,0 +1,169 @@
+"""The selectors beyond the seeds: each rule against a naive computation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strategies import registry
+from strategies.errors import StrategyError
+from strategies.selectors.bandit import Bandit, mean_absolute_advantage
+from strategies.selectors.calibrated import Calibrated, laplace_update, sigmoid, varied
+from strategies.selectors.difficulty import Difficulty
+from strategies.selectors.mopps import Mopps
+from strategies.types import Prompt, StepContext, StepReport
+from tests.fakes import FakeProbe, FakeSource, make_group, make_prompts, make_run, pass_rate
+
+CTX = StepContext(0, 20, 0, 0, 7, probe=FakeProbe())
+REPORT = StepReport(0, 20, 0, False, 1.0, 0.5, 0.5, True, 0, 0)
+PROMPTS = make_prompts(48)
+
+
+def make(text: str, **changes):  # type: ignore[no-untyped-def]
+    return registry.create("selector", text, make_run(**changes))
+
+
+def test_learnability_keeps_the_highest_p_times_one_minus_p_and_unseen_first() -> None:
+    selector = make("learnability:ratio=0.5")
+    outcomes = {0: [1, 1, 1, 1], 1: [1, 0, 1, 0], 2: [1, 0, 0, 0], 3: [0, 0, 0, 0]}
+    for index, rewards in outcomes.items():
+        selector.observe([make_group(PROMPTS[index], rewards)], CTX)
+    source = FakeSource(PROMPTS[:5])
+    order = [p.index for p in FakeSource(PROMPTS[:5]).take(5)]
+    value = {i: sum(r) / 4 * (1 - sum(r) / 4) for i, r in outcomes.items()} | {4: math.inf}
+    expected = sorted(order, key=lambda i: -value[i])[:3]
+    assert [p.index for p in make_exact(selector, 3, source)] == expected
+
+
+def make_exact(selector, n: int, source: FakeSource) -> list[Prompt]:  # type: ignore[no-untyped-def]
+    """Select n from all five prompts of the source."""
+    selector.params = selector.params.model_copy(update={"ratio": n / 5})
+    return selector.select(n, source, CTX)
+
+
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=10), st.floats(0, 1))
+def test_mopps_posterior_equals_the_recursion_and_stays_proper(rights: list[int], lam: float) -> None:
+    selector = make(f"mopps:decay={lam},prior_a=1.5,prior_b=0.5")
+    assert isinstance(selector, Mopps)
+    a, b = 1.5, 0.5
+    for right in rights:
+        selector.observe([make_group(PROMPTS[3], [1] * right + [0] * (8 - right))], CTX)
+        a, b = lam * a + (1 - lam) * 1.5 + right, lam * b + (1 - lam) * 0.5 + 8 - right
+    assert (selector.a_P[3], selector.b_P[3]) == pytest.approx((a, b), rel=1e-5)
+    assert selector.a_P.min() > 0
+    assert selector.b_P.min() > 0
+
+
+def test_mopps_prefers_prompts_of_middle_pass_rate() -> None:
+    selector = make("mopps:ratio=0.25,decay=1")
+    for _ in range(30):
+        for prompt, right in zip(PROMPTS[:3], (0, 4, 8), strict=True):
+            selector.observe([make_group(prompt, [1] * right + [0] * (8 - right))], CTX)
+    chosen = selector.select(1, FakeSource([PROMPTS[0], PROMPTS[2], PROMPTS[1], PROMPTS[0]]), CTX)
+    assert chosen[0].index == 1
+
+
+def test_difficulty_target_follows_the_reward() -> None:
+    selector = make("difficulty")
+    assert isinstance(selector, Difficulty)
+    selector.observe([make_group(PROMPTS[0], [1, 1, 1, 0])], CTX)
+    selector.end_step(REPORT)
+    assert selector.target == pytest.approx(0.5 * math.tanh(2.0 * 0.25))
+    selector.observe([make_group(PROMPTS[0], [0, 0])], CTX)
+    selector.end_step(REPORT)
+    assert selector.target == 0.0
+
+
+def test_difficulty_keeps_the_nearest() -> None:
+    selector = make("difficulty:start=0.5,ratio=0.25")
+    chosen = selector.select(12, FakeSource(PROMPTS), CTX)
+    distance = sorted(abs(p.difficulty - 2.0) for p in PROMPTS)[11]
+    assert all(abs(p.difficulty - 2.0) <= distance for p in chosen)
+    with pytest.raises(StrategyError, match="column 'difficulty'"):
+        make("difficulty", columns=frozenset())
+
+
+def test_bandit_q_and_probabilities() -> None:
+    selector = make("bandit:alpha=0.25,tau=0.5")
+    assert isinstance(selector, Bandit)
+    groups = [make_group(PROMPTS[0], [1, 0]), make_group(PROMPTS[4], [1, 1]), make_group(PROMPTS[1], [0, 0])]
+    selector.observe(groups, CTX)
+    selector.end_step(REPORT)
+    learned = 0.5 / (math.sqrt(0.5) + 1e-6)  # |advantage| of rewards 1, 0
+    assert mean_absolute_advantage(groups[0]) == pytest.approx(learned)
+    assert selector.q["family-0"] == pytest.approx(0.25 * learned / 2)
+    assert selector.q["family-1"] == 0.0
+    p = selector.probabilities(["family-0", "family-1"])
+    assert p[0] / p[1] == pytest.approx(math.exp(selector.q["family-0"] / 0.5))
+
+
+def test_bandit_draws_the_better_category_more_often_and_each_candidate_once() -> None:
+    selector = make("bandit:tau=0.05,ratio=0.25")
+    selector.q = {"family-0": 0.5}
+    chosen = selector.select(12, FakeSource(PROMPTS), CTX)
+    assert len({p.index for p in chosen}) == 12
+    assert all(p.source == "family-0" for p in chosen)
+    everything = selector.select(12, FakeSource(PROMPTS[:12]), StepContext(1, 20, 0, 0, 7))
+    assert len(everything) == 12
+
+
+@given(st.floats(0, 1), st.integers(2, 16))
+def test_varied_is_the_probability_of_differing_rewards(p: float, n: int) -> None:
+    exact = sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(1, n))
+    assert float(varied(np.array([p]), n)[0]) == pytest.approx(exact, abs=1e-9)
+
+
+def test_laplace_update_is_the_posterior_mode() -> None:
+    rng = np.random.default_rng(0)
+    x = np.stack([np.ones(400), rng.normal(size=400), rng.normal(size=400) ** 2], axis=1)
+    true = np.array([0.3, -1.2, 0.4])
+    total = np.full(400, 8.0)
+    right = rng.binomial(8, sigmoid(x @ true)).astype(float)
+    mean, precision = laplace_update(np.zeros(3), np.eye(3), x, right, total)
+    np.testing.assert_allclose(mean, true, atol=0.15)
+
+    def log_posterior(w: np.ndarray) -> float:
+        p = sigmoid(x @ w)
+        return float((right * np.log(p) + (total - right) * np.log(1 - p)).sum() - 0.5 * w @ w)
+
+    for direction in np.eye(3):  # a maximum whose curvature is the precision
+        step = 1e-3 * direction
+        ahead, here, behind = log_posterior(mean + step), log_posterior(mean), log_posterior(mean - step)
+        assert ahead < here > behind
+        assert -(ahead - 2 * here + behind) / 1e-6 == pytest.approx(direction @ precision @ direction, rel=1e-2)
+
+
+def test_calibrated_learns_that_perplexity_tells_the_pass_rate() -> None:
+    selector = make("calibrated:ratio=0.25")
+    assert isinstance(selector, Calibrated)
+    source = FakeSource(PROMPTS)
+    for step in range(12):
+        ctx = StepContext(step, 20, 0, 0, 7, probe=FakeProbe())
+        chosen = selector.select(6, source, ctx)
+        rewards = [np.random.default_rng([step, p.index]).random(8) < pass_rate(p) for p in chosen]
+        selector.observe([make_group(p, r.astype(float).tolist()) for p, r in zip(chosen, rewards, strict=True)], ctx)
+        selector.end_step(REPORT)
+    assert selector.mean[1] < 0  # higher perplexity, lower pass rate
+    index = np.arange(48)
+    log_ppl = np.log(FakeProbe().perplexity(PROMPTS))
+    drawn = np.mean([selector.draw(log_ppl, index, np.random.default_rng(i)) for i in range(50)], axis=0)
+    assert np.corrcoef(drawn, [pass_rate(p) for p in PROMPTS])[0, 1] > 0.6
+
+
+def test_calibrated_moments_are_those_of_all_candidates() -> None:
+    selector = make("calibrated")
+    values = np.random.default_rng(1).normal(2.0, 0.7, 60)
+    for part in np.split(values, [7, 30]):
+        selector._count_moments(part)
+    count, mean, squares = selector.moments
+    assert (count, mean) == (60, pytest.approx(values.mean()))
+    assert squares / count == pytest.approx(values.var())
+
+
+def test_stored_perplexity_is_asked_for_by_name() -> None:
+    with pytest.raises(StrategyError, match="prepo score-ppl"):
+        make("calibrated:source=stored", columns=frozenset())
