@@ -111,6 +111,9 @@ def create(slot: str, text: str, run: RunInfo) -> Strategy:
         return built[0]
     if slot != "selector":
         raise StrategyError(f"only selectors chain with '+', not a {slot}: '{text}'")
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        raise StrategyError(f"'{text}' chains a selector with itself; name each once")
     from strategies.selectors.chain import Chain
 
     return Chain([s for s in built if isinstance(s, Selector)], run)
