@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from prepo_cli.errors import UsageError
 from strategies.base import SLOTS
-from strategies.registry import companions, did_you_mean
+from strategies.registry import companions, did_you_mean, validate
 
 EMBEDDED = "embedded"
 ASSETS = Path(__file__).parent / "assets"
@@ -206,6 +206,9 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
     slots = _resolve_slots(recipe.pop("strategies", {}), chosen)
     merge(layers, recipe)
     merge(layers, given)
+    for slot, text in slots.items():
+        if slot in SLOTS:
+            validate(slot, text)
     layers |= {"strategies": slots, "recipe": _recipe_of(slots, name)}
     try:
         return RunConfig.model_validate(layers)

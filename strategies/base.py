@@ -31,9 +31,6 @@ class StrategyParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-Params = StrategyParams
-
-
 class Strategy(ABC):
     """One choice in one slot. The first line of the class docstring is its description in `prepo strategies`."""
 

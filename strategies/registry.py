@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from strategies.base import SLOTS, Selector, Strategy
+from strategies.base import SLOTS, Selector, Strategy, StrategyParams
 from strategies.errors import StrategyError
 from strategies.types import RunInfo
 
@@ -167,20 +167,30 @@ def load_plugins() -> None:
             ) from error
 
 
+def validate(slot: str, text: str) -> None:
+    """Raise StrategyError where names or parameters are wrong, without building anything."""
+    for spec in parse(text):
+        _params(find(slot, spec.name), spec)
+
+
 def _build(cls: type[Strategy], spec: Spec, run: RunInfo) -> Strategy:
+    params = _params(cls, spec)
+    cls.check(params, run)
+    return cls(params, run)
+
+
+def _params(cls: type[Strategy], spec: Spec) -> StrategyParams:
     known = list(cls.Params.model_fields)
     for key in spec.params:
         if key not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes no parameters"
             raise StrategyError(f"{cls.slot} '{cls.name}' has no parameter '{key}'{did_you_mean(key, known)}; {takes}")
     try:
-        params = cls.Params.model_validate(dict(spec.params))
+        return cls.Params.model_validate(dict(spec.params))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "parameters"
         raise StrategyError(f"{cls.slot} '{cls.name}': {place}={first['input']!r}: {first['msg']}") from error
-    cls.check(params, run)
-    return cls(params, run)
 
 
 def _import(slot: str, path: str) -> type[Strategy]:

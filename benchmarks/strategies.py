@@ -1,0 +1,115 @@
+"""What a selector costs beside the model: time of a step and memory of its state, for 10^4 to 10^7 prompts.
+
+A step is select (1,280 candidates, or what the selector takes, for 256 kept), observe of the 256 groups of 8, and
+end_step, on one core, after every prompt has been visited. The probe answers at once: its cost is the model's.
+
+    python -m benchmarks.strategies                      # all selectors, 10^4 to 10^7 prompts
+    python -m benchmarks.strategies --prompts 1e5 --selector greso
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from strategies import registry
+from strategies.base import Selector
+from strategies.budgets.e3 import difficulty_ranks
+from strategies.types import Completion, FloatArray, Group, Prompt, RunInfo, StepContext, StepReport
+
+KEPT, ROLLOUTS, STEPS = 256, 8, 15
+
+
+class Stream:
+    """Prompts at random rows; the order is drawn as it goes, so the stream itself costs next to nothing."""
+
+    def __init__(self, num_prompts: int) -> None:
+        self.num_prompts, self.taken = num_prompts, 0
+        self._rng = np.random.default_rng(0)
+
+    @property
+    def epoch(self) -> int:
+        """Passes over the rows."""
+        return self.taken // self.num_prompts
+
+    def take(self, m: int) -> list[Prompt]:
+        """The next m."""
+        self.taken += m
+        rows = self._rng.integers(self.num_prompts, size=m)
+        return [Prompt(int(i), str(i), f"s{i % 8}", float(i % 100), 0.5, 5.0) for i in rows]
+
+
+class Probe:
+    """Perplexities from nowhere."""
+
+    def perplexity(self, prompts: Sequence[Prompt], scope: str = "question") -> FloatArray:
+        """One for each prompt."""
+        return np.array([2.0 + p.index % 97 for p in prompts])
+
+
+def groups(prompts: Sequence[Prompt], rng: np.random.Generator) -> list[Group]:
+    """Groups of 8, half of them without variance."""
+    made = []
+    for prompt in prompts:
+        right = int(rng.choice([0, 3, 5, 8]))
+        rewards = [1.0] * right + [0.0] * (ROLLOUTS - right)
+        made.append(Group(prompt, tuple(Completion(r, r == 1, 100, False, 1.0, 0.5) for r in rewards)))
+    return made
+
+
+def megabytes(value: Any) -> float:
+    """Memory of the arrays in a state."""
+    if isinstance(value, np.ndarray):
+        return float(value.nbytes) / 2**20
+    return sum(map(megabytes, value.values())) if isinstance(value, dict) else 0.0
+
+
+def measure(name: str, num_prompts: int) -> tuple[list[float], float]:
+    """Seconds of each step and MiB of state."""
+    run = RunInfo(num_prompts, 1000, KEPT, ROLLOUTS, 0, 151_936, frozenset({"source", "difficulty", "rank", "ppl"}))
+    selector = registry.create("selector", name, run)
+    assert isinstance(selector, Selector)
+    for value in vars(selector).values():  # touch every page, as a whole epoch would
+        if isinstance(value, np.ndarray) and len(value) == num_prompts:
+            value += value.dtype.type(0)
+    stream, rng, seconds = Stream(num_prompts), np.random.default_rng(1), []
+    for step in range(STEPS):
+        ctx = StepContext(step, 1000, 1, 0, 0, probe=Probe())
+        report = StepReport(step, 1000, 1, False, 1.0, 0.5, 0.5, True, 0, 0)
+        started = perf_counter()
+        chosen = selector.select(KEPT, stream, ctx)
+        took = perf_counter() - started
+        rolled = groups(chosen, rng)
+        started = perf_counter()
+        selector.observe(rolled, ctx)
+        selector.end_step(report)
+        seconds.append(took + perf_counter() - started)
+    return seconds, megabytes(selector.state_dict())
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=float, nargs="+", default=[1e4, 1e5, 1e6, 1e7])
+    parser.add_argument("--selector", nargs="+")
+    args = parser.parse_args()
+    names = args.selector or [cls.name for cls in registry.listed() if cls.slot == "selector"]
+    print(f"{'selector':14} {'prompts':>11} {'median ms':>10} {'max ms':>8} {'state MiB':>10}")
+    for name in names:
+        for count in map(int, args.prompts):
+            seconds, memory = measure(name, count)
+            median, worst = 1e3 * float(np.median(seconds)), 1e3 * max(seconds)
+            print(f"{name:14} {count:11,} {median:10.2f} {worst:8.2f} {memory:10.1f}", flush=True)
+    for count in map(int, args.prompts):
+        rewards = np.random.default_rng(0).integers(0, 9, count) / 8
+        started = perf_counter()
+        difficulty_ranks(rewards)
+        print(f"{'e3 epoch end':14} {count:11,} {1e3 * (perf_counter() - started):10.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
