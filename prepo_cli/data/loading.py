@@ -159,6 +159,7 @@ def load_table(name: str, split: str, skip_bad_rows: bool = False) -> tuple[Any,
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said in one line, below
     path = Path(name)
     if name == EMBEDDED:
         path = ASSETS / "task" / f"{split}.jsonl"

@@ -33,28 +33,35 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.final = path / "final"
 
-    def open(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
-        """Make the folder ready and write the configuration.
+    def check(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
+        """Refuse, before anything is loaded, a folder that holds another run or can't be written to; changes nothing.
 
         Raises:
-            UsageError: it holds another run, or can't be written to.
+            UsageError: why, and the cure.
         """
         if resume:
             self._refuse_another_run(config)
-        elif self.path.exists() and any(self.path.iterdir()):
-            if not (overwrite and self.config.is_file()):
-                cure = "go on with --resume, replace it with --overwrite" if self.config.is_file() else "empty it"
-                raise UsageError(f"{self.path} already holds another run: {cure}, or take another --output-dir")
-            self._clear()
+        elif self.path.exists() and any(self.path.iterdir()) and not (overwrite and self.config.is_file()):
+            cure = "go on with --resume, replace it with --overwrite" if self.config.is_file() else "empty it"
+            what = "another run" if self.config.is_file() else "other files"
+            raise UsageError(f"{self.path} already holds {what}: {cure}, or take another --output-dir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.rollouts.mkdir(exist_ok=True)
-            self.checkpoints.mkdir(exist_ok=True)
-            write_yaml(self.config, config)
+            probe = self.path / ".probe"
+            probe.touch()
+            probe.unlink()
         except OSError as error:
             raise UsageError(
                 f"{self.path} can't be written to ({error.strerror}); take another --output-dir"
             ) from error
+
+    def begin(self, config: RunConfig, *, resume: bool) -> None:
+        """Make the folder ready, which deletes what an overwritten run left, and write the configuration."""
+        if not resume:
+            self._clear()
+        self.rollouts.mkdir(exist_ok=True)
+        self.checkpoints.mkdir(exist_ok=True)
+        write_yaml(self.config, config)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """One step's metrics."""

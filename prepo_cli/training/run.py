@@ -226,9 +226,10 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     _quiet_libraries()
     folder = RunFolder(Path(config.output_dir))
     resume_from = checkpoint.newest(folder.checkpoints) if resume else None
+    folder.check(config, resume=resume, overwrite=overwrite)
     with Judge(config.rewards) as judge:
-        folder.open(config, resume=resume, overwrite=overwrite)
         run = Run(config, folder, judge, resume_from)
+        folder.begin(config, resume=resume)
         say_what_was_taken(run.dataset, run.policy)
         evaluation = config.evaluation
         if evaluation.at_start and run.step == 0:
