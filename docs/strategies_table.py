@@ -22,7 +22,10 @@ HEAD = f"""# What each recipe takes
 
 Every recipe trained the embedded model for {STEPS} steps of 32 groups, 8 rollouts each on average, seed 0, on the CPU.
 The table is what was measured, written by `docs/strategies_table.py`. It shows what a method spends, not how good it
-is: one short run of one seed says nothing about that; `prepo compare` over many seeds does.
+is: one short run of one seed says nothing about that; `prepo compare` over many seeds does. Thirty steps are less than
+an epoch, so what learns from a prompt's own earlier visits (GRESO's skipping, E3's budgets, MoPPS' and learnability's
+pass rates) has hardly begun: `greso` still does what `dapo` does. The times were taken beside other work; what a
+selector costs by itself is in `benchmarks/strategies.py`.
 
 - **generated** and **trained**: rollouts; the difference was dropped by the filter, or surplus of a refill round.
 - **zero variance**: mean share of the groups rolled out whose rewards were all equal, which teach nothing.

@@ -14,16 +14,15 @@ is flatter around one half than p (1 - p), as what G rollouts can show is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from strategies.base import Selector, State
-from strategies.errors import StrategyError
 from strategies.history import restored
 from strategies.registry import register
-from strategies.selectors.candidates import CandidateParams
+from strategies.selectors.perplexity import PerplexityParams
 from strategies.types import FloatArray, Group, IntArray, Prompt, PromptSource, RunInfo, StepContext, StepReport
 
 FEATURES = 3
@@ -60,21 +59,16 @@ def laplace_update(
 class Calibrated(Selector):
     """The candidates most likely to give differing rewards, by perplexity calibrated online and their own history."""
 
-    class Params(CandidateParams):
+    class Params(PerplexityParams):
         """How much is believed, and for how long."""
 
-        source: Literal["live", "stored"] = Field("live", description="the current policy, or the `ppl` column")
-        scope: Literal["question", "prompt"] = Field("question", description="score the question's tokens or all")
         strength: float = Field(4.0, gt=0, description="pseudo rollouts that the predicted rate counts as")
         decay: float = Field(0.7, ge=0, le=1, description="what a visit keeps of a prompt's older rollouts")
         forget: float = Field(0.9, gt=0, le=1, description="share of the regression's precision kept each step")
 
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:
-        if params.source == "stored" and "ppl" not in run.columns:
-            raise StrategyError(
-                "selector 'calibrated': source=stored needs a column 'ppl'; write it with: prepo score-ppl DATASET"
-            )
+        params.check_column(cls.name, run)
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)
@@ -88,7 +82,7 @@ class Calibrated(Selector):
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
         candidates = source.take(self.params.candidates(n))
-        log_ppl_B = np.log(self._perplexity(candidates, ctx))
+        log_ppl_B = np.log(self.params.perplexities(self.name, candidates, ctx))
         self._count_moments(log_ppl_B)
         index = np.array([prompt.index for prompt in candidates])
         self._log_ppl |= dict(zip(index.tolist(), log_ppl_B.tolist(), strict=True))
@@ -120,14 +114,6 @@ class Calibrated(Selector):
             self.mean, self.precision = laplace_update(self.mean, prior, self._features(log_ppl_N), right_N, total_N)
         self._outcomes.clear()
         self._log_ppl.clear()
-
-    def _perplexity(self, prompts: list[Prompt], ctx: StepContext) -> FloatArray:
-        if self.params.source == "live":
-            return ctx.probe.perplexity(prompts, self.params.scope)
-        missing = [prompt.id for prompt in prompts if prompt.ppl is None]
-        if missing:
-            raise StrategyError(f"selector 'calibrated': prompt '{missing[0]}' has no stored 'ppl'")
-        return np.array([prompt.ppl for prompt in prompts], dtype=np.float64)
 
     def _count_moments(self, values: FloatArray) -> None:
         """Chan's update of running mean and variance."""

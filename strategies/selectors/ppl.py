@@ -10,15 +10,15 @@ Choices where the paper is silent: `scope` (which tokens are scored), `source` (
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from strategies.base import Selector, State
-from strategies.errors import StrategyError
+from strategies.base import Selector
 from strategies.registry import register
-from strategies.selectors.candidates import CandidateParams
+from strategies.selectors.perplexity import PerplexityParams
 from strategies.types import FloatArray, IntArray, Prompt, PromptSource, RunInfo, StepContext
 
 
@@ -30,13 +30,6 @@ def window_start(candidates: int, kept: int, rho: float) -> int:
 PACING = {"linear": lambda rho: rho, "quadratic": lambda rho: rho * rho, "sqrt": math.sqrt}
 
 
-class PplParams(CandidateParams):
-    """Parameters of all perplexity selectors."""
-
-    scope: Literal["question", "prompt"] = Field("question", description="score the question's tokens or all")
-    source: Literal["live", "stored"] = Field("live", description="the current policy, or the `ppl` column")
-
-
 class _ByPerplexity(Selector):
     """Sorts candidates by perplexity; subclasses say where the kept window starts."""
 
@@ -44,52 +37,46 @@ class _ByPerplexity(Selector):
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)
-        self._last: dict[str, float] = {}
+        self._step = -1
+        self._scored: list[FloatArray] = []  # of this step, one array a round
+        self._kept: list[FloatArray] = []
+        self._starts: list[int] = []
 
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:
-        if params.source == "stored" and "ppl" not in run.columns:
-            raise StrategyError(
-                f"selector '{cls.name}': source=stored needs a column 'ppl'; write it with: prepo score-ppl DATASET"
-            )
+        params.check_column(cls.name, run)
 
+    @abstractmethod
     def start(self, candidates: int, kept: int, ctx: StepContext) -> int:
         """First kept rank."""
-        raise NotImplementedError  # abstract: every registered subclass has it
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
         prompts = source.take(self.params.candidates(n))
-        ppl_B = self._perplexity(prompts, ctx)
+        ppl_B = self.params.perplexities(self.name, prompts, ctx)
         start = self.start(len(prompts), n, ctx)
         ranks: IntArray = np.lexsort((np.array([p.index for p in prompts]), ppl_B))[start : start + n]
-        kept = ppl_B[ranks]
-        self._last = {"window_start": float(start)} | {
-            f"ppl_{of}_{name}": float(f(values))
-            for of, values in (("candidates", ppl_B), ("kept", kept))
-            for name, f in (("mean", np.mean), ("min", np.min), ("max", np.max))
-        }
+        if ctx.step != self._step:
+            self._step, self._scored, self._kept, self._starts = ctx.step, [], [], []
+        self._scored.append(ppl_B)
+        self._kept.append(ppl_B[ranks])
+        self._starts.append(start)
         return [prompts[i] for i in ranks]
 
-    def _perplexity(self, prompts: list[Prompt], ctx: StepContext) -> FloatArray:
-        if self.params.source == "live":
-            return ctx.probe.perplexity(prompts, self.params.scope)
-        missing = [p.id for p in prompts if p.ppl is None]
-        if missing:
-            raise StrategyError(f"selector '{self.name}': prompt '{missing[0]}' has no stored 'ppl'")
-        return np.array([p.ppl for p in prompts], dtype=np.float64)
-
     def metrics(self) -> dict[str, float]:
-        return self._last
-
-    def state_dict(self) -> State:
-        return {}
+        if not self._scored:
+            return {}
+        return {"window_start": float(self._starts[0])} | {
+            f"ppl_{of}_{name}": float(f(np.concatenate(rounds)))
+            for of, rounds in (("candidates", self._scored), ("kept", self._kept))
+            for name, f in (("mean", np.mean), ("min", np.min), ("max", np.max))
+        }
 
 
 @register("ppl-schedule")
 class PplSchedule(_ByPerplexity):
     """A window over the candidates sorted by prompt perplexity, sliding from low to high during training."""
 
-    class Params(PplParams):
+    class Params(PerplexityParams):
         """The schedule's own."""
 
         pacing: Literal["linear", "quadratic", "sqrt"] = Field("linear", description="how the window moves")
@@ -102,7 +89,7 @@ class PplSchedule(_ByPerplexity):
 class PplLow(_ByPerplexity):
     """The candidates of lowest prompt perplexity, all through training."""
 
-    Params = PplParams
+    Params = PerplexityParams
 
     def start(self, candidates: int, kept: int, ctx: StepContext) -> int:
         return 0
@@ -112,7 +99,7 @@ class PplLow(_ByPerplexity):
 class PplHigh(_ByPerplexity):
     """The candidates of highest prompt perplexity, all through training."""
 
-    Params = PplParams
+    Params = PerplexityParams
 
     def start(self, candidates: int, kept: int, ctx: StepContext) -> int:
         return candidates - kept

@@ -150,7 +150,8 @@ def test_every_selector_works_with_every_budget_and_weighting(selector: str) -> 
 
 @pytest.mark.parametrize("selector", NAMES["selector"])
 def test_every_selector_chains(selector: str) -> None:
-    text = f"{selector}+ppl-schedule:ratio=0.5"
+    last = "ppl-low" if selector == "ppl-schedule" else "ppl-schedule"
+    text = f"{selector}+{last}:ratio=0.5"
     whole = FakeRun({"selector": text}).steps(6)
     first = FakeRun({"selector": text})
     first.steps(3)
@@ -181,3 +182,8 @@ def assert_equal(left: Any, right: Any) -> None:
             assert_equal(getattr(left, name), getattr(right, name))
     else:
         assert left == right
+
+
+def test_a_selector_does_not_chain_with_itself() -> None:
+    with pytest.raises(registry.StrategyError, match="with itself"):
+        registry.create("selector", "random+random", make_run())

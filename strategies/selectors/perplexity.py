@@ -1,0 +1,36 @@
+"""What the selectors that look at prompt perplexity share: their parameters, and where the numbers come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from strategies.errors import StrategyError
+from strategies.selectors.candidates import CandidateParams
+from strategies.types import FloatArray, Prompt, RunInfo, StepContext
+
+
+class PerplexityParams(CandidateParams):
+    """Which tokens are scored, and by whom."""
+
+    scope: Literal["question", "prompt"] = Field("question", description="score the question's tokens or all")
+    source: Literal["live", "stored"] = Field("live", description="the current policy, or the `ppl` column")
+
+    def check_column(self, selector: str, run: RunInfo) -> None:
+        """Raise StrategyError where stored perplexities are asked for and the dataset has none."""
+        if self.source == "stored" and "ppl" not in run.columns:
+            raise StrategyError(
+                f"selector '{selector}': source=stored needs a column 'ppl'; write it with: prepo score-ppl DATASET"
+            )
+
+    def perplexities(self, selector: str, prompts: Sequence[Prompt], ctx: StepContext) -> FloatArray:
+        """Perplexity of each prompt, float64 [B]."""
+        if self.source == "live":
+            return ctx.probe.perplexity(prompts, self.scope)
+        missing = [prompt.id for prompt in prompts if prompt.ppl is None]
+        if missing:
+            raise StrategyError(f"selector '{selector}': prompt '{missing[0]}' has no stored 'ppl'")
+        return np.array([prompt.ppl for prompt in prompts], dtype=np.float64)
