@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from prepo_cli.config import ASSETS, EMBEDDED, ModelConfig
 from prepo_cli.errors import UsageError
@@ -87,6 +88,8 @@ def load_policy(config: ModelConfig, *, train: bool = False, device: str | torch
     Raises:
         UsageError: no such model, no tokenizer, or a tokenizer without an end-of-sequence token.
     """
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     name = model_source(config.model_name_or_path)
     options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code, "revision": config.revision}
     if config.attn_implementation:

@@ -33,13 +33,15 @@ def say(text: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on stdout; all but the first column are right-aligned."""
-    shown = Table(title=title, title_justify="left")
+    """A table on stdout under its title; all but the first column are right-aligned."""
+    shown = Table()
     for number, column in enumerate(columns):
         shown.add_column(column, justify="right" if number else "left")
     for row in rows:
         shown.add_row(*("" if cell is None else str(cell) for cell in row))
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120).print(shown)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 150)
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    console.print(shown)
 
 
 class _Rate(ProgressColumn):

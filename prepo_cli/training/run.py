@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -223,7 +222,6 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     """
     from prepo_cli.training.loop import train_loop
 
-    _quiet_libraries()
     folder = RunFolder(Path(config.output_dir))
     resume_from = checkpoint.newest(folder.checkpoints) if resume else None
     folder.check(config, resume=resume, overwrite=overwrite)
@@ -279,12 +277,3 @@ def say_what_was_taken(dataset: PromptDataset, policy: Policy) -> None:
     say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
     parameters = sum(p.numel() for p in policy.model.parameters())
     say(f"{policy.model.config.model_type}: {parameters:,} parameters on {policy.device}")
-
-
-def _quiet_libraries() -> None:
-    """No progress bars and notices of the libraries between our own."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
