@@ -7,7 +7,7 @@ memory-mapped.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,13 @@ from prepo_cli.data.columns import (
     question_of,
 )
 from prepo_cli.errors import UsageError
+from prepo_cli.reporting.terminal import progress
 from strategies.types import Prompt
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 CHECKED_AT_ONCE = 10_000
+LARGE = 200_000
+"""Rows from which on the check shows its progress."""
 RECENT_ROWS = 8192
 
 
@@ -86,8 +89,17 @@ class PromptDataset:
         Raises:
             UsageError: the first bad row, an id that comes twice, or no row left.
         """
+        if len(self.table) >= LARGE:
+            with progress(f"check {self.name}", len(self.table), "rows") as advance:
+                self._check(skip_bad_rows, where, advance)
+        else:
+            self._check(skip_bad_rows, where, lambda rows: None)
+
+    def _check(self, skip_bad_rows: bool, where: str, advance: Callable[[int], None]) -> None:
         bad, seen = [], set()
         for index, row in self._checked_columns():
+            if index % CHECKED_AT_ONCE == CHECKED_AT_ONCE - 1:
+                advance(CHECKED_AT_ONCE)
             try:
                 messages_of(_cell(row, self.prompt_column))
                 if self.answer_column is not None:

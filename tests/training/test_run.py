@@ -137,6 +137,23 @@ def test_an_empty_batch_skips_the_update_and_says_so(tmp_path: Path) -> None:
     assert metrics(tmp_path)[-1]["cost/rollouts_total"] == 4 * 3 * 16
 
 
+def test_bf16_kl_and_mini_batches_train_and_resume(tmp_path: Path) -> None:
+    """Off-policy updates in bfloat16: old log-probs are taken anew, the reference is the starting model."""
+    sets = ["training.mixed_precision=bf16", "training.beta=0.05", "training.mini_batch_prompts=2",
+            "training.num_iterations=2", "training.learning_rate=1e-4", "recipe=random"]  # fmt: skip
+    run(tmp_path / "run", *sets)
+    lines = metrics(tmp_path / "run")
+    assert 0 < lines[0]["kl"] < lines[-1]["kl"] < 0.1
+    assert all(0 < line["sampling/logp_difference"] < 0.2 for line in lines)
+    assert lines[-1]["cost/tokens_scored"] > 0
+    whole = weights(tmp_path / "run")
+    for checkpoint in sorted((tmp_path / "run" / "checkpoints").iterdir())[2:]:
+        shutil.rmtree(checkpoint)
+    run(tmp_path / "run", *sets, resume=True)
+    assert metrics(tmp_path / "run") == lines
+    assert weights(tmp_path / "run") == whole
+
+
 def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to resume"):
         run(tmp_path / "none", resume=True)
