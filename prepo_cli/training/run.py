@@ -46,6 +46,11 @@ class Run:
         self.config, self.folder, self.judge = config, folder, judge
         training = config.training
         self.accelerator = Accelerator(mixed_precision=training.mixed_precision)
+        if self.accelerator.num_processes > 1:
+            raise UsageError(
+                f"{self.accelerator.num_processes} processes were started, and this version trains in one; "
+                "start it without a launcher"
+            )
         self.policy = load_policy(_model_of(config, resume_from), train=True, device=self.accelerator.device)
         self.dataset = load_prompts(
             config.data.dataset_name,

@@ -169,3 +169,9 @@ def test_a_folder_with_another_run_is_refused(uninterrupted: Path) -> None:
 def test_no_room_for_a_prompt(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="max_completion_length=5000"):
         run(tmp_path / "run", "training.max_completion_length=5000")
+
+
+def test_several_processes_are_refused_not_run_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    with pytest.raises(UsageError, match="2 processes were started"):
+        run(tmp_path / "run")
