@@ -1,8 +1,9 @@
 """Rollout budgets by difficulty, E3 (2505.18573).
 
 Difficulty k of a prompt is its position / N when all are sorted by mean reward so far, descending (unseen prompts have
-mean 0), taken at each epoch's end; before, k is 0, or the dataset's `rank` column where `seed_with_rank` is set. A
-prompt gets floor(G_min + rem * k / sum k); what the floors leave goes to the hardest first, each filled up to G_max.
+mean 0), taken at each epoch's end; before, k is 0 and everyone gets G. Where `seed_with_rank` is set, the first epoch
+takes k from the dataset's `rank` column (>= 0, larger is harder, 0 if missing) and the second epoch's bounds. A prompt
+gets floor(G_min + rem * k / sum k); what the floors leave goes to the hardest first, each filled up to G_max.
 
 Choices: the bounds move by 2 towards 4 and 12 for G = 8 and in proportion for other G; the proportional share is not
 capped by G_max unless `cap` is set. k is held in float32.
@@ -30,6 +31,16 @@ def difficulty_ranks(mean_reward_P: FloatArray) -> FloatArray:
     k_P = np.empty(count, dtype=np.float32)
     k_P[order] = np.arange(count) / count
     return k_P
+
+
+def ranks(prompts: Sequence[Prompt]) -> FloatArray:
+    """The `rank` column of some prompts, 0 where it is missing; raises StrategyError on what can't be a difficulty."""
+    rank_n = np.array([0.0 if prompt.rank is None else prompt.rank for prompt in prompts])
+    wrong = np.flatnonzero(~np.isfinite(rank_n) | (rank_n < 0))
+    if len(wrong):
+        first = prompts[wrong[0]]
+        raise StrategyError(f"budget 'e3': prompt '{first.id}' has rank={first.rank}; ranks are finite and >= 0")
+    return rank_n
 
 
 def budgets(k_n: FloatArray, total: int, low: int, high: int, cap: bool = False) -> IntArray:
@@ -74,17 +85,21 @@ class E3Budget(BudgetAllocator):
         self.history = PromptHistory(run.num_prompts)
         self.k_P = np.zeros(run.num_prompts, dtype=np.float32)
         self.epochs_ended = 0
-        self.low = self.high = g
         self.step = max(1, round(g / 4))
         self.lowest = max(self.minimum, g // 2)
         self.highest = g + (g - self.lowest)
+        self.low, self.high = self._bounds()
+
+    def _bounds(self) -> tuple[int, int]:
+        widened = self.step * max(self.epochs_ended, int(self.params.seed_with_rank))
+        g = self.run.num_generations
+        return max(g - widened, self.lowest), min(g + widened, self.highest)
 
     def allocate(self, prompts: Sequence[Prompt], total: int, ctx: StepContext) -> list[int]:
         k_n: FloatArray = self.k_P[[prompt.index for prompt in prompts]]
-        low = self.low
         if self.params.seed_with_rank and not self.epochs_ended:
-            k_n = np.array([prompt.rank or 0.0 for prompt in prompts])
-        low = min(low, total // len(prompts))
+            k_n = ranks(prompts)
+        low = min(self.low, total // len(prompts))
         return [int(count) for count in budgets(k_n, total, low, self.high, self.params.cap)]
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
@@ -93,9 +108,8 @@ class E3Budget(BudgetAllocator):
     def end_step(self, report: StepReport) -> None:
         if report.epoch_ended:
             self.k_P = difficulty_ranks(self.history.mean_reward())
-            self.low = max(self.low - self.step, self.lowest)
-            self.high = min(self.high + self.step, self.highest)
             self.epochs_ended += 1
+            self.low, self.high = self._bounds()
 
     def metrics(self) -> dict[str, float]:
         return {"g_min": float(self.low), "g_max": float(self.high)}

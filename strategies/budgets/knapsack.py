@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from strategies.base import BudgetAllocator, State, StrategyParams
+from strategies.errors import StrategyError
 from strategies.history import PromptHistory
 from strategies.registry import register
 from strategies.types import FloatArray, Group, Prompt, RunInfo, StepContext
@@ -49,13 +50,21 @@ class Knapsack(BudgetAllocator):
 
         minimum: int = Field(2, ge=2, description="least rollouts of a prompt")
 
+    @classmethod
+    def check(cls, params: Any, run: RunInfo) -> None:
+        if params.minimum > run.num_generations:
+            raise StrategyError(
+                f"budget 'knapsack': minimum={params.minimum} is more than num_generations={run.num_generations}, "
+                "the mean that the total allows; lower it"
+            )
+
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)
         self.history = PromptHistory(run.num_prompts)
 
     def allocate(self, prompts: Sequence[Prompt], total: int, ctx: StepContext) -> list[int]:
         p_n = self.history.pass_rate(np.array([prompt.index for prompt in prompts]), prior=1.0)
-        return greedy(p_n, total, min(self.params.minimum, total // len(prompts)))
+        return greedy(p_n, total, self.params.minimum)
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
         self.history.add(groups)

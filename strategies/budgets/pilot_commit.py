@@ -50,23 +50,32 @@ class PilotCommit(BudgetAllocator):
         pilots: int | None = Field(None, ge=2, description="n0; half of num_generations by default")
         maximum: int | None = Field(None, ge=2, description="most rollouts of a prompt; 4 x num_generations by default")
 
+        def resolved(self, num_generations: int) -> tuple[int, int]:
+            """Pilots and most rollouts of a prompt, defaults filled in."""
+            return self.pilots or max(2, num_generations // 2), self.maximum or 4 * num_generations
+
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:
-        if params.pilots is not None and params.pilots > run.num_generations:
+        pilots, maximum = params.resolved(run.num_generations)
+        if pilots >= run.num_generations:
             raise StrategyError(
-                f"budget 'pilot-commit': pilots={params.pilots} is more than num_generations={run.num_generations}, "
-                "so nothing would be left to commit"
+                f"budget 'pilot-commit': {pilots} pilots leave nothing of num_generations={run.num_generations} "
+                "to commit; take fewer pilots or more generations"
+            )
+        if maximum <= pilots:
+            raise StrategyError(
+                f"budget 'pilot-commit': maximum={maximum} leaves no room above {pilots} pilots; raise it"
             )
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)
-        self.pilots = params.pilots or max(2, run.num_generations // 2)
-        self.maximum = params.maximum or 4 * run.num_generations
+        self.pilots, self.maximum = params.resolved(run.num_generations)
 
     def allocate(self, prompts: Sequence[Prompt], total: int, ctx: StepContext) -> list[int]:
         return [min(self.pilots, total // len(prompts))] * len(prompts)
 
     def top_up(self, groups: Sequence[Group], remaining: int, ctx: StepContext) -> list[int]:
-        variance_n = np.array([float(group.rewards_N.var()) for group in groups])
+        # The variance of equal rewards need not round to 0, as that of six times 0.1 does not.
+        variance_n = np.array([0.0 if group.zero_variance else float(group.rewards_N.var()) for group in groups])
         room_n = np.array([max(self.maximum - len(group.completions), 0) for group in groups])
         return [int(count) for count in proportional(variance_n, room_n, remaining)]

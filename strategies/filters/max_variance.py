@@ -39,10 +39,12 @@ class MaxVariance(RolloutFilter):
     paper = "2504.13818"
 
     class Params(StrategyParams):
-        """How many."""
+        """How many, as a share or a count."""
 
         share: float = Field(0.5, gt=0, le=1, description="m / n, at least two rollouts")
+        count: int | None = Field(None, ge=2, description="m; goes before share")
 
     def keep(self, group: Group, ctx: StepContext) -> BoolArray:
         n = len(group.completions)
-        return max_variance_subset(group.rewards_N, min(n, max(2, round(self.params.share * n))))
+        m = self.params.count or max(2, round(self.params.share * n))
+        return max_variance_subset(group.rewards_N, min(n, m))

@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from strategies.base import Selector, State
+from strategies.errors import StrategyError
 from strategies.history import restored
 from strategies.registry import register
 from strategies.selectors.perplexity import PerplexityParams
@@ -82,7 +83,7 @@ class Calibrated(Selector):
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
         candidates = source.take(self.params.candidates(n))
-        log_ppl_B = np.log(self.params.perplexities(self.name, candidates, ctx))
+        log_ppl_B = self._log_perplexity(candidates, ctx)
         self._count_moments(log_ppl_B)
         index = np.array([prompt.index for prompt in candidates])
         self._log_ppl |= dict(zip(index.tolist(), log_ppl_B.tolist(), strict=True))
@@ -114,6 +115,17 @@ class Calibrated(Selector):
             self.mean, self.precision = laplace_update(self.mean, prior, self._features(log_ppl_N), right_N, total_N)
         self._outcomes.clear()
         self._log_ppl.clear()
+
+    def _log_perplexity(self, candidates: Sequence[Prompt], ctx: StepContext) -> FloatArray:
+        ppl_B = self.params.perplexities(self.name, candidates, ctx)
+        wrong = np.flatnonzero(~np.isfinite(ppl_B) | (ppl_B <= 0))
+        if len(wrong):  # one such value would stay in the running moments for the rest of the run
+            first = wrong[0]
+            raise StrategyError(
+                f"selector 'calibrated': prompt '{candidates[first].id}' has perplexity {ppl_B[first]}; "
+                "it must be finite and > 0"
+            )
+        return np.asarray(np.log(ppl_B))
 
     def _count_moments(self, values: FloatArray) -> None:
         """Chan's update of running mean and variance."""

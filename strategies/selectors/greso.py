@@ -89,8 +89,8 @@ class Greso(Selector):
         easy, hard = (float(self._rolled[label]) / total if total else 0.0 for label in (EASY, HARD))
         if report.epoch >= 1 and total:
             target = self.params.target
-            self.p_easy = self._moved(self.p_easy, easy >= target * self.params.easy_share)
-            self.p_hard = self._moved(self.p_hard, hard >= target * (1 - self.params.easy_share))
+            self.p_easy = self._moved(self.p_easy, easy, target * self.params.easy_share)
+            self.p_hard = self._moved(self.p_hard, hard, target * (1 - self.params.easy_share))
         self._last = {
             "p_easy": self.p_easy,
             "p_hard": self.p_hard,
@@ -101,7 +101,9 @@ class Greso(Selector):
         self._rolled[:] = 0
         self._taken = self._skipped = 0
 
-    def _moved(self, p: float, down: bool) -> float:
+    def _moved(self, p: float, share: float, target: float) -> float:
+        # 0.25 * (1 - 1/3) rounds to just above 1/6, which a share of exactly one sixth would miss.
+        down = share >= target - 1e-12
         return float(np.clip(p - self.params.step if down else p + self.params.step, 0.05, 0.95))
 
     def metrics(self) -> dict[str, float]:

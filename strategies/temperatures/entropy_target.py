@@ -2,7 +2,8 @@
 
 After a step with token-mean entropy H: T <- T * (1 + T * ln(H_target / H) / D), D = ln V + ln ln V, V the vocabulary
 size; the first step sets H_target = H. Over the last 40 % of the steps H_target is annealed by a cosine to 90 %; it is
-computed after T moved and so used at the next step. Choices: T stays within bounds, and H <= 0 leaves it alone.
+computed after T moved and so used at the next step. Choices: T stays within bounds, H <= 0 leaves it alone while the
+target goes on falling, and a vocabulary below 16, where D would be next to 0 or undefined, counts as 16.
 """
 
 from __future__ import annotations
@@ -71,16 +72,15 @@ class EntropyTarget(TemperatureSchedule):
 
     def end_step(self, report: StepReport) -> None:
         entropy = report.entropy
-        if entropy is None or entropy <= 0:
-            return
-        if self.first_target is None:
-            self.first_target = self.target = entropy
-        else:
-            value = moved(self.value, entropy, self.target, scale(max(self.run.vocab_size, 16)))
-            self.value = min(max(value, self.params.minimum), self.params.maximum)
-        self.target = annealed(
-            self.first_target, report.step + 1, report.total_steps, self.params.anneal_share, self.params.anneal_depth
-        )
+        if entropy is not None and entropy > 0:
+            if self.first_target is None:
+                self.first_target = self.target = entropy
+            else:
+                value = moved(self.value, entropy, self.target, scale(max(self.run.vocab_size, 16)))
+                self.value = min(max(value, self.params.minimum), self.params.maximum)
+        if self.first_target is not None:
+            share, depth = self.params.anneal_share, self.params.anneal_depth
+            self.target = annealed(self.first_target, report.step + 1, report.total_steps, share, depth)
 
     def metrics(self) -> dict[str, float]:
         return {"entropy_target": self.target}

@@ -1,8 +1,9 @@
 """Sequence entropy relative to the rollout's own group, as GRPO-S does (2508.04349).
 
 w_i = Hbar_i / mean of Hbar over the group, Hbar_i the mean entropy of rollout i's tokens; a group's mean weight is 1.
-Deviation: the paper adds the entropy to the reward before normalising; here it scales the advantage, so a rollout's
-sign never changes. A group without entropy has weights 1.
+Deviation: the paper shapes the reward with entropy ratios before normalising, and treats wrong answers the opposite way
+to right ones; here one ratio scales the advantage of both, so a rollout's sign never changes. A group without entropy
+has weights 1.
 """
 
 from __future__ import annotations

@@ -81,8 +81,27 @@ def test_pilot_commit_spends_the_rest_where_pilots_disagree() -> None:
     assert counts == [0, 9, 7, 0]
     flat = [make_group(p, [1, 1, 1, 1]) for p in prompts]
     assert budget.top_up(flat, 16, CTX) == [0] * 4
-    with pytest.raises(StrategyError, match="more than num_generations"):
-        registry.create("budget", "pilot-commit:pilots=9", make_run())
+
+
+def test_pilots_of_equal_rewards_get_nothing_though_their_variance_is_not_zero() -> None:
+    budget = registry.create("budget", "pilot-commit:pilots=6", make_run())
+    groups = [make_group(p, [0.1] * 6) for p in make_prompts(4)]
+    assert groups[0].rewards_N.var() > 0
+    assert budget.top_up(groups, 8, CTX) == [0] * 4  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "generations", "reason"),
+    [
+        ("pilot-commit:pilots=8", 8, "8 pilots leave nothing of num_generations=8"),
+        ("pilot-commit", 2, "2 pilots leave nothing of num_generations=2"),
+        ("pilot-commit:maximum=4", 8, "maximum=4 leaves no room above 4 pilots"),
+        ("knapsack:minimum=9", 8, "minimum=9 is more than num_generations=8"),
+    ],
+)
+def test_budgets_that_could_not_allot_anything_are_refused(text: str, generations: int, reason: str) -> None:
+    with pytest.raises(StrategyError, match=reason):
+        registry.create("budget", text, make_run(num_generations=generations))
 
 
 @given(st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0, -2.0, 3.5]), min_size=2, max_size=9), st.data())
@@ -94,9 +113,19 @@ def test_max_variance_equals_brute_force(rewards: list[float], data: st.DataObje
     assert np.var(np.array(rewards)[mask]) == pytest.approx(best, abs=1e-12)
 
 
-@pytest.mark.parametrize(("share", "n", "kept"), [(0.5, 8, 4), (0.1, 8, 2), (1.0, 3, 3), (0.5, 2, 2)])
-def test_max_variance_keeps_the_share(share: float, n: int, kept: int) -> None:
-    rollout_filter = registry.create("filter", f"max-variance:share={share}", make_run())
+@pytest.mark.parametrize(
+    ("params", "n", "kept"),
+    [
+        ("share=0.5", 8, 4),
+        ("share=0.1", 8, 2),
+        ("share=1", 3, 3),
+        ("share=0.5", 2, 2),
+        ("count=5", 8, 5),
+        ("count=5", 3, 3),
+    ],
+)
+def test_max_variance_keeps_the_share_or_count(params: str, n: int, kept: int) -> None:
+    rollout_filter = registry.create("filter", f"max-variance:{params}", make_run())
     mask = rollout_filter.keep(make_group(make_prompts(1)[0], [i % 2 for i in range(n)]), CTX)  # type: ignore[attr-defined]
     assert mask.sum() == kept
 

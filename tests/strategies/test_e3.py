@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,9 +75,26 @@ def test_difficulty_comes_from_mean_rewards_at_the_epochs_end_alone() -> None:
     assert budget.allocate(prompts, 40, CTX) == [4, 5, 7, 12, 12]
 
 
-def test_rank_column_seeds_the_first_epoch() -> None:
+def test_rank_column_seeds_the_first_epoch_alone() -> None:
+    prompts = [replace(p, rank=rank) for p, rank in zip(make_prompts(5), [0, 1, 2, 3, 4], strict=True)]
     budget = registry.create("budget", "e3:seed_with_rank=true", make_run())
-    assert sum(budget.allocate(make_prompts(6), 48, CTX)) == 48  # type: ignore[attr-defined]
+    assert isinstance(budget, E3Budget)
+    assert budget.allocate(prompts, 40, CTX) == budgets(np.arange(5), 40, 6, 10).tolist() != [8] * 5
+    budget.observe([make_group(p, [p.index % 2] * 4) for p in prompts], CTX)
+    budget.end_step(report(ended=True))
+    assert (budget.low, budget.high) == (6, 10)
+    assert budget.allocate(prompts, 40, CTX) == budgets(budget.k_P[:5], 40, 6, 10).tolist()
+
+
+@pytest.mark.parametrize("rank", [-1.0, math.nan, math.inf])
+def test_ranks_that_are_no_difficulty_are_refused(rank: float) -> None:
+    budget = registry.create("budget", "e3:seed_with_rank=true", make_run())
+    prompts = [*make_prompts(3), replace(make_prompts(1)[0], id="odd", rank=rank)]
+    with pytest.raises(StrategyError, match=f"prompt 'odd' has rank={rank}"):
+        budget.allocate(prompts, 32, CTX)  # type: ignore[attr-defined]
+
+
+def test_rank_column_is_asked_for_by_name() -> None:
     with pytest.raises(StrategyError, match="column 'rank'"):
         registry.create("budget", "e3:seed_with_rank=true", make_run(columns=frozenset()))
 
@@ -119,6 +137,13 @@ def test_the_annealed_target_is_used_at_the_next_step() -> None:
         assert made.value == 1.0  # up to step 61 (from 1) the target that moved T was the first
     made.end_step(report(61, 0.4))
     assert made.value < 1.0
+
+
+def test_the_target_falls_on_through_steps_without_entropy() -> None:
+    made = schedule()
+    made.end_step(report(0, 0.4))
+    made.end_step(report(99, None))
+    assert (made.value, made.target) == (1.0, pytest.approx(0.36))
 
 
 def test_no_entropy_leaves_the_temperature_alone_and_bounds_hold() -> None:

@@ -61,6 +61,14 @@ def test_golden_adaptation(epoch: int, p_easy: float, p_hard: float) -> None:
     assert (selector.metrics()["easy_share"], selector.metrics()["hard_share"]) == (0.05, 0.2)
 
 
+def test_a_share_of_exactly_the_target_lowers_the_probability() -> None:
+    selector = make()
+    kinds = [EASY_R] * 1 + [HARD_R] * 2 + [MIXED_R] * 9  # one twelfth and one sixth: the targets themselves
+    selector.observe([make_group(p, r) for p, r in zip(make_prompts(12), kinds, strict=True)], CTX)
+    selector.end_step(report(1))
+    assert (selector.p_easy, selector.p_hard) == pytest.approx((0.49, 0.49))
+
+
 @pytest.mark.parametrize(
     ("rewards", "label"), [(EASY_R, EASY), (HARD_R, HARD), (MIXED_R, MIXED), ([0.1, 0.1], HARD), ([1], EASY)]
 )

@@ -164,6 +164,15 @@ def test_calibrated_moments_are_those_of_all_candidates() -> None:
     assert squares / count == pytest.approx(values.var())
 
 
+@pytest.mark.parametrize("ppl", [0.0, -1.0, math.nan, math.inf])
+def test_calibrated_refuses_a_perplexity_that_is_none(ppl: float) -> None:
+    selector = make("calibrated:source=stored,ratio=0.5")
+    prompts = [*PROMPTS[:11], Prompt(11, "odd", ppl=ppl)]
+    with pytest.raises(StrategyError, match="prompt 'odd' has perplexity"):
+        selector.select(6, FakeSource(prompts), CTX)
+    assert np.isfinite(selector.moments).all()
+
+
 def test_stored_perplexity_is_asked_for_by_name() -> None:
     with pytest.raises(StrategyError, match="prepo score-ppl"):
         make("calibrated:source=stored", columns=frozenset())
