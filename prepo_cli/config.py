@@ -48,18 +48,28 @@ class ModelConfig(Section):
     attn_implementation: str | None = Field(None, description="as in transformers: eager, sdpa, flash_attention_2")
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
+    use_peft: bool = Field(False, description="train LoRA adapters and leave the weights as they are")
+    lora_r: int = Field(16, ge=1, description="rank of the adapters")
+    lora_alpha: float = Field(32.0, gt=0, description="adapters are scaled by lora_alpha / lora_r")
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    lora_target_modules: str | list[str] = Field("all-linear", description="names of the layers that get adapters")
 
 
 class DataConfig(Section):
     """The training set."""
 
-    dataset_name: str = Field(EMBEDDED, description="file, folder, hub name, or 'embedded'")
+    dataset_name: str = Field(EMBEDDED, description="file, folder, short name, hub name, or 'embedded'")
+    dataset_config: str | None = Field(None, description="configuration of a hub dataset")
     split: str = "train"
     limit: int | None = Field(None, ge=1, description="take the first rows only")
     prompt_column: str | None = None
     answer_column: str | None = None
     skip_bad_rows: bool = False
     system_prompt: str | None = None
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="given to the chat template: enable_thinking: false"
+    )
+    seed: int | None = Field(None, ge=0, description="of the order of the prompts; the run's by default")
     max_prompt_length: int = Field(2048, ge=1, description="tokens; longer prompts are left out and counted")
 
 
@@ -119,13 +129,35 @@ class TrainingConfig(Section):
     save_steps: int = Field(50, ge=1)
     save_total_limit: int | None = Field(2, ge=1, description="checkpoints kept")
     mixed_precision: Literal["no", "bf16"] = "no"
+    fsdp: bool = Field(False, description="shard weights, gradients and optimiser state over all processes")
 
 
 class EngineConfig(Section):
     """What generates."""
 
-    name: Literal["hf"] = Field("hf", description="what generates; vLLM engines come with a later version")
+    name: Literal["hf", "vllm", "vllm-server"] = Field(
+        "hf", description="hf: transformers in process; vllm: vLLM in process; vllm-server: a server that runs already"
+    )
     max_batch_tokens: int = Field(131072, ge=1, description="hf: bound on rows x context in one decoding batch")
+    vllm_gpu_memory_utilization: float = Field(0.3, gt=0, le=1, description="vllm: share of the GPU's memory")
+    vllm_tensor_parallel_size: int = Field(1, ge=1, description="vllm: GPUs that one engine is spread over")
+    vllm_max_model_length: int | None = Field(None, ge=2, description="vllm: context; by default what the run needs")
+    vllm_max_num_seqs: int = Field(256, ge=1, description="vllm: rollouts that decode together")
+    vllm_enforce_eager: bool = Field(False, description="vllm: no compilation and no CUDA graphs")
+    vllm_enable_sleep_mode: bool = Field(True, description="vllm: give its memory to the update (GPUs only)")
+    vllm_server_base_url: str = Field("http://127.0.0.1:8000", description="vllm-server: where it listens")
+    vllm_server_timeout_s: float = Field(240.0, gt=0, description="vllm-server: how long it may be away")
+    vllm_weight_sync: Literal["auto", "nccl", "disk"] = Field(
+        "auto", description="vllm-server: how it gets new weights; auto takes nccl on GPUs, else disk"
+    )
+    vllm_sync_dir: str | None = Field(None, description="vllm-server: folder both see; by default in the run folder")
+    vllm_importance_sampling_mode: Literal[
+        "none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
+    ] = Field("token_truncate", description="correction for the gap between the engine's log-probs and the trainer's")
+    vllm_importance_sampling_cap: float = Field(2.0, ge=1, description="largest ratio of trainer to engine")
+    vllm_max_logp_difference: float = Field(
+        0.5, gt=0, description="mean gap of log-probs to the trainer's over a step; more stops the run"
+    )
 
 
 class EvaluationConfig(Section):
@@ -147,6 +179,14 @@ class ReportingConfig(Section):
 
     log_rollouts: bool = Field(True, description="rollouts/step_*.parquet")
     figures: bool = Field(True, description="learning curve as PNG")
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        default_factory=list, description="trackers that get every metric, besides metrics.jsonl"
+    )
+    project: str = Field("prepo", description="of the trackers")
+    run_name: str | None = Field(None, description="in the trackers; by default the run folder's name")
+    push_to_hub: bool = Field(False, description="upload the final model with its card")
+    hub_model_id: str | None = Field(None, description="owner/name on the hub; needed to push")
+    hub_private_repo: bool = False
 
 
 class RunConfig(Section):

@@ -6,6 +6,7 @@ Parsing imports neither torch nor numpy; each command imports what it needs when
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -89,6 +90,7 @@ def _guarded(command: Callable[..., None], debug: bool) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: object, **kwargs: object) -> None:
         try:
+            _refuse_launcher(command.__name__)
             command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
             raise
@@ -103,6 +105,16 @@ def _guarded(command: Callable[..., None], debug: bool) -> Callable[..., None]:
             raise typer.Exit(code) from None
 
     return run
+
+
+def _refuse_launcher(command: str) -> None:
+    """Several processes would write the same files; training shares its work out, the others take engines that do."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if command != "train" and count.isdecimal() and int(count) > 1:
+        raise UsageError(
+            f"a launcher started {count} processes and this command runs as one process; start it without, and take "
+            "--engine vllm with engine.vllm_tensor_parallel_size for several GPUs"
+        )
 
 
 def _explain(error: Exception) -> tuple[str, int]:
@@ -122,6 +134,9 @@ def _help_for(arguments: Sequence[str]) -> str:
 
 
 def _say(message: str) -> None:
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        message = f"process {rank}: {message}"
     typer.echo(f"prepo: {' '.join(message.split())}", err=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,35 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from prepo_cli.adapters import add_adapters, hub_weights
 from prepo_cli.config import ASSETS, EMBEDDED, ModelConfig
 from prepo_cli.errors import UsageError
 from prepo_cli.training.scoring import TokenScorer, pad_rows, spans_mask, token_batches
 
+FloatArray = npt.NDArray[np.float32]
 PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreBatch:
+    """Rows scored in one forward pass: the tokens in [start, end) of each, except a row's first token."""
+
+    rows: list[list[int]]
+    spans: list[tuple[int, int]]
+    temperatures: list[float]
+    with_entropy: bool = False
+
+
+Scores = list[tuple[FloatArray, FloatArray | None]]
+"""Log-probs and, where asked for, entropies (nats) of each row's scored tokens, float32."""
 
 
 @dataclass
 class Policy:
-    """A causal LM, its tokenizer, and the questions one may ask it."""
+    """A causal LM, its tokenizer, and the questions one may ask it.
+
+    `adapter` is the peft model around it, if any; `source` the folder or hub name it was loaded from.
+    """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
@@ -30,6 +50,8 @@ class Policy:
     device: torch.device
     eos_token_ids: frozenset[int]
     pad_token_id: int
+    adapter: Any | None = None
+    source: str = ""
 
     @property
     def max_context(self) -> int | None:
@@ -43,6 +65,19 @@ class Policy:
         return int(self.model.get_output_embeddings().weight.shape[0])
 
     @torch.no_grad()
+    def score_batch(self, batch: ScoreBatch) -> Scores:
+        """One padded forward pass."""
+        self.scorer.eval()
+        ids, mask = pad_rows(batch.rows, self.pad_token_id, self.device)
+        chosen = spans_mask(batch.spans, ids.shape[1], self.device)
+        heat = torch.tensor(batch.temperatures, dtype=torch.float32, device=self.device)
+        logprobs, entropies = self.scorer(ids, mask, chosen, heat, batch.with_entropy)
+        counts = chosen.sum(dim=1).tolist()
+        parts = [part.numpy() for part in logprobs.cpu().split(counts)]
+        if not batch.with_entropy:
+            return [(part, None) for part in parts]
+        return list(zip(parts, (part.numpy() for part in entropies.cpu().split(counts)), strict=True))
+
     def score(
         self,
         rows: list[list[int]],
@@ -50,40 +85,67 @@ class Policy:
         temperatures: list[float],
         max_batch_tokens: int,
         with_entropy: bool = False,
-    ) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]]:
+    ) -> Scores:
         """Log-probs and entropies of each row's tokens in [start, end), except the first token of a row."""
         results: list[Any] = [None] * len(rows)
-        self.scorer.eval()
-        for batch in token_batches([len(row) for row in rows], max_batch_tokens):
-            ids, mask = pad_rows([rows[i] for i in batch], self.pad_token_id, self.device)
-            chosen = spans_mask([spans[i] for i in batch], ids.shape[1], self.device)
-            heat = torch.tensor([temperatures[i] for i in batch], dtype=torch.float32, device=self.device)
-            logprobs, entropies = self.scorer(ids, mask, chosen, heat, with_entropy)
-            counts = chosen.sum(dim=1).tolist()
-            parts = logprobs.cpu().split(counts)
-            heats = entropies.cpu().split(counts) if with_entropy else [None] * len(batch)
-            for i, logprob, entropy in zip(batch, parts, heats, strict=True):
-                results[i] = (logprob.numpy(), None if entropy is None else entropy.numpy())
+        for indices, batch in score_batches(rows, spans, temperatures, max_batch_tokens, with_entropy):
+            for i, scores in zip(indices, self.score_batch(batch), strict=True):
+                results[i] = scores
         return results
 
     def perplexity(
         self, token_ids: list[list[int]], spans: list[tuple[int, int]], max_batch_tokens: int
     ) -> npt.NDArray[np.float64]:
-        """Perplexity and number of scored tokens of each row's span, [N, 2]; NaN where no token can be scored.
-
-        P = exp(-(1/T) sum log p(x_t | x_<t)) at temperature 1 (PREPO, 2511.00794); token 0 has no prediction.
-        """
+        """Perplexity and number of scored tokens of each row's span, [N, 2]; NaN where no token can be scored."""
         scores = self.score(token_ids, spans, [1.0] * len(token_ids), max_batch_tokens)
-        result_N2 = np.full((len(scores), 2), np.nan)
-        for i, (logprobs, _) in enumerate(scores):
-            result_N2[i, 1] = len(logprobs)
-            if len(logprobs):
-                result_N2[i, 0] = np.exp(-np.mean(logprobs, dtype=np.float64))
-        return result_N2
+        return perplexities([logprobs for logprobs, _ in scores])
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Full weights under the hub's names, adapters merged; what engines and exports take."""
+        return hub_weights(self.model)
 
 
-def load_policy(config: ModelConfig, *, train: bool = False, device: str | torch.device | None = None) -> Policy:
-    """Load model and tokenizer.
+def score_batches(
+    rows: list[list[int]],
+    spans: list[tuple[int, int]],
+    temperatures: list[float],
+    max_batch_tokens: int,
+    with_entropy: bool = False,
+) -> Iterator[tuple[list[int], ScoreBatch]]:
+    """Batches of at most `max_batch_tokens` padded tokens, longest rows first, and which rows are in each."""
+    for indices in token_batches([len(row) for row in rows], max_batch_tokens):
+        yield (
+            indices,
+            ScoreBatch(
+                [rows[i] for i in indices],
+                [spans[i] for i in indices],
+                [temperatures[i] for i in indices],
+                with_entropy,
+            ),
+        )
+
+
+def perplexities(logprobs: Sequence[FloatArray]) -> npt.NDArray[np.float64]:
+    """Perplexity and number of scored tokens of each row [N, 2]; NaN where there is none.
+
+    P = exp(-(1/T) sum log p(x_t | x_<t)) at temperature 1 (PREPO, 2511.00794); token 0 has no prediction.
+    """
+    result_N2 = np.full((len(logprobs), 2), np.nan)
+    for i, row in enumerate(logprobs):
+        result_N2[i, 1] = len(row)
+        if len(row):
+            result_N2[i, 0] = np.exp(-np.mean(row, dtype=np.float64))
+    return result_N2
+
+
+def load_policy(
+    config: ModelConfig,
+    *,
+    train: bool = False,
+    device: str | torch.device | None = None,
+    adapters: Path | None = None,
+) -> Policy:
+    """Load model and tokenizer; for training with the configured LoRA adapters, those of `adapters` if given.
 
     Raises:
         UsageError: no such model, no tokenizer, or a tokenizer without an end-of-sequence token.
@@ -105,6 +167,7 @@ def load_policy(config: ModelConfig, *, train: bool = False, device: str | torch
         raise UsageError(f"model '{config.model_name_or_path}' names no end-of-sequence token; set eos_token_id in it")
     if train and config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    adapter = add_adapters(model, config, adapters) if train and config.use_peft else None
     place = torch.device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(place)
     model.eval()
@@ -112,7 +175,7 @@ def load_policy(config: ModelConfig, *, train: bool = False, device: str | torch
         # Weights may lie in the mapped file, at any alignment; sums in kernels depend on it in the last bit.
         parameter.data = parameter.data.clone()
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos)
-    return Policy(model, tokenizer, TokenScorer(model), place, eos, pad)
+    return Policy(model, tokenizer, TokenScorer(model), place, eos, pad, adapter, name)
 
 
 def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:

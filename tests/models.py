@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from prepo_cli.models import Policy
+from prepo_cli.config import ASSETS
+from prepo_cli.models import Policy, load_tokenizer
 from prepo_cli.training.scoring import TokenScorer
 
 VOCAB = 23
@@ -67,3 +69,16 @@ def naive_scores(
         logprobs.append(float(torch.log(p[ids[position]])))
         entropies.append(float(-(p * torch.log(p)).sum()))
     return logprobs, entropies
+
+
+def save_model(architecture: str, folder: Path, **changes: Any) -> Path:
+    """A small random model of an architecture with the embedded tokenizer, in the hub's format."""
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(str(ASSETS / "model"))
+    shape = COMMON | {"vocab_size": len(tokenizer), "max_position_embeddings": 512}
+    shape |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    known = CONFIGS[architecture]
+    config = type(known)(**(known.to_diff_dict() | shape | changes))
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

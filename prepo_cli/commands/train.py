@@ -82,9 +82,16 @@ def train(
     from prepo_cli.training.run import train as run
 
     summary = run(resolved, resume=resume, overwrite=overwrite)
+    if summary is None:  # not the main process
+        return
     if json_output:
         import json
 
         typer.echo(json.dumps(summary))
     else:
         print_summary(summary)
+    if resolved.reporting.push_to_hub:
+        from prepo_cli.reporting.hub import push_run
+        from prepo_cli.reporting.terminal import say
+
+        say(f"pushed to {push_run(resolved, Path(resolved.output_dir))}")

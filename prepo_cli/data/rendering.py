@@ -27,13 +27,16 @@ class Rendered:
 class Renderer:
     """Renders chat messages with the tokenizer's template and generation prompt; without a template, as plain text."""
 
-    def __init__(self, tokenizer: Any, system_prompt: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, system_prompt: str | None = None, template_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise UsageError(
                 f"{type(tokenizer).__name__} tells no character offsets, which finding the question needs; "
                 "use a model with a tokenizer.json"
             )
         self.tokenizer, self.system_prompt = tokenizer, system_prompt
+        self.template_kwargs = dict(template_kwargs or {})
 
     def __call__(self, messages: Sequence[Message]) -> Rendered:
         """Token ids and question span of a conversation that ends with the user's question."""
@@ -55,7 +58,9 @@ class Renderer:
     def _text(self, messages: Sequence[Message]) -> str:
         if not self._templated:
             return "\n\n".join(message["content"] for message in messages)
-        rendered = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        rendered = self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True, **self.template_kwargs
+        )
         return str(rendered)
 
     def _start_of_question(self, messages: Sequence[Message], asked: int, text: str) -> int:

@@ -2,20 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prepo_cli.errors import UsageError
-
 if TYPE_CHECKING:
-    from prepo_cli.config import EngineConfig
-    from prepo_cli.engines.base import Engine
+    from torch import Tensor
+
+    from prepo_cli.config import EngineConfig, ModelConfig
+    from prepo_cli.engines.base import Engine, Progress, Request, Rollout
     from prepo_cli.models import Policy
 
 
-def build_engine(config: EngineConfig, policy: Policy) -> Engine:
-    """The engine that the configuration names."""
-    if config.name != "hf":
-        raise UsageError(f"engine '{config.name}' is not available in this version; use --engine hf")
-    from prepo_cli.engines.hf import HfEngine
+def build_engine(
+    config: EngineConfig,
+    policy: Policy,
+    model: ModelConfig,
+    *,
+    max_context: int,
+    seed: int,
+    sync_dir: Path,
+    num_processes: int = 1,
+    is_main: bool = True,
+) -> Engine:
+    """The engine that the configuration names.
 
-    return HfEngine(policy, config.max_batch_tokens)
+    Args:
+        max_context: tokens of the longest prompt with its completion.
+        sync_dir: where weights for a server may be put down.
+        is_main: whether this process is the one that talks to a server.
+
+    Raises:
+        UsageError: the engine is not installed, not there, or not set up as it must be.
+    """
+    if config.name == "hf":
+        from prepo_cli.engines.hf import HfEngine
+
+        return HfEngine(policy, config.max_batch_tokens)
+    if config.name == "vllm":
+        from prepo_cli.engines.vllm import VllmEngine
+
+        return VllmEngine(
+            config,
+            model_path=policy.source,
+            dtype=model.dtype,
+            eos_token_ids=policy.eos_token_ids,
+            max_model_len=max_context,
+            seed=seed,
+            trust_remote_code=model.trust_remote_code,
+            num_processes=num_processes,
+        )
+    if not is_main:
+        return Elsewhere()
+    from prepo_cli.engines.vllm_server import VllmServerEngine
+
+    return VllmServerEngine(config, policy=policy, max_model_len=max_context, sync_dir=sync_dir)
+
+
+class Elsewhere:
+    """The engine of a process that generates nothing, since the main process's server does."""
+
+    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
+        """No rollouts, as nothing is asked for."""
+        assert not requests
+        return []
+
+    def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take part in gathering the weights."""
+        for _ in weights:
+            pass
+
+    def sleep(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,8 @@ class Request:
     temperature: float
     max_tokens: int
     top_p: float = 1.0
+    expected_tokens: float | None = None
+    """Likely length of a completion, for sharing work out; it changes no result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +44,23 @@ Progress = Callable[[int], Any]
 """Called with the number of rollouts that just finished."""
 
 
-class Engine(Protocol):
-    """Generates with the policy as of the last `sync`."""
+class Generator(Protocol):
+    """What makes rollouts."""
 
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
         """Rollouts of each request, in the order of its seeds."""
         ...
 
-    def sync(self, model: Any) -> None:
-        """Take over the model's weights."""
+
+class Engine(Generator, Protocol):
+    """Generates with the policy as of the last `sync`."""
+
+    def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take over weights, full and under the hub's names."""
+        ...
+
+    def sleep(self) -> None:
+        """Give up device memory until the next `sync`, if the engine can."""
         ...
 
     def close(self) -> None:

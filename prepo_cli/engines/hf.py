@@ -7,7 +7,7 @@ training needs no further forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,11 @@ class HfEngine:
                     results[r][s] = rollout
         return [[rollout for rollout in group if rollout is not None] for group in results]
 
-    def sync(self, model: Any) -> None:
+    def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """The weights are the trainer's own."""
+
+    def sleep(self) -> None:
+        """Nothing is held between calls."""
 
     def close(self) -> None:
         """Nothing is held."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from prepo_cli.engines.base import Engine, Request, Rollout
+from prepo_cli.engines.base import Generator, Request, Rollout
 from prepo_cli.evaluation.statistics import Interval, avg_at_k, bootstrap_interval, maj_at_k, pass_at_k
 from prepo_cli.rewards.answers import final_answer
 from prepo_cli.rewards.judge import Judge, columns_of
@@ -101,7 +101,7 @@ class Evaluation:
 
 
 def evaluate(
-    engine: Engine,
+    engine: Generator,
     tokenizer: Any,
     dataset: PromptDataset,
     renderer: Renderer,
@@ -139,7 +139,7 @@ def evaluate(
 
 def evaluate_rows(
     rows: Iterable[int],
-    engine: Engine,
+    engine: Generator,
     tokenizer: Any,
     dataset: PromptDataset,
     renderer: Renderer,

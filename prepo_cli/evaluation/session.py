@@ -48,8 +48,15 @@ class _Session:
         self.policy = load_policy(config.model)
         self.config = config = config.with_lengths(self.policy.max_context)
         self.renderer = Renderer(self.policy.tokenizer, config.system_prompt)
-        self.engine = build_engine(config.engine, self.policy)
-        assert config.max_completion_length is not None
+        assert config.max_completion_length is not None and config.max_prompt_length is not None
+        self.engine = build_engine(
+            config.engine,
+            self.policy,
+            config.model,
+            max_context=config.max_prompt_length + config.max_completion_length,
+            seed=config.seed,
+            sync_dir=Path(config.output_dir) / "sync",
+        )
         self.sampling = Sampling(
             config.k,
             config.temperature,

@@ -1,52 +1,227 @@
-"""The README.md of a finished run."""
+"""The README.md of a finished run: a model card as the hub shows it.
+
+The front matter says what the hub searches and ranks by: base model, datasets, tags and the results as a
+`model-index`. A name goes there only if it is the hub's; of a local path the card tells the last part alone. The
+licence is the user's to add.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from prepo_cli.config import RunConfig
+import yaml
+
+from prepo_cli.config import EMBEDDED, RunConfig
+from strategies.registry import find, parse
+
+Interval = Mapping[str, float]
+ARXIV = "https://arxiv.org/abs/"
+GRPO, LORA, GSPO = "2402.03300", "2106.09685", "2507.18071"
+LOSSES = {"dapo": "2503.14476", "dr_grpo": "2503.20783"}
+HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
+DATA_FILES = (".jsonl", ".json", ".parquet", ".csv")
+COSTS = {
+    "rollouts_total": "rollouts generated",
+    "rollouts_trained": "rollouts trained on",
+    "tokens_generated": "tokens generated",
+    "tokens_scored": "tokens scored",
+    "seconds": "seconds of training",
+}
+LICENCE = "# license: the licence you choose; that of the base model applies too"
 
 
 def model_card(config: RunConfig, summary: Mapping[str, Any]) -> str:
-    """Recipe, results, costs and how to do it again, as Markdown with the hub's front matter."""
-    base = config.model.model_name_or_path
-    lines = [
-        "---",
-        "library_name: transformers",
-        "tags: [prepo, reinforcement-learning, grpo]",
-        *([f"base_model: {base}"] if "/" in base and not base.startswith((".", "/")) else []),
-        "---",
-        "",
+    """Markdown with front matter: strategies, results, costs, how to use the model and how to do the run again."""
+    data = yaml.safe_dump(_front_matter(config, summary), sort_keys=False, allow_unicode=True)
+    base, dataset = shown(config.model.model_name_or_path), shown(config.data.dataset_name)
+    unpushed = " --set reporting.push_to_hub=false" if config.reporting.push_to_hub else ""
+    parts = [
+        f"---\n{data}{LICENCE}\n---",
         f"# {base}, trained with prepo ({summary['recipe']})",
-        "",
-        f"{summary['steps']} steps on {config.data.dataset_name}, seed {config.seed}. The model is in `final/`.",
-        "",
-        "| slot | strategy |",
-        "| --- | --- |",
-        *(f"| {slot} | `{name}` |" for slot, name in summary["strategies"].items()),
-        "",
+        f"{_linked(base)} after {summary['steps']:,} steps of reinforcement learning with verifiable rewards "
+        f"({', '.join(config.rewards.functions)}) on {_linked(dataset, 'datasets/')}, "
+        f"{config.training.loss_type} loss, seed {config.seed}.{_lora(config)}",
+        *_strategies(config),
+        *_results(config, summary),
+        *_costs(summary),
+        *(["![Learning curve](learning_curve.png)"] if config.reporting.figures else []),
+        "## How to use it",
+        _snippet(config),
+        "## How to do the run again",
+        "`config.yaml` holds every setting:",
+        f"```sh\nprepo train --config config.yaml --output-dir runs/again{unpushed}\n```",
+        _table(["package", "version"], [[name, number] for name, number in _versions(config)]),
+        "## Papers",
+        "\n".join(f"- {what}: [arXiv {paper}]({ARXIV}{paper})" for what, paper in _papers(config)),
     ]
-    if summary["before"] and summary["after"]:
-        lines += ["| | before | after |", "| --- | --- | --- |"]
-        for name in summary["after"]:
-            if "@" in name:
-                lines.append(f"| {name} | {_interval(summary['before'][name])} | {_interval(summary['after'][name])} |")
-        gain = summary["difference"]
-        lines += [
-            "",
-            f"{summary['metric']} changed by {gain['value']:+.3f}, "
-            f"95 % interval [{gain['low']:+.3f}, {gain['high']:+.3f}] "
-            f"(paired bootstrap over {summary['after']['prompts']} prompts).",
-            "",
+    return "\n\n".join(parts) + "\n"
+
+
+def hub_name(name: str) -> str | None:
+    """The name if it is one of the hub, `owner/name`, and no path of this machine."""
+    local = name.endswith(DATA_FILES) or Path(name).exists()
+    return name if HUB_NAME.fullmatch(name) and not local else None
+
+
+def shown(name: str) -> str:
+    """A name that can be published: the hub's in full, of a path the last part."""
+    return hub_name(name) or Path(name).name
+
+
+def _front_matter(config: RunConfig, summary: Mapping[str, Any]) -> dict[str, Any]:
+    base, dataset = hub_name(config.model.model_name_or_path), hub_name(config.data.dataset_name)
+    data: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    if base:
+        data |= {"base_model": base, "base_model_relation": "finetune"}
+    if dataset:
+        data["datasets"] = [dataset]
+    data["tags"] = ["prepo", "reinforcement-learning", "grpo", *(["lora"] if config.model.use_peft else [])]
+    after, evaluated = summary["after"], config.evaluation.dataset_name
+    if after and evaluated:
+        metrics = [
+            {"type": name, "name": name, "value": round(interval["value"], 6)}
+            for name, interval in _intervals(after).items()
         ]
+        result = {
+            "task": {"type": "text-generation", "name": "Text Generation"},
+            "dataset": {"type": shown(evaluated), "name": shown(evaluated), "split": config.evaluation.split},
+            "metrics": metrics,
+        }
+        data["model-index"] = [{"name": _model_name(config), "results": [result]}]
+    return data
+
+
+def _model_name(config: RunConfig) -> str:
+    named = config.reporting.hub_model_id or f"{shown(config.model.model_name_or_path)}-{config.recipe}"
+    return named.rpartition("/")[2]
+
+
+def _linked(name: str, kind: str = "") -> str:
+    if name == EMBEDDED:
+        return f"prepo's embedded {'task' if kind else 'model'}"
+    return f"[{name}](https://huggingface.co/{kind}{name})" if hub_name(name) else f"`{name}`"
+
+
+def _lora(config: RunConfig) -> str:
+    if not config.model.use_peft:
+        return ""
+    model = config.model
+    layers = model.lora_target_modules
+    where = layers if isinstance(layers, str) else ", ".join(layers)
+    return (
+        f" Trained as LoRA adapters of rank {model.lora_r}, alpha {model.lora_alpha:g}, dropout "
+        f"{model.lora_dropout:g}, on {where}; the weights here have them merged."
+    )
+
+
+def _strategies(config: RunConfig) -> Iterator[str]:
+    rows = []
+    for slot, text in config.strategies.model_dump().items():
+        for spec in parse(text):
+            cls = find(slot, spec.name)
+            values = cls.Params.model_validate(dict(spec.params)).model_dump(mode="json")
+            parameters = ", ".join(f"`{key}={value}`" for key, value in values.items() if value is not None)
+            paper = f"[{cls.paper}]({ARXIV}{cls.paper})" if cls.paper else ""
+            rows.append([slot.replace("_", " "), f"`{spec.name}`", parameters, paper])
+    yield "## Strategies"
+    yield _table(["slot", "strategy", "parameters", "paper"], rows)
+
+
+def _results(config: RunConfig, summary: Mapping[str, Any]) -> Iterator[str]:
+    before, after = summary["before"], summary["after"]
+    if not (before or after):
+        return
+    settings, gain, metric = config.evaluation, summary["difference"], summary["metric"]
+    rows = [
+        [
+            name,
+            _interval(_intervals(before).get(name)),
+            _interval(_intervals(after).get(name)),
+            _interval(gain, "+") if name == metric else "",
+        ]
+        for name in _intervals(after or before)
+    ]
+    prompts = (after or before)["prompts"]
+    yield "## Results"
+    yield (
+        f"{shown(settings.dataset_name or '')}, split {settings.split}: {prompts:,} prompts, {settings.num_samples} "
+        f"samples each at temperature {settings.temperature:g} and top-p {settings.top_p:g}. `avg@k` is the mean over "
+        "the k samples, `pass@k` the unbiased estimate of at least one right answer among k, `maj@k` the answer most "
+        "samples gave."
+    )
+    yield _table(["metric", "before", "after", "difference"], rows)
+    yield "Brackets hold 95 % intervals, by bootstrap over prompts; the difference is paired by prompt."
+
+
+def _costs(summary: Mapping[str, Any]) -> Iterator[str]:
     if summary["cost"]:
-        lines += ["| cost | |", "| --- | ---: |"]
-        lines += [f"| {name.replace('_', ' ')} | {round(value):,} |" for name, value in summary["cost"].items()]
-        lines += [""]
-    lines += ["To do it again: `prepo train --config config.yaml --output-dir NEW`.", ""]
-    return "\n".join(lines)
+        yield "## Costs"
+        yield _table(["cost", "amount"], [[label, f"{summary['cost'][key]:,.0f}"] for key, label in COSTS.items()])
+        yield "Everything that was generated or scored is counted, dropped rollouts too."
 
 
-def _interval(value: Mapping[str, float]) -> str:
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+def _snippet(config: RunConfig) -> str:
+    name = config.reporting.hub_model_id or "final"
+    trust = ", trust_remote_code=True" if config.model.trust_remote_code else ""
+    system = config.data.system_prompt
+    instruction = "" if system is None else f'{{"role": "system", "content": {system!r}}}, '
+    template = "".join(f", {key}={value!r}" for key, value in config.data.chat_template_kwargs.items())
+    where = "" if config.reporting.hub_model_id else "  # the folder of that name in the run folder"
+    return f"""```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+name = "{name}"{where}
+tokenizer = AutoTokenizer.from_pretrained(name{trust})
+model = AutoModelForCausalLM.from_pretrained(name, dtype="auto"{trust})
+
+text = "What is 17 + 25?"
+if tokenizer.chat_template:
+    messages = [{instruction}{{"role": "user", "content": text}}]
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False{template})
+inputs = tokenizer(text, add_special_tokens=not tokenizer.chat_template, return_tensors="pt")
+output = model.generate(**inputs, do_sample=True, max_new_tokens={config.training.max_completion_length})
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+```"""
+
+
+def _versions(config: RunConfig) -> Iterator[tuple[str, str]]:
+    yield "Python", ".".join(map(str, sys.version_info[:3]))
+    packages = ["prepo", "torch", "transformers"]
+    packages += ["peft"] if config.model.use_peft else []
+    packages += ["vllm"] if config.engine.name == "vllm" else []
+    for package in packages:
+        yield package, version(package)
+
+
+def _papers(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """What the run uses and the paper it is from, each paper once for each use."""
+    yield "GRPO", GRPO
+    if config.training.loss_type in LOSSES:
+        yield f"loss `{config.training.loss_type}`", LOSSES[config.training.loss_type]
+    if config.training.importance_sampling_level == "sequence":
+        yield "importance ratios of whole sequences (GSPO)", GSPO
+    if config.model.use_peft:
+        yield "LoRA", LORA
+    for slot, text in config.strategies.model_dump().items():
+        for spec in parse(text):
+            paper = find(slot, spec.name).paper
+            if paper:
+                yield f"{slot.replace('_', ' ')} `{spec.name}`", paper
+
+
+def _intervals(results: Mapping[str, Any] | None) -> dict[str, Interval]:
+    return {name: value for name, value in (results or {}).items() if "@" in name}
+
+
+def _interval(value: Interval | None, sign: str = "") -> str:
+    return "" if value is None else f"{value['value']:{sign}.3f} [{value['low']:{sign}.3f}, {value['high']:{sign}.3f}]"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -10,13 +10,25 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prepo_cli.config import RunConfig, read_yaml, write_yaml
 from prepo_cli.errors import RunError, UsageError
 
+MAY_CHANGE = (
+    "output_dir",
+    "reporting.",
+    "engine.",
+    "rewards.workers",
+    "model.gradient_checkpointing",
+    "model.attn_implementation",
+    "training.fsdp",
+    "training.max_tokens_per_micro_batch",
+    "training.save_",
+)
+"""Settings that a resumed run may have otherwise: where and how it computes, not what."""
 OURS = ("config.yaml", "metrics.jsonl", "evaluations.jsonl", "summary.json", "README.md")
 
 
@@ -81,10 +93,14 @@ class RunFolder:
         pq.write_table(pa.table({key: list(values) for key, values in columns.items()}), partial)
         partial.replace(path)
 
-    def truncate(self, step: int) -> None:
-        """Forget what was written at `step` or later, as a run that goes on from there will write it again."""
+    def truncate(self, step: int, total_steps: int) -> None:
+        """Forget what a run that goes on before `step` will write again.
+
+        An evaluation due after a step is written before that step's checkpoint; the one at the end comes after it.
+        """
         _rewrite(self.metrics, [line for line in read_lines(self.metrics) if line["step"] < step])
-        _rewrite(self.evaluations, [line for line in read_lines(self.evaluations) if line["step"] < max(step, 1)])
+        newest = step - 1 if step == total_steps else step
+        _rewrite(self.evaluations, [line for line in read_lines(self.evaluations) if line["step"] <= newest])
         for path in self.rollouts.glob("step_*"):
             if int(path.stem.removeprefix("step_")) >= step:
                 path.unlink()
@@ -101,12 +117,11 @@ class RunFolder:
         atomic_write(self.summary, json.dumps(finite(summary), indent=1))
 
     def _refuse_another_run(self, config: RunConfig) -> None:
-        before = read_yaml(self.config)
-        now = config.model_dump(mode="json")
-        for section, settings in now.items():
-            if before.get(section) != settings and section not in ("reporting", "output_dir"):
+        before, now = (dict(_flat(settings)) for settings in (read_yaml(self.config), config.model_dump(mode="json")))
+        for key, value in now.items():
+            if before.get(key) != value and not key.startswith(MAY_CHANGE):
                 raise UsageError(
-                    f"{self.path} holds another run: its '{section}' is {before.get(section)!r:.300}; "
+                    f"{self.path} holds another run: its {key} is {before.get(key)!r:.300}, not {value!r:.300}; "
                     "resume without that flag or take another --output-dir"
                 )
 
@@ -148,6 +163,15 @@ def finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _flat(settings: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys with their values; a mapping that is a value itself (template arguments) is taken apart too."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{place}{key}.")
+        else:
+            yield f"{place}{key}", value
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:

@@ -22,15 +22,15 @@ def assign_advantages(groups: Groups, scale_rewards: str) -> None:
         sample.advantage = float(advantage)
 
 
-def make_batch(groups: Groups, entropies: Sequence[FloatArray]) -> Batch:
-    """The batch that weightings see; `entropies` holds one array a rollout, one value a completion token."""
+def make_batch(groups: Groups) -> Batch:
+    """The batch that weightings see; every sample's entropies must be known."""
     samples = [sample for group in groups for sample in group]
     lengths_N = np.array([len(sample.rollout.token_ids) for sample in samples], dtype=np.int64)
     width = int(lengths_N.max(initial=0))
     mask_NT = np.arange(width)[None] < lengths_N[:, None]
     entropy_NT = np.zeros((len(samples), width), dtype=np.float32)
     if samples:
-        entropy_NT[mask_NT] = np.concatenate(entropies)
+        entropy_NT[mask_NT] = np.concatenate([s.entropies for s in samples if s.entropies is not None])
     return Batch(
         group_N=_numbers(groups),
         rewards_N=np.array([sample.reward for sample in samples], dtype=np.float64),

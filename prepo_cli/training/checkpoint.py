@@ -1,9 +1,9 @@
 """Checkpoints: whole or not there at all.
 
-A checkpoint is written beside its final place, flushed to disk and renamed. It holds the model in the hub's format,
-the tokenizer, the optimiser (`optimizer.pt`; the learning rate is a function of the step), and `state.json` with
-`strategies.npz`: position of the stream, counters and the state of every strategy, arrays apart from scalars, nothing
-pickled.
+A checkpoint is written beside its final place, flushed to disk and renamed. It holds the model in the hub's format
+with its tokenizer (or the adapters alone), the optimiser's full state by parameter name (`optimizer.pt`; the learning
+rate is a function of the step), and `state.json` with `strategies.npz`: position of the stream, counters and the state
+of every strategy, arrays apart from scalars, nothing pickled. It does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,18 @@ import torch
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.models import Policy
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+OPTIMIZER = "optimizer.pt"
 _ARRAY = "__array__"
 
 
 def save(
-    folder: Path,
-    step: int,
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    state: Mapping[str, Any],
-    keep: int | None,
+    folder: Path, step: int, write_tensors: Callable[[Path], None], state: Mapping[str, Any], keep: int | None
 ) -> Path:
     """Write `folder/step-000123`, then delete the oldest beyond `keep`.
+
+    Args:
+        write_tensors: writes model and optimiser into the folder it is given.
 
     Raises:
         RunError: the disk is full or not writable; checkpoints written before are untouched.
@@ -43,8 +42,7 @@ def save(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_model(partial / "model", policy)
-        torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+        write_tensors(partial)
         arrays: dict[str, np.ndarray[Any, Any]] = {}
         document = {"version": STATE_VERSION, "step": step, "state": _split(state, arrays, "")}
         (partial / "state.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
@@ -65,10 +63,29 @@ def save(
     return final
 
 
-def save_model(folder: Path, policy: Policy) -> None:
-    """Model and tokenizer in the hub's format."""
-    policy.model.save_pretrained(folder)
+def write_model(folder: Path, policy: Policy, state: Mapping[str, torch.Tensor]) -> None:
+    """The model with its tokenizer in the hub's format, or its adapters alone."""
+    if policy.adapter is not None:
+        policy.adapter.save_pretrained(folder, state_dict=state)
+        return
+    export_model(folder, policy, state)
+
+
+def export_model(folder: Path, policy: Policy, state: Mapping[str, torch.Tensor]) -> None:
+    """A whole model with its tokenizer in the hub's format; `state` has full weights, adapters merged."""
+    policy.model.save_pretrained(folder, state_dict=state)
     policy.tokenizer.save_pretrained(folder)
+
+
+def write_optimizer(folder: Path, state: Mapping[str, Any]) -> None:
+    """The optimiser's state by parameter name."""
+    torch.save(dict(state), folder / OPTIMIZER)
+
+
+def read_optimizer(checkpoint: Path) -> dict[str, Any]:
+    """What `write_optimizer` wrote; tensors stay in the mapped file until they are used."""
+    state: dict[str, Any] = torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True, mmap=True)
+    return state
 
 
 def existing(folder: Path) -> list[Path]:
@@ -93,11 +110,6 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         joined = _join(document["state"], arrays)
     assert isinstance(joined, dict)
     return joined
-
-
-def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
-    """The optimiser as it was."""
-    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True))
 
 
 def _split(value: Any, arrays: dict[str, Any], place: str) -> Any:

@@ -17,11 +17,12 @@ import numpy as np
 from prepo_cli.config import RunConfig
 from prepo_cli.data.rendering import Rendered
 from prepo_cli.data.stream import PromptStream
-from prepo_cli.engines.base import Engine, Request, Rollout
+from prepo_cli.engines.base import Generator, Request, Rollout
 from prepo_cli.rewards.judge import Judge, columns_of
+from prepo_cli.training.lengths import ExpectedLengths
 from prepo_cli.training.prompts import Prompts
 from prepo_cli.training.strategy_set import StrategySet
-from strategies.types import Completion, Group, Prompt, StepContext, derive_seed
+from strategies.types import Completion, FloatArray, Group, Prompt, StepContext, derive_seed
 
 OVERSAMPLE = 1.25
 
@@ -40,10 +41,14 @@ class Sample:
     fate: str = "trained"
     advantage: float = 0.0
     weight: float = 0.0
+    old_logprobs: FloatArray | None = None
+    """Under the trainer, where a forward pass was made for them."""
+    entropies: FloatArray | None = None
+    """Of each token (nats), once they are known: from the engine, or else from that pass."""
 
     def completion(self) -> Completion:
         """What strategies see of it."""
-        entropies = self.rollout.entropies
+        entropies = self.rollout.entropies if self.entropies is None else self.entropies
         return Completion(
             reward=self.reward,
             correct=self.correct,
@@ -84,12 +89,13 @@ class Collector:
         strategies: StrategySet,
         stream: PromptStream,
         prompts: Prompts,
-        engine: Engine,
+        engine: Generator,
         judge: Judge,
         decode: Callable[[list[int]], str],
     ) -> None:
         self.config, self.strategies, self.stream = config, strategies, stream
         self.prompts, self.engine, self.judge, self.decode = prompts, engine, judge, decode
+        self.lengths = ExpectedLengths(len(prompts.dataset))
 
     def collect(self, ctx: StepContext) -> Collected:
         """Roll out until `prompts_per_step` groups are kept, or the rounds are used up."""
@@ -154,13 +160,21 @@ class Collector:
                 for number in range(first, first + counts[i])
             ]
             requests.append(
-                Request(rendered[i].token_ids, seeds, ctx.temperature, training.max_completion_length, training.top_p)
+                Request(
+                    rendered[i].token_ids,
+                    seeds,
+                    ctx.temperature,
+                    training.max_completion_length,
+                    training.top_p,
+                    self.lengths[prompts[i].index],
+                )
             )
         started = perf_counter()
         generated = self.engine.generate(requests)
         step.seconds["generate"] += perf_counter() - started
         fresh = []
         for i, rollouts in zip(asked, generated, strict=True):
+            self.lengths.observe(prompts[i].index, [len(rollout.token_ids) for rollout in rollouts])
             for rollout in rollouts:
                 text = self.decode(rollout.token_ids)
                 sample = Sample(prompts[i], list(rendered[i].token_ids), rollout, text, ctx.temperature)

@@ -12,7 +12,7 @@ from time import perf_counter
 
 from prepo_cli.training.batch import assign_advantages, make_batch, step_metrics
 from prepo_cli.training.run import Run
-from prepo_cli.training.update import trainees
+from prepo_cli.training.trainee import trainees
 from strategies.types import StepContext, StepReport
 
 
@@ -35,17 +35,19 @@ def train_loop(run: Run) -> None:
         step = run.collector.collect(ctx)
         groups = step.trained
         assign_advantages(groups, training.scale_rewards)
-        batch = make_batch(groups, run.entropies(groups))
+        run.take_entropies(groups)
+        batch = make_batch(groups)
         weights_NT = strategies.weigh(batch, ctx)
         students = trainees(groups, weights_NT, training.mask_truncated_completions)
         collected = perf_counter()
         run.updater.prepare(students)
         scored = perf_counter()
-        update = run.updater.update(students)
-        run.engine.sync(run.policy.model)
+        update = run.updater.update(students, run.learning_rate, run.step)
         updated = perf_counter()
+        run.sync_engine()
+        synced = perf_counter()
 
-        costs.charge(step, run.tokens_scored(), updated - started)
+        costs.charge(step, run.tokens_scored(), synced - started)
         report = StepReport(
             step=run.step,
             total_steps=training.total_steps,
@@ -66,7 +68,8 @@ def train_loop(run: Run) -> None:
             **step.seconds,
             "logprob": scored - collected,
             "update": updated - scored,
-            "step": updated - started,
+            "sync": synced - updated,
+            "step": synced - started,
         }
         run.log(metrics, timings, step, weights_NT)
         run.after_step()

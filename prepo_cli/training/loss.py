@@ -94,9 +94,13 @@ def divisor(num_tokens: int, num_sequences: int, options: LossOptions) -> float:
     return float(max(by_type[options.loss_type], 1))
 
 
+def sequence_sum(values_M: Tensor, sequence_M: Tensor) -> Tensor:
+    """Sum over each sequence's tokens [N]; 0 for a sequence without tokens."""
+    count = int(sequence_M.max()) + 1 if len(sequence_M) else 0
+    return values_M.new_zeros(count).index_add(0, sequence_M, values_M)
+
+
 def sequence_mean(values_M: Tensor, sequence_M: Tensor) -> Tensor:
     """Mean over each sequence's tokens [N]; 0 for a sequence without tokens."""
-    count = int(sequence_M.max()) + 1 if len(sequence_M) else 0
-    total_N = values_M.new_zeros(count).index_add(0, sequence_M, values_M)
-    tokens_N = torch.bincount(sequence_M, minlength=count).clamp(min=1)
-    return total_N / tokens_N
+    total_N = sequence_sum(values_M, sequence_M)
+    return total_N / torch.bincount(sequence_M, minlength=len(total_N)).clamp(min=1)

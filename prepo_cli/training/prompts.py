@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from prepo_cli.data.loading import PromptDataset
 from prepo_cli.data.rendering import Rendered, Renderer
-from prepo_cli.models import Policy
 from strategies.types import FloatArray, Prompt
 
 CACHED_PROMPTS = 16384
@@ -31,11 +31,12 @@ class Prompts:
 
 
 class PolicyProbe:
-    """What a selector may ask the current policy; `tokens_scored` is what that took."""
+    """What a selector may ask the current policy. `score` gives perplexity and scored tokens of each row [N, 2]."""
 
-    def __init__(self, policy: Policy, prompts: Prompts, max_batch_tokens: int) -> None:
-        self.policy, self.prompts, self.max_batch_tokens = policy, prompts, max_batch_tokens
-        self.tokens_scored = 0
+    def __init__(
+        self, score: Callable[[list[list[int]], list[tuple[int, int]]], npt.NDArray[np.float64]], prompts: Prompts
+    ) -> None:
+        self.score, self.prompts = score, prompts
 
     def perplexity(self, prompts: Sequence[Prompt], scope: str = "question") -> FloatArray:
         """Perplexity of each prompt [N] at temperature 1; a question without a scorable token counts as whole."""
@@ -43,7 +44,4 @@ class PolicyProbe:
         whole = [(0, len(r.token_ids)) for r in rendered]
         spans = whole if scope == "prompt" else [r.question_span for r in rendered]
         spans = [span if span[1] > max(span[0], 1) else all_ for span, all_ in zip(spans, whole, strict=True)]
-        rows = [list(r.token_ids) for r in rendered]
-        self.tokens_scored += sum(map(len, rows))
-        ppl_N2 = self.policy.perplexity(rows, spans, self.max_batch_tokens)
-        return np.asarray(ppl_N2[:, 0], dtype=np.float64)
+        return self.score([list(r.token_ids) for r in rendered], spans)[:, 0]

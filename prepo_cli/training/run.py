@@ -13,45 +13,44 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-
 from prepo_cli.config import RunConfig
-from prepo_cli.data.loading import PromptDataset, load_prompts
+from prepo_cli.data.loading import load_prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.data.stream import PromptStream
-from prepo_cli.engines import build_engine
-from prepo_cli.errors import UsageError
+from prepo_cli.errors import RunError
 from prepo_cli.evaluation.evaluate import evaluate
-from prepo_cli.models import Policy, load_policy
+from prepo_cli.reporting.hub import check_hub
 from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.reporting.summary import build_summary
 from prepo_cli.reporting.terminal import TrainingDisplay, progress, say
+from prepo_cli.reporting.trackers import Trackers, check_trackers
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.training import checkpoint
 from prepo_cli.training.batch import record_weights, rollout_rows
 from prepo_cli.training.collect import Collected, Collector, Sample
 from prepo_cli.training.costs import Costs
+from prepo_cli.training.engine_check import check_engine
+from prepo_cli.training.learner import Learner, build_learner, longest_prompt
+from prepo_cli.training.processes import Processes
 from prepo_cli.training.prompts import PolicyProbe, Prompts
 from prepo_cli.training.schedule import learning_rate
 from prepo_cli.training.strategy_set import StrategySet
+from prepo_cli.training.team import Team
 from prepo_cli.training.update import Updater
-from strategies.types import FloatArray, RunInfo, derive_seed
+from strategies.types import FloatArray, RunInfo
+
+ENGINE_CHECKS = 3
+"""Weight syncs after which a foreign engine's greedy answers are compared: the first one and those of two updates."""
+CHECKED_PROMPTS = 4
 
 
 class Run:
-    """Everything that the loop works with."""
+    """Everything that the loop works with, on the main process."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, judge: Judge, resume_from: Path | None) -> None:
-        self.config, self.folder, self.judge = config, folder, judge
+    def __init__(self, config: RunConfig, folder: RunFolder, judge: Judge, learner: Learner) -> None:
+        self.config, self.folder, self.judge, self.learner = config, folder, judge, learner
         training = config.training
-        self.accelerator = Accelerator(mixed_precision=training.mixed_precision)
-        if self.accelerator.num_processes > 1:
-            raise UsageError(
-                f"{self.accelerator.num_processes} processes were started, and this version trains in one; "
-                "start it without a launcher"
-            )
-        self.policy = load_policy(_model_of(config, resume_from), train=True, device=self.accelerator.device)
+        self.policy = learner.policy
         self.dataset = load_prompts(
             config.data.dataset_name,
             split=config.data.split,
@@ -60,61 +59,58 @@ class Run:
             answer_column=config.data.answer_column,
             skip_bad_rows=config.data.skip_bad_rows,
         )
-        self.renderer = Renderer(self.policy.tokenizer, config.data.system_prompt)
-        self.prompts = Prompts(self.dataset, self.renderer, self._longest_prompt())
-        self.stream = PromptStream(len(self.dataset), config.seed, self.prompts.get)
+        self.renderer = Renderer(self.policy.tokenizer, config.data.system_prompt, config.data.chat_template_kwargs)
+        self.prompts = Prompts(self.dataset, self.renderer, longest_prompt(config, self.policy))
+        order = config.seed if config.data.seed is None else config.data.seed
+        self.stream = PromptStream(len(self.dataset), order, self.prompts.get)
         self.strategies = StrategySet(config.strategies, self._run_info())
-        self.optimizer = torch.optim.AdamW(
-            [p for p in self.policy.model.parameters() if p.requires_grad],
-            lr=training.learning_rate,
-            betas=(training.adam_beta1, training.adam_beta2),
-            eps=training.adam_epsilon,
-            weight_decay=training.weight_decay,
-        )
-        self.policy.scorer, self.optimizer = self.accelerator.prepare(self.policy.scorer, self.optimizer)
-        self.engine = build_engine(config.engine, self.policy)
-        self.probe = PolicyProbe(self.policy, self.prompts, training.max_tokens_per_micro_batch)
-        reference = load_policy(config.model, device=self.accelerator.device) if training.beta > 0 else None
-        exact = training.mixed_precision == "no"
-        self.updater = Updater(training, self.policy, self.optimizer, self.accelerator, reference, exact)
-        self.collector = Collector(config, self.strategies, self.stream, self.prompts, self.engine, judge, self._decode)
+        self.team = Team(learner.processes, learner, training.max_tokens_per_micro_batch)
+        self.probe = PolicyProbe(self.team.perplexity, self.prompts)
+        exact = config.engine.name == "hf" and training.mixed_precision == "no" and config.model.dtype == "float32"
+        self.updater = Updater(training, self.team, learner.options, exact)
+        self.collector = Collector(config, self.strategies, self.stream, self.prompts, self.team, judge, self._decode)
         self.costs = Costs()
         self.step = 0
         self.learning_rate = training.learning_rate
         self.stop_requested = False
         self.checkpoint_seconds = 0.0
+        self.engine_checks = ENGINE_CHECKS
+        self.trackers: Trackers
         self.display: TrainingDisplay
-        if resume_from is not None:
-            self._resume(resume_from)
 
     def begin_step(self) -> None:
-        """Set what depends on the step's number alone: the learning rate, and torch's generator for dropout."""
+        """Set what depends on the step's number alone."""
         self.learning_rate = learning_rate(self.config.training, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
-        torch.manual_seed(derive_seed(self.config.seed, "torch", self.step))
 
-    def entropies(self, groups: Sequence[Sequence[Sample]]) -> list[FloatArray]:
+    def take_entropies(self, groups: Sequence[Sequence[Sample]]) -> None:
         """Entropy of every completion token: the engine's record, or a forward pass where the engine keeps none."""
         samples = [sample for group in groups for sample in group]
-        recorded = [sample.rollout.entropies for sample in samples]
-        if all(entropy is not None for entropy in recorded):
-            return [entropy for entropy in recorded if entropy is not None]
-        rows = [sample.prompt_ids + sample.rollout.token_ids for sample in samples]
-        self.probe.tokens_scored += sum(map(len, rows))
-        scores = self.policy.score(
-            rows,
-            [(len(s.prompt_ids), len(row)) for s, row in zip(samples, rows, strict=True)],
-            [s.temperature for s in samples],
-            self.config.training.max_tokens_per_micro_batch,
+        for sample in samples:
+            sample.entropies = sample.rollout.entropies
+        missing = [sample for sample in samples if sample.entropies is None]
+        scores = self.team.score(
+            [s.prompt_ids + s.rollout.token_ids for s in missing],
+            [(len(s.prompt_ids), len(s.prompt_ids) + len(s.rollout.token_ids)) for s in missing],
+            [s.temperature for s in missing],
             with_entropy=True,
         )
-        return [entropy for _, entropy in scores if entropy is not None]
+        for sample, (logprobs, entropies) in zip(missing, scores, strict=True):
+            sample.old_logprobs, sample.entropies = logprobs, entropies
+
+    def sync_engine(self) -> None:
+        """Hand the weights to the engine; the first times, see that it took them."""
+        if self.config.engine.name == "hf":
+            return
+        self.team.sync()
+        if self.engine_checks:
+            self.engine_checks -= 1
+            some = range(min(CHECKED_PROMPTS, len(self.dataset)))
+            rows = [self.prompts.rendered(index).token_ids for index in some if self.prompts.get(index) is not None]
+            check_engine(self.team, rows, self.config)
 
     def tokens_scored(self) -> int:
         """Tokens passed through the model besides sampling and update, since last asked."""
-        total = self.probe.tokens_scored + self.updater.tokens_scored
-        self.probe.tokens_scored = self.updater.tokens_scored = 0
+        total, self.team.tokens_scored = self.team.tokens_scored, 0
         return total
 
     def log(self, metrics: dict[str, Any], timings: dict[str, float], step: Collected, weights_NT: FloatArray) -> None:
@@ -125,7 +121,9 @@ class Run:
             record_weights(step.trained, weights_NT)
             self.folder.write_rollouts(metrics["step"], rollout_rows(step))
         self.folder.append_metrics(metrics)
+        self.trackers.log(metrics, metrics["step"])
         self.display.step(metrics)
+        self._refuse_stale_engine(metrics.get("sampling/logp_difference", 0.0))
 
     def after_step(self) -> None:
         """Evaluate and save where it is due."""
@@ -142,15 +140,11 @@ class Run:
         state = {
             "stream": self.stream.state_dict(),
             "strategies": self.strategies.state_dict(),
+            "lengths": self.collector.lengths.state_dict(),
             "costs": asdict(self.costs),
         }
         checkpoint.save(
-            self.folder.checkpoints,
-            self.step,
-            self.policy,
-            self.optimizer,
-            state,
-            self.config.training.save_total_limit,
+            self.folder.checkpoints, self.step, self.team.save, state, self.config.training.save_total_limit
         )
         self.checkpoint_seconds = perf_counter() - started
 
@@ -162,7 +156,7 @@ class Run:
         dataset = load_prompts(settings.dataset_name, split=settings.split, limit=settings.limit)
         with progress(f"evaluate (step {self.step})", len(dataset) * settings.num_samples, "rollouts") as advance:
             evaluation = evaluate(
-                self.engine,
+                self.team,
                 self.policy.tokenizer,
                 dataset,
                 self.renderer,
@@ -171,7 +165,7 @@ class Run:
                 temperature=settings.temperature,
                 top_p=settings.top_p,
                 max_completion_length=self.config.training.max_completion_length,
-                max_prompt_length=self._longest_prompt(),
+                max_prompt_length=self.prompts.max_length,
                 seed=self.config.seed,
                 correct_reward=self.config.rewards.correct_reward,
                 progress=advance,
@@ -181,30 +175,28 @@ class Run:
         line |= {"train_seconds": self.costs.seconds, "prompt_ids": evaluation.prompt_ids}
         line |= {"per_prompt": evaluation.correct_PK.mean(axis=1).tolist()}
         self.folder.append_evaluation(line)
+        self.trackers.log_evaluation(line, self.step)
 
-    def _resume(self, folder: Path) -> None:
+    def resume(self, folder: Path) -> None:
+        """Go on from a checkpoint, whose model and optimiser the learner has already."""
         state = checkpoint.read_state(folder)
         self.step = int(folder.name.removeprefix("step-"))
         self.stream.load_state_dict(state["stream"])
         self.strategies.load_state_dict(state["strategies"])
         self.costs = Costs(**state["costs"])
-        checkpoint.load_optimizer(folder, self.optimizer)
-        self.folder.truncate(self.step)
+        self.collector.lengths.load_state_dict(state["lengths"])
+        self.folder.truncate(self.step, self.config.training.total_steps)
 
     def _decode(self, token_ids: list[int]) -> str:
         return str(self.policy.tokenizer.decode(token_ids, skip_special_tokens=True))
 
-    def _longest_prompt(self) -> int:
-        context = self.policy.max_context
-        room = self.config.data.max_prompt_length
-        if context is not None:
-            room = min(room, context - self.config.training.max_completion_length)
-        if room < 1:
-            raise UsageError(
-                f"training.max_completion_length={self.config.training.max_completion_length} leaves no room for a "
-                f"prompt in the model's context of {context} tokens; set a smaller one"
+    def _refuse_stale_engine(self, difference: float) -> None:
+        limit = self.config.engine.vllm_max_logp_difference
+        if self.config.engine.name != "hf" and difference > limit:
+            raise RunError(
+                f"in step {self.step - 1} the engine's log-probs differ from the trainer's by {difference:.3f} on "
+                f"average, more than engine.vllm_max_logp_difference={limit}: it may not have taken the weights"
             )
-        return room
 
     def _run_info(self) -> RunInfo:
         training = self.config.training
@@ -219,22 +211,46 @@ class Run:
         )
 
 
-def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
-    """Do a run, or go on with one; returns its summary.
+def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any] | None:
+    """Do a run, or go on with one; returns its summary on the main process, None on the others.
 
     Raises:
         UsageError: bad configuration or data; RunError: a failure at run time; KeyboardInterrupt: after saving.
     """
+    processes = Processes(config.training)
+    folder = RunFolder(Path(config.output_dir))
+
+    def start() -> Path | None:
+        check_trackers(config)
+        check_hub(config)
+        newest = checkpoint.newest(folder.checkpoints) if resume else None
+        folder.check(config, resume=resume, overwrite=overwrite)
+        return newest
+
+    resume_from = processes.share(start)
+    learner = build_learner(config, processes, resume_from)
+    summary = None
+    if processes.is_main:
+        with processes.controlling(), Judge(config.rewards) as judge:
+            summary = _control(Run(config, folder, judge, learner), resume_from)
+    else:
+        processes.serve(learner)
+    del learner
+    processes.leave()
+    return summary
+
+
+def _control(run: Run, resume_from: Path | None) -> dict[str, Any]:
+    """The main process's part."""
     from prepo_cli.training.loop import train_loop
 
-    folder = RunFolder(Path(config.output_dir))
-    resume_from = checkpoint.newest(folder.checkpoints) if resume else None
-    folder.check(config, resume=resume, overwrite=overwrite)
-    with Judge(config.rewards) as judge:
-        run = Run(config, folder, judge, resume_from)
-        folder.begin(config, resume=resume)
-        say_what_was_taken(run.dataset, run.policy)
-        evaluation = config.evaluation
+    config, folder, evaluation = run.config, run.folder, run.config.evaluation
+    if resume_from is not None:
+        run.resume(resume_from)
+    folder.begin(config, resume=resume_from is not None)
+    say_what_was_taken(run)
+    with Trackers(config, folder.path, run.step) as run.trackers:
+        run.sync_engine()
         if evaluation.at_start and run.step == 0:
             run.evaluate()
         with _stop_after_step(run), TrainingDisplay(config.training.total_steps, run.step) as run.display:
@@ -243,8 +259,8 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
             raise KeyboardInterrupt(f"stopped after step {run.step}; go on with --resume")
         if evaluation.at_end:
             run.evaluate()
-        checkpoint.save_model(folder.final, run.policy)
-        run.engine.close()
+    run.team.export(folder.final)
+    run.team.close()
     summary = build_summary(config, folder)
     folder.finish(config, summary)
     return summary
@@ -271,14 +287,12 @@ def _stop_after_step(run: Run) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _model_of(config: RunConfig, resume_from: Path | None) -> Any:
-    if resume_from is None:
-        return config.model
-    return config.model.model_copy(update={"model_name_or_path": str(resume_from / "model"), "revision": None})
-
-
-def say_what_was_taken(dataset: PromptDataset, policy: Policy) -> None:
+def say_what_was_taken(run: Run) -> None:
     """One line on the data and one on the model."""
+    dataset, model, processes = run.dataset, run.policy.model, run.team.processes
     say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
-    parameters = sum(p.numel() for p in policy.model.parameters())
-    say(f"{policy.model.config.model_type}: {parameters:,} parameters on {policy.device}")
+    parameters = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in run.learner.parameters)
+    where = f"on {run.policy.device}" + (f" in {processes.count} processes" if processes.count > 1 else "")
+    part = f", {trained:,} of them trained" if trained < parameters else ""
+    say(f"{model.config.model_type}: {parameters:,} parameters{part} {where}")

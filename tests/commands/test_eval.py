@@ -29,7 +29,7 @@ def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[SumEngine]:
     """The engine of each run so far; a run takes the first that has not been used, or a plain one."""
     made: list[SumEngine] = []
 
-    def build(*_: Any) -> SumEngine:
+    def build(*_: Any, **__: Any) -> SumEngine:
         engine = next((e for e in made if not e.calls and not e.closed), None)
         if engine is None:
             engine = SumEngine()

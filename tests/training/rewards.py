@@ -13,3 +13,8 @@ def short(prompts: list[str], completions: list[str], **columns: Any) -> list[fl
 def constant(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
     """Nothing to learn from."""
     return [0.5] * len(completions)
+
+
+def zero(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    """1 for a boxed 0."""
+    return [float("{0}" in completion) for completion in completions]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.models import Policy
 from prepo_cli.training import checkpoint
+from prepo_cli.training.sharding import full_state, load_optimizer_state, optimizer_state
 from tests.models import make_policy
 
 
@@ -39,8 +41,13 @@ STATE = {
 }
 
 
+def write_tensors(policy: Policy, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    checkpoint.write_model(folder / "model", policy, full_state(policy.model, keep=True))
+    checkpoint.write_optimizer(folder, optimizer_state(policy.model, optimizer, keep=True))
+
+
 def save(folder: Path, step: int, keep: int | None = None) -> Path:
-    return checkpoint.save(folder, step, *parts(), STATE, keep)
+    return checkpoint.save(folder, step, partial(write_tensors, *parts()), STATE, keep)
 
 
 def test_state_comes_back_exactly(tmp_path: Path) -> None:
@@ -57,12 +64,12 @@ def test_state_comes_back_exactly(tmp_path: Path) -> None:
 
 def test_optimizer_and_model_come_back_byte_for_byte(tmp_path: Path) -> None:
     policy, optimizer = parts()
-    saved = checkpoint.save(tmp_path, 1, policy, optimizer, STATE, None)
+    saved = checkpoint.save(tmp_path, 1, partial(write_tensors, policy, optimizer), STATE, None)
     model = type(policy.model).from_pretrained(saved / "model")
     for (name, ours), (_, theirs) in zip(policy.model.named_parameters(), model.named_parameters(), strict=True):
         assert torch.equal(ours, theirs), name
     fresh = torch.optim.AdamW(model.parameters(), lr=0.5)
-    checkpoint.load_optimizer(saved, fresh)
+    load_optimizer_state(model, fresh, checkpoint.read_optimizer(saved))
     for ours, theirs in zip(optimizer.state.values(), fresh.state.values(), strict=True):
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from prepo_cli.config import ASSETS, SLOT_DEFAULTS, recipes, resolve
 from prepo_cli.engines.base import Request, Rollout
 from prepo_cli.models import Policy, load_tokenizer
-from prepo_cli.training import run as run_module
+from prepo_cli.training import learner as learner_module
 from prepo_cli.training.run import train
 from prepo_cli.training.scoring import TokenScorer
 from strategies import registry
@@ -56,8 +56,11 @@ class FakeEngine:
             ids, -rng.random(len(ids)).astype(np.float32), rng.random(len(ids)).astype(np.float32), truncated=False
         )
 
-    def sync(self, model: Any) -> None:
+    def sync(self, weights: Any) -> None:
         """Nothing to take over."""
+
+    def sleep(self) -> None:
+        """Nothing is held."""
 
     def close(self) -> None:
         """Nothing to free."""
@@ -87,8 +90,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
             parameter.data = parameter.data.clone()
         return Policy(model, TOKENIZER, TokenScorer(model), torch.device("cpu"), frozenset({2}), 0)
 
-    monkeypatch.setattr(run_module, "load_policy", tiny)
-    monkeypatch.setattr(run_module, "build_engine", lambda config, policy: FakeEngine())
+    monkeypatch.setattr(learner_module, "load_policy", tiny)
+    monkeypatch.setattr(learner_module, "build_engine", lambda *parts, **options: FakeEngine())
 
 
 def run(folder: Path, dataset: Path, flags: dict[str, Any], **options: Any) -> list[dict[str, Any]]:

@@ -137,6 +137,25 @@ def test_an_empty_batch_skips_the_update_and_says_so(tmp_path: Path) -> None:
     assert metrics(tmp_path)[-1]["cost/rollouts_total"] == 4 * 3 * 16
 
 
+def test_resuming_keeps_every_evaluation_once(tmp_path: Path) -> None:
+    sets = ["evaluation.dataset_name=embedded", "evaluation.limit=2", "evaluation.num_samples=2",
+            "evaluation.eval_steps=1"]  # fmt: skip
+    run(tmp_path / "run", *sets)
+
+    def evaluated() -> list[tuple[int, float]]:
+        lines = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
+        return [(line["step"], line["avg@2"]["value"]) for line in map(json.loads, lines)]
+
+    whole = evaluated()
+    assert [step for step, _ in whole] == [0, 1, 2, 3, 4]
+    run(tmp_path / "run", *sets, resume=True)
+    assert evaluated() == whole
+    for newest in (4, 3):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step-{newest:06d}")
+    run(tmp_path / "run", *sets, resume=True)
+    assert evaluated() == whole
+
+
 def test_bf16_kl_and_mini_batches_train_and_resume(tmp_path: Path) -> None:
     """Off-policy updates in bfloat16: old log-probs are taken anew, the reference is the starting model."""
     sets = ["training.mixed_precision=bf16", "training.beta=0.05", "training.mini_batch_prompts=2",
@@ -169,9 +188,3 @@ def test_a_folder_with_another_run_is_refused(uninterrupted: Path) -> None:
 def test_no_room_for_a_prompt(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="max_completion_length=5000"):
         run(tmp_path / "run", "training.max_completion_length=5000")
-
-
-def test_several_processes_are_refused_not_run_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
-    with pytest.raises(UsageError, match="2 processes were started"):
-        run(tmp_path / "run")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 
-from prepo_cli.config import TrainingConfig
+from prepo_cli.config import resolve
+from prepo_cli.engines.hf import HfEngine
 from prepo_cli.models import Policy
-from prepo_cli.training.update import Trainee, Updater
+from prepo_cli.training.learner import Learner
+from prepo_cli.training.processes import Processes
+from prepo_cli.training.team import Team
+from prepo_cli.training.trainee import Trainee
+from prepo_cli.training.update import Updater
 from tests.models import VOCAB, make_policy
 
 RNG = np.random.default_rng(5)
@@ -28,12 +34,24 @@ def make_batch(policy: Policy, on_policy: bool = True) -> list[Trainee]:
     return batch
 
 
+def make_updater(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    reference: Policy | None = None,
+    exact: bool = True,
+    **settings: Any,
+) -> Updater:
+    config = resolve(flags={f"training.{key}": value for key, value in {"max_grad_norm": 1e9, **settings}.items()})
+    processes = Processes(config.training)
+    learner = Learner(config, processes, policy, optimizer, HfEngine(policy, 999), reference)
+    team = Team(processes, learner, config.training.max_tokens_per_micro_batch)
+    return Updater(config.training, team, learner.options, exact)
+
+
 def gradients(policy: Policy, batch: list[Trainee], **settings: object) -> tuple[dict[str, np.ndarray], dict]:
-    config = TrainingConfig(max_grad_norm=1e9, **settings)
-    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
-    updater = Updater(config, policy, optimizer, Accelerator(cpu=True), None, engine_is_exact=True)
+    updater = make_updater(policy, torch.optim.SGD(policy.model.parameters(), lr=0.0), **settings)
     updater.prepare(batch)
-    metrics = updater.update(batch)
+    metrics = updater.update(batch, 1e-30, 0)
     return {n: p.grad.numpy().copy() for n, p in policy.model.named_parameters() if p.grad is not None}, metrics
 
 
@@ -75,7 +93,6 @@ def test_mini_batches_step_once_each_and_use_old_log_probs() -> None:
     policy = make_policy()
     batch = make_batch(policy, on_policy=False)
     before = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
-    config = TrainingConfig(mini_batch_prompts=2, num_iterations=2)
     steps = 0
 
     class Counting(torch.optim.SGD):
@@ -84,12 +101,11 @@ def test_mini_batches_step_once_each_and_use_old_log_probs() -> None:
             steps += 1
             return super().step(closure)
 
-    updater = Updater(
-        config, policy, Counting(policy.model.parameters(), lr=0.01), Accelerator(cpu=True), None, engine_is_exact=True
-    )
+    optimizer = Counting(policy.model.parameters(), lr=0.01)
+    updater = make_updater(policy, optimizer, mini_batch_prompts=2, num_iterations=2)
     updater.prepare(batch)
     assert all(t.old_logprob_T is t.engine_logprob_T for t in batch)
-    metrics = updater.update(batch)
+    metrics = updater.update(batch, 0.01, 0)
     assert steps == 2 * 2  # groups 0..3 in twos, twice
     assert metrics["clip_ratio/low"] + metrics["clip_ratio/high"] > 0
     assert any((p - before[n]).abs().max() > 0 for n, p in policy.model.named_parameters())
@@ -99,12 +115,10 @@ def test_inexact_engines_have_their_log_probs_taken_anew() -> None:
     policy = make_policy()
     batch = make_batch(policy, on_policy=False)
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
-    updater = Updater(
-        TrainingConfig(num_iterations=2), policy, optimizer, Accelerator(cpu=True), None, engine_is_exact=False
-    )
+    updater = make_updater(policy, optimizer, exact=False, num_iterations=2)
     updater.prepare(batch)
-    assert updater.tokens_scored == sum(len(t.ids) for t in batch)
-    metrics = updater.update(batch)
+    assert updater.team.tokens_scored == sum(len(t.ids) for t in batch)
+    metrics = updater.update(batch, 1e-30, 0)
     assert metrics["clip_ratio/low"] == metrics["clip_ratio/high"] == 0
     assert metrics["sampling/logp_difference"] > 0.05
 
@@ -115,10 +129,9 @@ def test_reference_adds_kl_and_its_gradient() -> None:
     for trainee in batch:
         trainee.factor_T = np.zeros_like(trainee.factor_T)
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
-    config = TrainingConfig(beta=0.5)
-    updater = Updater(config, policy, optimizer, Accelerator(cpu=True), reference, engine_is_exact=True)
+    updater = make_updater(policy, optimizer, reference, beta=0.5)
     updater.prepare(batch)
-    metrics = updater.update(batch)
+    metrics = updater.update(batch, 1e-30, 0)
     ours = policy.score([t.ids for t in batch], [t.span for t in batch], [t.temperature for t in batch], 999)
     theirs = reference.score([t.ids for t in batch], [t.span for t in batch], [t.temperature for t in batch], 999)
     gap = np.concatenate([r - o for (o, _), (r, _) in zip(ours, theirs, strict=True)]).astype(np.float64)

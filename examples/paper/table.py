@@ -1,0 +1,109 @@
+"""Finished runs beside the papers' tables.
+
+python examples/paper/table.py runs/paper/*         # without runs: the papers' figures alone
+
+A run's accuracy is its last evaluation's mean over k samples: the mean over benchmarks where the evaluation set has a
+`source` column (benchmarks.py makes such a set), as in the papers, else over all prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from published import TABLE, Published
+
+from prepo_cli.errors import UsageError
+from prepo_cli.reporting.run_folder import read_lines
+
+HEAD = ("model", "method", "paper: accuracy", "paper: rollouts", "ours: accuracy", "ours: rollouts", "ours: run")
+NOTES = """Columns headed "paper" are the papers' own figures (PREPO's table in 2511.00794 with model labels corrected;
+E3's average in 2505.18573); columns headed "ours" were measured by the runs named. Accuracy in percent:
+PREPO's is avg@16, the mean over 16 samples (which its table calls passrate@16), E3's is pass@1, the same mean.
+(!) the paper's cells do not average to the mean that it prints; - not given, or not evaluated."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished run came to."""
+
+    model: str
+    method: str
+    accuracy: str
+    rollouts: int
+    name: str
+
+
+def read_run(folder: Path) -> Run:
+    """A finished run; raises UsageError where there is none."""
+    path = folder / "summary.json"
+    if not folder.is_dir():
+        raise UsageError(f"no such run folder: {folder}")
+    if not path.is_file():
+        begun = (folder / "config.yaml").is_file()
+        cure = (
+            f"finish it with: prepo train --resume --output-dir {folder}" if begun else "name a folder of prepo train"
+        )
+        raise UsageError(f"{folder} holds no finished run (no summary.json); {cure}")
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        model, method, rollouts = summary["model"], summary["recipe"], summary["cost"]["rollouts_total"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is no summary of prepo train ({error}); name a folder of prepo train") from error
+    return Run(Path(model).name.lower(), method, _accuracy(folder, summary), int(rollouts), str(folder))
+
+
+def rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """Every published row, a run's figures beside it, one line for each run; then runs of no published row."""
+    found = []
+    for cell in TABLE:
+        same = [run for run in runs if (run.model, run.method) == (cell.model, cell.method)]
+        found += [_row(cell.model, cell.method, cell, run) for run in same or [None]]
+    known = {(cell.model, cell.method) for cell in TABLE}
+    strangers = [run for run in runs if (run.model, run.method) not in known]
+    return found + [_row(run.model, run.method, None, run) for run in strangers]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folder of a finished run")
+    args = parser.parse_args(argv)
+    try:
+        table = rows([read_run(folder) for folder in args.runs])
+    except UsageError as error:
+        print(f"table.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    for line in (HEAD, ("---", "---", *["---:"] * 4, "---"), *table):
+        print(f"| {' | '.join(line)} |")
+    print(f"\n{NOTES}")
+
+
+def _row(model: str, method: str, cell: Published | None, run: Run | None) -> tuple[str, ...]:
+    paper = ("-", "-")
+    if cell is not None:
+        mean = "-" if cell.mean is None else f"{cell.mean:.2f}{' (!)' if cell.doubtful else ''}"
+        mean += "" if cell.pass_at_16 is None else f" (pass@16 {cell.pass_at_16:.2f})"
+        paper = (mean, "-" if cell.rollouts is None else f"{cell.rollouts:,}")
+    ours = ("-", "-", "-") if run is None else (run.accuracy, f"{run.rollouts:,}", run.name)
+    return (model, method, *paper, *ours)
+
+
+def _accuracy(folder: Path, summary: dict[str, Any]) -> str:
+    metric, after = summary.get("metric"), summary.get("after")
+    if not after or metric not in after:
+        return "-"
+    last = max(read_lines(folder / "evaluations.jsonl"), key=lambda line: line["step"], default={})
+    by_source = [row[metric]["value"] for row in last.get("by_source", {}).values()]
+    if len(by_source) > 1:
+        return f"{100 * sum(by_source) / len(by_source):.2f} ({metric}, {len(by_source)} benchmarks)"
+    return f"{100 * after[metric]['value']:.2f} ({metric}, {after['prompts']} prompts)"
+
+
+if __name__ == "__main__":
+    main()

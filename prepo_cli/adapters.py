@@ -1,0 +1,90 @@
+"""LoRA adapters through peft: trained alone, saved alone, merged for export and for engines.
+
+Adapters are put into the model in place, so that scoring and decoding see an ordinary causal LM. The reference model
+is the same model with its adapters off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prepo_cli.config import ModelConfig
+from prepo_cli.errors import UsageError
+from prepo_cli.training.sharding import full
+
+BASE = ".base_layer"
+
+
+def add_adapters(model: Any, config: ModelConfig, saved: Path | None) -> Any:
+    """Put fresh adapters (or those of a checkpoint) into the model; returns the peft model around it.
+
+    Raises:
+        UsageError: peft is not installed, no layer has such a name, or one that is not linear.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise UsageError("model.use_peft needs peft; pip install 'prepo[peft]'") from error
+    if saved is not None:
+        return peft.PeftModel.from_pretrained(model, str(saved), is_trainable=True)
+    settings = peft.LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.lora_target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        wrapped = peft.get_peft_model(model, settings)
+    except ValueError as error:
+        raise UsageError(f"model.lora_target_modules={config.lora_target_modules!r}: {error}") from error
+    for name, layer in model.named_modules():
+        if isinstance(layer, peft.tuners.lora.LoraLayer) and not isinstance(layer, peft.tuners.lora.Linear):
+            raise UsageError(f"model.lora_target_modules: '{name}' is not a linear layer; name linear layers only")
+    return wrapped
+
+
+def hub_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Full weights under the hub's names, adapters merged, the output matrix named even where it is tied.
+
+    Every process of a sharded model must go through all of it.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    layers = {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A")}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        owner = next((part for part in _owners(name) if part in layers), None)
+        if owner is None:
+            yield name, full(tensor)
+            continue
+        inside = name[len(owner) :]
+        if not inside.startswith(BASE):
+            continue
+        weight = full(tensor)
+        if inside == f"{BASE}.weight":
+            delta = _delta(layers[owner])
+            transposed = isinstance(layers[owner].get_base_layer(), Conv1D)
+            weight = (weight.float() + (delta.T if transposed else delta)).to(weight.dtype)
+        yield owner + inside.removeprefix(BASE), weight
+
+
+def _delta(layer: Any) -> Tensor:
+    """What a layer's active adapters add to its weight [out, in], float32."""
+    with torch.no_grad():
+        parts = [
+            full(layer.lora_B[name].weight).float() @ full(layer.lora_A[name].weight).float() * layer.scaling[name]
+            for name in layer.active_adapters
+        ]
+        return torch.stack(parts).sum(dim=0)
+
+
+def _owners(name: str) -> Iterator[str]:
+    """The modules that a parameter's name lies in, innermost first."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name

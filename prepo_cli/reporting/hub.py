@@ -1,0 +1,147 @@
+"""The finished run on the hub: model, card, configuration, metrics and learning curve, in one commit.
+
+What can be known before a run is checked before anything is loaded. A push that fails leaves the run as it is, and
+`push_folder` (or `python -m prepo_cli.reporting.hub RUN_FOLDER [OWNER/NAME]`) does it later.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from prepo_cli.config import RunConfig, read_yaml, validation_message
+from prepo_cli.errors import RunError, UsageError
+from prepo_cli.reporting.card import model_card
+from prepo_cli.reporting.run_folder import RunFolder, atomic_write
+from prepo_cli.reporting.terminal import say
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+CARD = "README.md"
+BESIDE_THE_MODEL = (CARD, "config.yaml", "metrics.jsonl", "learning_curve.png")
+LATER = "python -m prepo_cli.reporting.hub"
+
+
+def check_hub(config: RunConfig) -> None:
+    """Refuse, before anything is loaded, a push that can't come to anything.
+
+    Raises:
+        UsageError: no repository is named, its name is none of the hub's, or there is no token.
+    """
+    if config.reporting.push_to_hub:
+        _check_name(config.reporting.hub_model_id)
+        _check_access()
+
+
+def push_run(config: RunConfig, folder: Path, api: HfApi | None = None) -> str:
+    """Create the repository unless it is there, upload the finished run, and return the repository's address.
+
+    Args:
+        config: names the repository and says whether it is private.
+        folder: the run folder, finished.
+        api: the hub's client; by default one with the user's token.
+
+    Raises:
+        UsageError: no repository is named, or the folder holds no finished run; RunError: the push failed.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HTTPError
+
+    repository = _check_name(config.reporting.hub_model_id)
+    final = RunFolder(folder).final
+    if not (final / "config.json").is_file() or not (folder / CARD).is_file():
+        raise UsageError(f"{folder} holds no finished run; finish it with: prepo train --resume --output-dir {folder}")
+    files = {path.relative_to(final).as_posix(): path for path in sorted(final.rglob("*")) if path.is_file()}
+    files |= {name: folder / name for name in BESIDE_THE_MODEL if (folder / name).is_file()}
+    api = api or HfApi()
+    try:
+        url = api.create_repo(repository, private=config.reporting.hub_private_repo, exist_ok=True)
+        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
+        api.create_commit(repository, operations, commit_message=f"Trained with prepo, recipe {config.recipe}")
+    # the hub's client raises ValueError for a card or an answer it can't use, RuntimeError for an upload that broke
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise RunError(
+            f"pushing to {repository} failed ({reason}); the run in {folder} is whole, push it later with: "
+            f"{LATER} {folder} {repository}"
+        ) from error
+    return str(url)
+
+
+def push_folder(folder: Path, hub_model_id: str | None = None, api: HfApi | None = None) -> str:
+    """Push a run that is finished already; returns the repository's address.
+
+    Args:
+        folder: the run folder.
+        hub_model_id: the repository, `owner/name`; by default what the run's configuration names. The card names it
+            too, unless the user has changed the card.
+        api: the hub's client; by default one with the user's token.
+
+    Raises:
+        UsageError: no repository or token, or the folder holds no finished run; RunError: the push failed.
+    """
+    run = RunFolder(folder)
+    if not run.config.is_file() or not run.summary.is_file():
+        raise UsageError(f"{folder} holds no finished run; name a run folder with config.yaml and summary.json")
+    try:
+        config = RunConfig.model_validate(read_yaml(run.config))
+    except ValidationError as error:
+        raise UsageError(f"{run.config}: {validation_message(error)}") from error
+    repository = _check_name(hub_model_id or config.reporting.hub_model_id)
+    if api is None:
+        _check_access()
+    renamed = config.reporting.model_copy(update={"hub_model_id": repository})
+    target = config.model_copy(update={"reporting": renamed})
+    summary = json.loads(run.summary.read_text(encoding="utf-8"))
+    card = folder / CARD
+    if card.is_file() and card.read_text(encoding="utf-8") == model_card(config, summary):
+        atomic_write(card, model_card(target, summary))
+    return push_run(target, folder, api)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Push the run folder named first to the repository named second, if any; returns the exit code."""
+    if len(arguments) not in (1, 2):
+        say(f"usage: {LATER} RUN_FOLDER [OWNER/NAME]")
+        return 2
+    try:
+        print(push_folder(Path(arguments[0]), arguments[1] if len(arguments) == 2 else None))
+    except (UsageError, RunError) as error:
+        say(str(error))
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+def _check_name(repository: str | None) -> str:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if not repository:
+        raise UsageError("reporting.push_to_hub needs to know where to; add --set reporting.hub_model_id=owner/name")
+    if not re.fullmatch(r"[^/]+/[^/]+", repository):
+        raise UsageError(f"reporting.hub_model_id={repository}: write owner/name")
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise UsageError(f"reporting.hub_model_id={repository} can't be a name on the hub: {error}") from error
+    return repository
+
+
+def _check_access() -> None:
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        raise UsageError("reporting.push_to_hub can't work with HF_HUB_OFFLINE set; unset it, or push later")
+    if get_token() is None:
+        raise UsageError("reporting.push_to_hub needs a token of the hub with the right to write; run: hf auth login")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,65 @@
+"""Whether an engine has the trainer's weights: greedy answers of both are compared, token by token.
+
+An engine that took over a part of the weights answers without an error, and wrongly. Where two tokens are as good as
+equally likely to the trainer, rounding may decide between them, and what follows is not compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from prepo_cli.config import RunConfig
+from prepo_cli.engines.base import Request
+from prepo_cli.errors import RunError
+from prepo_cli.training.team import Team
+
+TOKENS = 16
+FAULT = "the engine answers with other weights than the trainer's"
+CURE = "the weight sync did not take; try --engine hf"
+TIE = {"float32": 1e-2, "bfloat16": 0.5, "float16": 0.25}
+"""Log-probs (nats) this near each other may change places in another engine's rounding."""
+
+
+def check_engine(team: Team, prompts: Sequence[list[int]], config: RunConfig) -> None:
+    """Compare continuations of a few prompts.
+
+    Greedy ones; of a sharded policy, which no process holds whole, the log-probs of sampled ones.
+
+    Raises:
+        RunError: they differ where the trainer is sure.
+    """
+    if team.processes.sharded:
+        _compare_logprobs(team, prompts, config.engine.vllm_max_logp_difference)
+    else:
+        _compare_greedy(team, prompts, TIE[config.model.dtype])
+
+
+def _compare_greedy(team: Team, prompts: Sequence[list[int]], tie: float) -> None:
+    requests = [Request(prompt, [0], 0.0, TOKENS) for prompt in prompts]
+    for prompt, theirs, ours in zip(prompts, team.generate(requests), team.greedy(requests), strict=True):
+        mine, other = ours[0].token_ids, theirs[0].token_ids
+        at = next((i for i, pair in enumerate(zip(mine, other, strict=False)) if pair[0] != pair[1]), None)
+        if at is None:
+            continue
+        rows = [prompt + mine[:at] + [token] for token in (mine[at], other[at])]
+        spans = [(len(row) - 1, len(row)) for row in rows]
+        best, taken = (float(logprobs[0]) for logprobs, _ in team.score(rows, spans, [1.0, 1.0]))
+        if best - taken > tie:
+            raise RunError(
+                f"{FAULT}: greedy token {at + 1} of a prompt is {other[at]} where the trainer takes {mine[at]} "
+                f"({best - taken:.2f} nats likelier); {CURE}"
+            )
+
+
+def _compare_logprobs(team: Team, prompts: Sequence[list[int]], limit: float) -> None:
+    groups = team.generate([Request(prompt, [0, 1], 1.0, TOKENS) for prompt in prompts])
+    pairs = [(prompt, rollout) for prompt, group in zip(prompts, groups, strict=True) for rollout in group]
+    rows = [prompt + rollout.token_ids for prompt, rollout in pairs]
+    spans = [(len(prompt), len(row)) for (prompt, _), row in zip(pairs, rows, strict=True)]
+    ours = np.concatenate([logprobs for logprobs, _ in team.score(rows, spans, [1.0] * len(rows))])
+    theirs = np.concatenate([rollout.logprobs for _, rollout in pairs])
+    gap = float(np.abs(ours - theirs).mean())
+    if gap > limit:
+        raise RunError(f"{FAULT}: their log-probs differ by {gap:.2f} nats on average; {CURE}")

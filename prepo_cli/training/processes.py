@@ -1,0 +1,161 @@
+"""The processes of a run: the main one controls, all compute.
+
+Strategies, data, rewards and the run folder live on the main process alone. What every process must do together
+(generate, score, update, hand over weights, save) is a method of its `Learner`; the main process calls it on all with
+`call`, the others answer in `serve`. So the training loop reads the same whatever the number of processes.
+
+Control messages go through a gloo group of their own, which may stay silent for as long as a reward takes; the
+gradients' group keeps its own time-out.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+
+from prepo_cli.config import TrainingConfig
+from prepo_cli.errors import UsageError
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=30)
+MAIN = 0
+DONE, FAILED = "done", "failed"
+
+
+class Processes:
+    """How many processes there are, which one this is, and how they talk.
+
+    Raises:
+        UsageError: sharding was asked for and is not to be had, or an unsupported kind of it.
+    """
+
+    def __init__(self, training: TrainingConfig) -> None:
+        if AcceleratorState._shared_state.get("_mixed_precision", training.mixed_precision) != training.mixed_precision:
+            AcceleratorState._reset_state()  # an earlier run in this process had another precision
+        self.accelerator = Accelerator(mixed_precision=training.mixed_precision)
+        self.count, self.index = self.accelerator.num_processes, self.accelerator.process_index
+        self.device: torch.device = self.accelerator.device
+        self.sharded = _sharded(self.accelerator, training.fsdp)
+        self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if self.count > 1 else None
+        self._calling = False
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that controls."""
+        return self.index == MAIN
+
+    def share(self, compute: Callable[[], T]) -> T:
+        """What the main process computes, on all; if it fails there the others end quietly.
+
+        Raises:
+            SystemExit: on the others, if the main process failed.
+        """
+        if self.count == 1:
+            return compute()
+        box: list[Any] = [None]
+        if self.is_main:
+            try:
+                box = [(DONE, compute())]
+            except BaseException:
+                self._broadcast([FAILED])
+                raise
+        self._broadcast(box)
+        self._stop_if_failed(box[0])
+        answer: T = box[0][1]
+        return answer
+
+    def call(self, worker: Any, method: str, shares: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """`worker.method(*share)` on every process with its own share; results in the order of the processes."""
+        if self.count == 1:
+            return [getattr(worker, method)(*shares[0])]
+        self._calling = True
+        self._broadcast([method])
+        mine: list[Any] = [None]
+        dist.scatter_object_list(mine, list(shares), src=MAIN, group=self._group)
+        gathered: list[Any] = [None] * self.count
+        dist.gather_object(getattr(worker, method)(*mine[0]), gathered, dst=MAIN, group=self._group)
+        self._calling = False
+        return gathered
+
+    def leave(self) -> None:
+        """Part from the others, once all are through and nothing holds a model any more.
+
+        A group that is still referred to when the interpreter ends may abort the process.
+        """
+        if self.count > 1:
+            dist.barrier(group=self._group)
+            self._group = None
+            self.accelerator.free_memory()
+            gc.collect()
+            dist.destroy_process_group()
+
+    def serve(self, worker: Any) -> None:
+        """Answer the main process's calls until it is through. Interrupts are the main process's business."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        while True:
+            box: list[Any] = [None]
+            self._broadcast(box)
+            self._stop_if_failed(box[0])
+            if box[0] == DONE:
+                return
+            share: list[Any] = [None]
+            dist.scatter_object_list(share, None, src=MAIN, group=self._group)
+            dist.gather_object(getattr(worker, box[0])(*share[0]), None, dst=MAIN, group=self._group)
+
+    @contextmanager
+    def controlling(self) -> Iterator[None]:
+        """The main process's part of a run: when it ends, well or not, the others are let go.
+
+        After a failure in the middle of a call they can't be reached; the launcher ends them.
+        """
+        try:
+            yield
+        except BaseException:
+            if self.count > 1 and not self._calling:
+                with suppress(RuntimeError):
+                    self._broadcast([FAILED])
+            raise
+        if self.count > 1:
+            self._broadcast([DONE])
+
+    def _stop_if_failed(self, message: Any) -> None:
+        """End this process if the main one says that it failed; what went wrong is said there."""
+        if message == FAILED:
+            dist.destroy_process_group()
+            raise SystemExit(0)
+
+    def _broadcast(self, box: list[Any]) -> None:
+        dist.broadcast_object_list(box, src=MAIN, group=self._group)
+
+
+def _sharded(accelerator: Accelerator, asked: bool) -> bool:
+    """Whether the model is sharded; refuses what would be ignored without a word."""
+    kind = accelerator.distributed_type
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true") and kind != DistributedType.FSDP:
+        raise UsageError(
+            f"accelerate was asked for FSDP and set up {kind.value} instead, which shards nothing; drop that request "
+            "and set training.fsdp=true, or start on GPUs"
+        )
+    if kind == DistributedType.FSDP:
+        if not accelerator.is_fsdp2:
+            raise UsageError("accelerate is configured for FSDP version 1; set fsdp_version: 2 in its configuration")
+        if os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower() in ("1", "true"):
+            raise UsageError("set fsdp_cpu_ram_efficient_loading: false; every process loads the weights it shards")
+        return True
+    if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise UsageError(f"{kind.value} is not supported; take DDP, or training.fsdp=true to shard")
+    if asked and accelerator.num_processes == 1:
+        raise UsageError("training.fsdp=true shards over several processes and one was started; use torchrun")
+    return asked

@@ -1,0 +1,57 @@
+"""A run whose rollouts are fixed: started by test_processes in one process or several.
+
+Usage: python -m tests.training.replayed SETTINGS.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prepo_cli.config import resolve
+from prepo_cli.engines.base import Progress, Request, Rollout
+from prepo_cli.training import learner, run
+from strategies.types import derive_seed
+
+
+class Replay:
+    """Answers that depend on the seeds alone, of very different lengths, right now and then."""
+
+    def __init__(self, policy: Any) -> None:
+        self.tokenizer = policy.tokenizer
+        self.eos = min(policy.eos_token_ids)
+
+    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
+        return [[self._answer(request, seed) for seed in request.seeds] for request in requests]
+
+    def _answer(self, request: Request, seed: int) -> Rollout:
+        rng = np.random.default_rng(seed)
+        rate = derive_seed("rate", *request.prompt_ids) / 2**63
+        text = "7 + 1 = 8. " * int(rng.integers(0, 6)) + f"\\boxed{{{0 if rng.random() < rate else 1}}}"
+        ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos]
+        entropies = rng.random(len(ids)).astype(np.float32)
+        return Rollout(ids, -rng.random(len(ids)).astype(np.float32), entropies, truncated=False)
+
+    def sync(self, weights: Iterable[Any]) -> None:
+        """Nothing to take over."""
+
+    def sleep(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def main() -> None:
+    settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    learner.build_engine = lambda config, policy, *parts, **options: Replay(policy)  # type: ignore[assignment]
+    run.train(resolve(sets=settings["sets"]), resume=settings["resume"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""One process against two, plain and sharded: the same run; and starts for real from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+
+from tests.models import save_model
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "training.total_steps=5",
+    "training.prompts_per_step=6",
+    "training.num_generations=4",
+    "training.max_completion_length=64",
+    "training.max_tokens_per_micro_batch=700",
+    "training.save_steps=1",
+    "training.save_total_limit=10",
+    "training.learning_rate=1e-3",
+    "evaluation.dataset_name=null",
+    "reporting.figures=false",
+    "rewards.workers=1",
+]
+RECIPES = {
+    "prepo": ["recipe=prepo"],
+    "greso-e3": ["strategies.selector=greso", "strategies.budget=e3", "strategies.weighting=rel-entropy"],
+}
+LAUNCHES = {"two": [], "sharded": ["training.fsdp=true"]}
+
+
+def launch(arguments: Sequence[str], processes: int, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in one process or, through torchrun, several."""
+    front = [sys.executable]
+    if processes > 1:
+        front += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run([*front, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
+
+def replay(folder: Path, processes: int, sets: Sequence[str], resume: bool = False) -> Path:
+    """A run on fixed rollouts; returns its folder."""
+    settings = folder.with_suffix(".json")
+    fixed = [*SMALL, "rewards.functions=[tests.training.rewards:zero]", f"output_dir={folder}"]
+    settings.write_text(json.dumps({"sets": [*fixed, *sets], "resume": resume}))
+    done = launch(["-m", "tests.training.replayed", str(settings)], processes)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def prompts(folder: Path) -> list[list[tuple[str, float, float]]]:
+    """Prompt, reward and advantage of every rollout, by step."""
+    tables = [pq.read_table(path).to_pydict() for path in sorted((folder / "rollouts").glob("*.parquet"))]
+    return [list(zip(t["prompt_id"], t["reward"], t["text"], strict=True)) for t in tables]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert prompts(one) == prompts(other)
+    for ours, theirs in zip(metrics(one), metrics(other), strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            if not key.startswith("timing_s/") and key != "cost/seconds":
+                assert theirs[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key
+    ours_state, theirs_state = (load_file(folder / "final" / "model.safetensors") for folder in (one, other))
+    assert ours_state.keys() == theirs_state.keys()
+    for name, weight in ours_state.items():
+        np.testing.assert_allclose(theirs_state[name], weight, atol=1e-5, rtol=0, err_msg=name)
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def single(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    sets = RECIPES[request.param]
+    return sets, replay(tmp_path_factory.mktemp(request.param) / "one", 1, sets)
+
+
+@pytest.mark.parametrize("launched", LAUNCHES)
+def test_two_processes_do_the_run_of_one(launched: str, single: tuple[list[str], Path], tmp_path: Path) -> None:
+    sets, one = single
+    assert len(metrics(one)) == 5
+    assert any(abs(line["loss"]) > 1e-3 for line in metrics(one))
+    assert_same_run(one, replay(tmp_path / "run", 2, [*sets, *LAUNCHES[launched]]))
+
+
+@pytest.mark.parametrize(("before", "after"), [("one", "sharded"), ("sharded", "two"), ("two", "one")])
+def test_a_checkpoint_resumes_on_another_number_of_processes(
+    before: str, after: str, single: tuple[list[str], Path], tmp_path: Path
+) -> None:
+    sets, one = single
+    started = tmp_path / "run"
+    extra = LAUNCHES.get(before, [])
+    if before == "one":
+        shutil.copytree(one, started)
+    else:
+        replay(started, 2, [*sets, *extra])
+    for checkpoint in sorted((started / "checkpoints").iterdir())[2:]:
+        shutil.rmtree(checkpoint)
+    replay(started, 1 if after == "one" else 2, [*sets, *LAUNCHES.get(after, [])], resume=True)
+    assert_same_run(one, started)
+
+
+@pytest.mark.parametrize("launched", LAUNCHES)
+def test_kl_lora_and_mini_batches_in_two_processes(launched: str, tmp_path: Path) -> None:
+    sets = ["recipe=random", "model.use_peft=true", "model.lora_r=4", "training.beta=0.1",
+            "training.mini_batch_prompts=3", "training.num_iterations=2", "training.learning_rate=1e-2"]  # fmt: skip
+    one = replay(tmp_path / "one", 1, sets)
+    two = replay(tmp_path / "two", 2, [*sets, *LAUNCHES[launched]])
+    assert metrics(one)[-1]["kl"] > 1e-6
+    assert_same_run(one, two)
+
+
+def test_a_full_reference_is_sharded_too(tmp_path: Path) -> None:
+    sets = ["recipe=random", "training.beta=0.1", "model.gradient_checkpointing=true"]
+    one = replay(tmp_path / "one", 1, sets)
+    assert_same_run(one, replay(tmp_path / "two", 2, [*sets, "training.fsdp=true"]))
+
+
+def command(folder: Path, model: Path, *more: str) -> list[str]:
+    sets = [part for item in SMALL for part in ("--set", item)]
+    return ["-m", "prepo_cli", "train", "--output-dir", str(folder), "--model", str(model),
+            "--dataset", "embedded", *sets, *more]  # fmt: skip
+
+
+@pytest.mark.parametrize("launched", LAUNCHES)
+def test_two_processes_from_the_command_line(launched: str, tmp_path: Path) -> None:
+    """Rollouts from the real engine, evaluation before and after, tied embeddings, fewer prompts than processes."""
+    model = save_model("qwen2", tmp_path / "model")
+    more = [part for item in ["training.prompts_per_step=3", "training.total_steps=2", *LAUNCHES[launched],
+            "evaluation.dataset_name=embedded", "evaluation.limit=1", "evaluation.num_samples=2"]
+            for part in ("--set", item)]  # fmt: skip
+    done = launch([*command(tmp_path / "run", model, *more, "--json")], 2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads(done.stdout)
+    assert summary["steps"] == 2
+    assert summary["cost"]["rollouts_total"] == 2 * 3 * 4
+    assert "in 2 processes" in done.stderr
+    again = launch(["-m", "prepo_cli", "eval", "--model", str(tmp_path / "run"), "--dataset", "embedded",
+                    "--limit", "1", "--k", "2", "--output-dir", str(tmp_path / "e")], 1)  # fmt: skip
+    assert again.returncode == 0, again.stderr
+
+
+def test_an_fsdp_request_that_was_not_honoured_is_refused(tmp_path: Path) -> None:
+    model = save_model("qwen2", tmp_path / "model")
+    done = launch(command(tmp_path / "run", model), 2, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    assert done.returncode != 0
+    assert "shards nothing; drop that request and set training.fsdp=true" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_sharding_one_process_is_refused(tmp_path: Path) -> None:
+    model = save_model("qwen2", tmp_path / "model")
+    done = launch(command(tmp_path / "run", model, "--set", "training.fsdp=true"), 1)
+    assert done.returncode == 2
+    assert "training.fsdp=true shards over several processes and one was started" in done.stderr
+
+
+def test_bad_input_ends_all_processes_with_one_line(tmp_path: Path) -> None:
+    model = save_model("qwen2", tmp_path / "model")
+    done = launch(command(tmp_path / "run", model, "--dataset", str(tmp_path / "none.jsonl")), 2)
+    assert done.returncode != 0
+    assert done.stderr.count("no such dataset file") == 1
+    assert "Traceback" not in done.stderr.split("torch.distributed.elastic")[0]
+
+
+@pytest.mark.parametrize("command_name", ["eval", "score-ppl"])
+def test_other_commands_refuse_a_launcher(command_name: str, tmp_path: Path) -> None:
+    arguments = {"eval": ["--output-dir", str(tmp_path / "e")], "score-ppl": ["embedded"]}[command_name]
+    done = launch(["-m", "prepo_cli", command_name, *arguments], 1, WORLD_SIZE="2", RANK="0")
+    assert done.returncode == 2
+    assert "one process" in done.stderr
+
+
+def test_an_interrupt_saves_in_several_processes(tmp_path: Path) -> None:
+    """The main process finishes its step and saves; all end; the run goes on."""
+    model = save_model("qwen2", tmp_path / "model")
+    run = tmp_path / "run"
+    settings = ["--set", "training.total_steps=400", "--set", "training.save_steps=400"]
+    front = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([*front, *command(run, model, *settings)], cwd=ROOT, env=env,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not ((run / "metrics.jsonl").is_file() and metrics(run)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    saved = [path.name for path in (run / "checkpoints").glob("step-*")]
+    assert len(saved) == 1
+    assert int(saved[0].removeprefix("step-")) == len(metrics(run))

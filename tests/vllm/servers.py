@@ -1,0 +1,74 @@
+"""A real vLLM server on loopback, for as long as the tests need it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+START_S = 180.0
+
+
+def free_port() -> int:
+    with socket.socket() as line:
+        line.bind(("127.0.0.1", 0))
+        return int(line.getsockname()[1])
+
+
+class VllmServer:
+    """A server of the model in `folder`; `kill` and `start` work as often as one likes."""
+
+    def __init__(self, folder: Path, context: int) -> None:
+        self.folder, self.context = folder, context
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / "server.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, wait: bool = True) -> None:
+        flags = {
+            "--model": str(self.folder),
+            "--host": "127.0.0.1",
+            "--port": str(self.port),
+            "--dtype": "float32",
+            "--max-model-len": str(self.context),
+            "--max-num-seqs": "64",
+            "--logprobs-mode": "processed_logprobs",
+        }
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        command += [part for flag in flags.items() for part in flag]
+        command += ["--skip-tokenizer-init", "--enforce-eager"]
+        settings = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        environment = {**os.environ, **settings, "OMP_NUM_THREADS": "1"}
+        environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
+            )
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        assert self.process is not None
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                assert self.process.poll() is None, self.log.read_text(errors="replace")[-3000:]
+                time.sleep(0.3)
+        raise AssertionError(self.log.read_text(errors="replace")[-3000:])
+
+    def kill(self) -> None:
+        """End the server and its engine process at once, as kill -9 does."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
