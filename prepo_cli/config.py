@@ -205,6 +205,15 @@ class RunConfig(Section):
     reporting: ReportingConfig = Field(default_factory=ReportingConfig)
 
     @model_validator(mode="after")
+    def _refuse_float16(self) -> RunConfig:
+        if self.model.dtype == "float16":
+            raise ValueError(
+                "model.dtype=float16: AdamW's updates vanish in float16 weights; train bfloat16 or float32 ones, the "
+                "latter with training.mixed_precision=bf16 if memory is short"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _name_the_folder(self) -> RunConfig:
         if not self.output_dir:
             self.__dict__["output_dir"] = f"runs/{self.recipe}-seed{self.seed}"
@@ -256,6 +265,19 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
         raise UsageError(validation_message(error)) from error
 
 
+def section_of(name: str, sets: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` of one section with `--set name.key=value` items laid over; raises UsageError for other sections."""
+    given: dict[str, Any] = {name: dict(settings)}
+    for item in sets:
+        key, equals, text = item.partition("=")
+        if not equals or not key.startswith(f"{name}."):
+            raise UsageError(f"--set {item}: this command takes --set {name}.key=value only; the rest are flags")
+        _assign(given, key.strip(), _yaml_value(text, item))
+    _refuse_unknown(given, RunConfig)
+    section: dict[str, Any] = given[name]
+    return section
+
+
 def recipes() -> dict[str, Path]:
     """Names and files of all recipes."""
     here = Path(__file__).parent
@@ -301,6 +323,8 @@ def merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
 def validation_message(error: ValidationError) -> str:
     """The first fault of a pydantic error as one line."""
     first = error.errors()[0]
+    if not first["loc"]:  # about several settings, which the message names
+        return first["msg"].removeprefix("Value error, ")
     return f"{'.'.join(map(str, first['loc']))}={json.dumps(first['input'], default=str)}: {first['msg']}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 from prepo_cli.adapters import add_adapters, hub_weights
@@ -37,6 +45,16 @@ Scores = list[tuple[FloatArray, FloatArray | None]]
 """Log-probs and, where asked for, entropies (nats) of each row's scored tokens, float32."""
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a model without its weights; `source` is its folder or hub name."""
+
+    tokenizer: PreTrainedTokenizerBase
+    eos_token_ids: frozenset[int]
+    max_context: int | None
+    source: str
+
+
 @dataclass
 class Policy:
     """A causal LM, its tokenizer, and the questions one may ask it.
@@ -56,8 +74,7 @@ class Policy:
     @property
     def max_context(self) -> int | None:
         """Tokens that prompt and completion may take together, where the model has a limit."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(limit) if limit else None
+        return _max_context(self.model.config)
 
     @property
     def vocab_size(self) -> int:
@@ -150,21 +167,14 @@ def load_policy(
     Raises:
         UsageError: no such model, no tokenizer, or a tokenizer without an end-of-sequence token.
     """
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
     name = model_source(config.model_name_or_path)
-    options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code, "revision": config.revision}
+    options = _options(config)
     if config.attn_implementation:
         options["attn_implementation"] = config.attn_implementation
-    try:
-        tokenizer = load_tokenizer(name, trust_remote_code=config.trust_remote_code, revision=config.revision)
+    with _one_line(config):
+        tokenizer = load_tokenizer(name, **_options(config))
         model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, config.dtype), **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UsageError(f"model '{config.model_name_or_path}' can't be loaded: {reason}") from error
-    eos = _eos_token_ids(model, tokenizer)
-    if not eos:
-        raise UsageError(f"model '{config.model_name_or_path}' names no end-of-sequence token; set eos_token_id in it")
+    eos = _eos_token_ids(config, model.generation_config, model.config, tokenizer)
     if train and config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     adapter = add_adapters(model, config, adapters) if train and config.use_peft else None
@@ -176,6 +186,20 @@ def load_policy(
         parameter.data = parameter.data.clone()
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos)
     return Policy(model, tokenizer, TokenScorer(model), place, eos, pad, adapter, name)
+
+
+def load_outline(config: ModelConfig) -> Outline:
+    """What an engine that loads the weights itself needs to know; raises UsageError as `load_policy` does."""
+    name = model_source(config.model_name_or_path)
+    with _one_line(config):
+        tokenizer = load_tokenizer(name, **_options(config))
+        settings = AutoConfig.from_pretrained(name, **_options(config))
+        try:
+            generation = GenerationConfig.from_pretrained(name, revision=config.revision or "main")
+        except OSError:  # there need be none
+            generation = None
+    eos = _eos_token_ids(config, generation, settings.get_text_config(), tokenizer)
+    return Outline(tokenizer, eos, _max_context(settings), name)
 
 
 def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
@@ -206,10 +230,33 @@ def model_source(name: str) -> str:
     return name
 
 
-def _eos_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """All tokens that end a turn, from generation config, model config and tokenizer."""
+def _eos_token_ids(config: ModelConfig, *owners: Any) -> frozenset[int]:
+    """All tokens that end a turn, from generation config, model config and tokenizer; UsageError if there is none."""
     found: set[int] = set()
-    for owner in (model.generation_config, model.config, tokenizer):
+    for owner in owners:
         value = getattr(owner, "eos_token_id", None)
         found |= set(value) if isinstance(value, list | tuple) else {value} if value is not None else set()
+    if not found:
+        raise UsageError(f"model '{config.model_name_or_path}' names no end-of-sequence token; set eos_token_id in it")
     return frozenset(int(token) for token in found)
+
+
+def _max_context(settings: Any) -> int | None:
+    limit = getattr(settings.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def _options(config: ModelConfig) -> dict[str, Any]:
+    return {"trust_remote_code": config.trust_remote_code, "revision": config.revision}
+
+
+@contextmanager
+def _one_line(config: ModelConfig) -> Iterator[None]:
+    """Library chatter off, and what can't be loaded said in one line."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"model '{config.model_name_or_path}' can't be loaded: {reason}") from error

@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,17 +20,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prepo_cli.config import ModelConfig
+from prepo_cli.config import EngineConfig, ModelConfig
 from prepo_cli.data.loading import PromptDataset, load_prompts
 from prepo_cli.data.rendering import Renderer
+from prepo_cli.engines import build_engine
 from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.settings import digest_model
-from prepo_cli.models import Policy, load_policy, model_source
+from prepo_cli.models import Policy, load_outline, load_policy, model_source, perplexities
 from prepo_cli.reporting.run_folder import atomic_write
 from prepo_cli.reporting.terminal import progress, say
 
 CHUNK_ROWS = 2048
 BATCH_ROWS = 256
+DEFAULT_CONTEXT = 32768
+"""Of a vLLM engine, for a model that states no limit."""
 FORMATS = (".jsonl", ".parquet", ".csv")
 
 
@@ -47,10 +51,12 @@ class ScoringConfig:
     max_prompt_length: int | None = None
     prompt_column: str | None = None
     skip_bad_rows: bool = False
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
     def fingerprint(self) -> str:
         """Hex digest of the settings, the model's files and the dataset's file."""
-        settings = asdict(self) | {"model": self.model.model_dump(mode="json"), "batch_tokens": None}
+        settings = asdict(self) | {"model": self.model.model_dump(mode="json"), "engine": self.engine.name}
+        settings |= {"batch_tokens": None}
         digest = hashlib.blake2b(json.dumps(settings, default=str, sort_keys=True).encode(), digest_size=16)
         digest_model(digest, Path(model_source(self.model.model_name_or_path)))
         file = Path(self.dataset_name)
@@ -76,7 +82,7 @@ def score_dataset(config: ScoringConfig) -> tuple[dict[str, Any], npt.NDArray[np
     )
     say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
     parts = _Parts(config.output.with_name(config.output.name + ".partial"), config.fingerprint())
-    scorer = _Scorer(config, load_policy(config.model), dataset)
+    scorer = _Scorer(config, dataset)
     chunks = [range(at, min(at + CHUNK_ROWS, len(dataset))) for at in range(0, len(dataset), CHUNK_ROWS)]
     todo = [number for number in range(len(chunks)) if not parts.has(number)]
     rows_now = sum(len(chunks[number]) for number in todo)
@@ -108,11 +114,26 @@ def distribution(ppl_N2: npt.NDArray[np.float64]) -> dict[str, Any]:
 class _Scorer:
     """Perplexities of a chunk of rows, batches of similar length together."""
 
-    def __init__(self, config: ScoringConfig, policy: Policy, dataset: PromptDataset) -> None:
-        self.config, self.policy, self.dataset = config, policy, dataset
-        self.renderer = Renderer(policy.tokenizer)
-        limits = [limit for limit in (config.max_prompt_length, policy.max_context) if limit is not None]
+    def __init__(self, config: ScoringConfig, dataset: PromptDataset) -> None:
+        self.config, self.dataset = config, dataset
+        subject = load_policy(config.model) if config.engine.name == "hf" else load_outline(config.model)
+        self.renderer = Renderer(subject.tokenizer)
+        limits = [limit for limit in (config.max_prompt_length, subject.max_context) if limit is not None]
         self.longest = min(limits, default=None)
+        if isinstance(subject, Policy):
+            self.perplexity = partial(subject.perplexity, max_batch_tokens=config.batch_tokens)
+        else:
+            # vLLM scores a prompt on the way to a token of its own, which needs room too.
+            self.longest = None if self.longest is None else min(self.longest, (subject.max_context or 2**30) - 1)
+            engine = build_engine(
+                config.engine,
+                subject,
+                config.model,
+                max_context=(self.longest or DEFAULT_CONTEXT) + 1,
+                seed=0,
+                sync_dir=config.output.with_name(config.output.name + ".sync"),
+            )
+            self.perplexity = partial(engine_perplexity, engine)
 
     def chunk(self, rows: range, advance: Callable[[int], None]) -> npt.NDArray[np.float64]:
         """Perplexity and scored tokens of each row, [rows, 2]; NaN and 0 for prompts that are too long."""
@@ -126,10 +147,17 @@ class _Scorer:
             ids = [rendered[i].token_ids for i in batch]
             whole = self.config.scope == "prompt"
             spans = [(0, len(rendered[i].token_ids)) if whole else rendered[i].question_span for i in batch]
-            result_N2[batch] = self.policy.perplexity(ids, spans, self.config.batch_tokens)
+            result_N2[batch] = self.perplexity(ids, spans)
             advance(len(batch))
         advance(len(rows) - len(fits))
         return result_N2
+
+
+def engine_perplexity(engine: Any, rows: list[list[int]], spans: list[tuple[int, int]]) -> npt.NDArray[np.float64]:
+    """Perplexity and scored tokens of each row's span [N, 2] from an engine's prompt log-probs."""
+    logprobs = engine.prompt_logprobs(rows)
+    # Entry i of a row belongs to token i + 1: nothing predicts the first.
+    return perplexities([row[max(a, 1) - 1 : max(b, 1) - 1] for row, (a, b) in zip(logprobs, spans, strict=True)])
 
 
 class _Parts:

@@ -34,13 +34,17 @@ def evaluate_command(
     reward: Annotated[
         list[str] | None, typer.Option(help="math (default), exact, boxed or package.module:function; repeatable.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="What generates: hf.")] = "hf",
+    engine: Annotated[str, typer.Option(help="What generates: hf, vllm or vllm-server.")] = "hf",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(help="Equal seeds sample with equal random numbers.")] = 0,
     output_dir: Annotated[str | None, typer.Option(help="Default: evals/<model>-<dataset>.")] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Column of the prompt.")] = None,
     answer_column: Annotated[str | None, typer.Option(help="Column of the gold answer.")] = None,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Go on without unusable rows.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="One engine setting: engine.vllm_tensor_parallel_size=2; repeatable."),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the evaluation in the folder.")] = False,
 ) -> None:
@@ -52,10 +56,16 @@ def evaluate_command(
     Examples:
       prepo eval --k 16
       prepo eval --model runs/latest --k 16 --json
-      prepo eval --model Qwen/Qwen2.5-Math-1.5B --dataset aime24.jsonl --k 4 --dtype bfloat16
+      prepo eval --model Qwen/Qwen2.5-Math-1.5B --dataset aime24 --k 4 --dtype bfloat16
+      prepo eval --model Qwen/Qwen3-4B --dataset math500 --engine vllm --dtype bfloat16
     """
     if k < 1:
         raise UsageError(f"--k {k}: ask for at least 1 sample of each prompt")
+    from prepo_cli.config import section_of
+
+    engine_settings: dict[str, Any] = {"name": engine, "vllm_gpu_memory_utilization": 0.9}
+    if batch_tokens is not None:
+        engine_settings["max_batch_tokens"] = batch_tokens
     settings: dict[str, Any] = {
         "model": {"model_name_or_path": model, "dtype": dtype},
         "dataset_name": dataset,
@@ -71,7 +81,7 @@ def evaluate_command(
         "max_completion_length": max_completion_length,
         "max_prompt_length": max_prompt_length,
         "rewards": {"functions": reward} if reward else {},
-        "engine": {"name": engine} | ({} if batch_tokens is None else {"max_batch_tokens": batch_tokens}),
+        "engine": section_of("engine", set_ or (), engine_settings),
         "seed": seed,
         "output_dir": output_dir or f"evals/{_short(model)}-{_short(dataset)}",
     }

@@ -26,6 +26,11 @@ def score_ppl(
     ] = None,
     batch_tokens: Annotated[int, typer.Option(help="Padded tokens of one forward pass.")] = 16384,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    engine: Annotated[str, typer.Option(help="What scores: hf, vllm or vllm-server.")] = "hf",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="One engine setting: engine.vllm_tensor_parallel_size=2; repeatable."),
+    ] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Go on without unusable rows.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the distribution to this PNG.")] = None,
@@ -52,10 +57,12 @@ def score_ppl(
             raise UsageError(f"{name} {value}: must be at least 1")
     from pydantic import ValidationError
 
-    from prepo_cli.config import ModelConfig, validation_message
+    from prepo_cli.config import EngineConfig, ModelConfig, section_of, validation_message
 
+    engine_settings = section_of("engine", set_ or (), {"name": engine, "vllm_gpu_memory_utilization": 0.9})
     try:
         settings = ModelConfig(model_name_or_path=model, dtype=dtype)
+        engine_config = EngineConfig.model_validate(engine_settings)
     except ValidationError as error:
         raise UsageError(validation_message(error)) from error
     from prepo_cli.ppl_scoring import ScoringConfig, score_dataset
@@ -71,6 +78,7 @@ def score_ppl(
         max_prompt_length=max_prompt_length,
         prompt_column=prompt_column,
         skip_bad_rows=skip_bad_rows,
+        engine=engine_config,
     )
     report, ppl_N = score_dataset(config)
     if plot is not None:

@@ -25,7 +25,7 @@ def train(
     reward: Annotated[
         list[str] | None, typer.Option(help="math, exact, boxed or package.module:function; repeatable.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="What generates: hf.")] = None,
+    engine: Annotated[str | None, typer.Option(help="What generates: hf, vllm or vllm-server.")] = None,
     output_dir: Annotated[str | None, typer.Option(help="Run folder [default: runs/<recipe>-seed<seed>].")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all randomness.")] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,

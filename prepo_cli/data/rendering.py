@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from prepo_cli.errors import UsageError
 
 Message = Mapping[str, str]
@@ -58,9 +60,13 @@ class Renderer:
     def _text(self, messages: Sequence[Message]) -> str:
         if not self._templated:
             return "\n\n".join(message["content"] for message in messages)
-        rendered = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True, **self.template_kwargs
-        )
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True, **self.template_kwargs
+            )
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise UsageError(f"the model's chat template refuses messages of {roles}: {error}") from error
         return str(rendered)
 
     def _start_of_question(self, messages: Sequence[Message], asked: int, text: str) -> int:

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
     from prepo_cli.config import EngineConfig, ModelConfig
     from prepo_cli.engines.base import Engine, Progress, Request, Rollout
-    from prepo_cli.models import Policy
+    from prepo_cli.models import Outline, Policy
 
 
 def build_engine(
     config: EngineConfig,
-    policy: Policy,
+    subject: Policy | Outline,
     model: ModelConfig,
     *,
     max_context: int,
@@ -28,6 +28,7 @@ def build_engine(
     """The engine that the configuration names.
 
     Args:
+        subject: the model with its weights for hf, which generates with them; others load what it names.
         max_context: tokens of the longest prompt with its completion.
         sync_dir: where weights for a server may be put down.
         is_main: whether this process is the one that talks to a server.
@@ -37,18 +38,21 @@ def build_engine(
     """
     if config.name == "hf":
         from prepo_cli.engines.hf import HfEngine
+        from prepo_cli.models import Outline
 
-        return HfEngine(policy, config.max_batch_tokens)
+        assert not isinstance(subject, Outline)
+        return HfEngine(subject, config.max_batch_tokens)
     if config.name == "vllm":
         from prepo_cli.engines.vllm import VllmEngine
 
         return VllmEngine(
             config,
-            model_path=policy.source,
+            model_path=subject.source,
             dtype=model.dtype,
-            eos_token_ids=policy.eos_token_ids,
+            eos_token_ids=subject.eos_token_ids,
             max_model_len=max_context,
             seed=seed,
+            revision=model.revision,
             trust_remote_code=model.trust_remote_code,
             num_processes=num_processes,
         )
@@ -56,7 +60,7 @@ def build_engine(
         return Elsewhere()
     from prepo_cli.engines.vllm_server import VllmServerEngine
 
-    return VllmServerEngine(config, policy=policy, max_model_len=max_context, sync_dir=sync_dir)
+    return VllmServerEngine(config, policy=subject, max_model_len=max_context, sync_dir=sync_dir)
 
 
 class Elsewhere:

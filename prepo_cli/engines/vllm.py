@@ -97,6 +97,9 @@ class VllmEngine:
         self._asleep: set[str] = set()
         self._owns_process_group = not torch.distributed.is_initialized()
         options: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if num_processes > 1 else {}
+        if not torch.cuda.is_available():
+            # A prompt scheduled in parts rewinds its request's generator, which CPU generators can't.
+            options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, self._max_model_len)}
         try:
             with _global_randomness_kept():
                 self._llm: Any = vllm.LLM(

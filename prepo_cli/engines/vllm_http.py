@@ -1,8 +1,7 @@
 """JSON over HTTP to a server that may be busy, restarting or gone: single attempts, and calls that try again.
 
-Patience is counted from a call's first failure, or from the last success that the engine noted, if that is later: a
-server that works for others is not away, and one that answers everything but the work is. Only the standard library
-is needed.
+Patience runs out when nobody has got any answer for too long, and also when one call keeps failing while the engine
+notes no success at all: a server may answer everything but the work. Only the standard library is needed.
 """
 
 from __future__ import annotations
@@ -94,7 +93,8 @@ class Server:
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._prefix = parts.path
-        self._last_success = time.monotonic()
+        self._last_success = 0.0
+        self._silent_since: float | None = None
 
     def once(self, path: str, body: Any = None, *, timeout_s: float | None = None, calls: Calls | None = None) -> Any:
         """One attempt over a connection of its own; POST where there is a body.
@@ -136,13 +136,20 @@ class Server:
         finally:
             connection.close()
 
+    def answered(self) -> None:
+        """Note that the server is there."""
+        self._silent_since = None
+
     def succeeded(self) -> None:
         """Note that the server has done its work."""
         self._last_success = time.monotonic()
 
-    def give_up_if_away(self, since: float, error: Exception) -> None:
-        """Raise RunError if nothing came from the server for too long, not counting the time before `since`."""
-        if time.monotonic() - max(self._last_success, since) > self.patience_s:
+    def failed(self, error: Unavailable, since: float) -> None:
+        """Raise RunError if the server has been silent, or a call failing `since` then, for too long."""
+        now = time.monotonic()
+        if error.status is None and self._silent_since is None:
+            self._silent_since = now
+        if now - min(self._silent_since or now, max(self._last_success, since)) > self.patience_s:
             raise RunError(
                 f"nothing came from the vLLM server at {self.url} for {self.patience_s:g} s ({error}); start it again "
                 "and go on with --resume"
@@ -170,6 +177,7 @@ class Session:
             raw = response.read()
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(_reason(error)) from error
+        self._server.answered()
         if response.status in TRY_AGAIN:
             raise Unavailable(f"status {response.status}: {_message(raw)}", response.status)
         if response.status >= 400:
@@ -188,9 +196,11 @@ class Waiting:
 
     def pause(self, error: Unavailable) -> None:
         """Wait before the next attempt; raises RunError if patience has run out, Unavailable if the calls ended."""
+        if self._calls.ended.is_set():
+            raise error
         if self._first_failure is None:
             self._first_failure = time.monotonic()
-        self._server.give_up_if_away(self._first_failure, error)
+        self._server.failed(error, self._first_failure)
         if self._calls.ended.wait(self._next):
             raise error
         self._next = min(2 * self._next, LONGEST_PAUSE_S)

@@ -241,7 +241,7 @@ class VllmServerEngine:
         try:
             found = self._server.once("/weight_info", timeout_s=ANSWER_S)["weight_version"]
         except Unavailable as error:
-            self._server.give_up_if_away(since, error)
+            self._server.failed(error, since)
             return False
         if found != self._version:
             self._restore(era, calls)

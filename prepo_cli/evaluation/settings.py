@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -33,6 +33,7 @@ class EvalConfig(Section):
     answer_column: str | None = None
     skip_bad_rows: bool = False
     system_prompt: str | None = None
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     k: int = Field(16, ge=1, description="samples of each prompt")
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -69,7 +70,8 @@ class EvalConfig(Section):
 
 def fingerprint(config: EvalConfig, model_folder: str, dataset: PromptDataset) -> str:
     """Hex digest of the settings, the model's files and the dataset's rows; batch and pool sizes don't count."""
-    settings = config.model_dump(mode="json", exclude={"output_dir": True, "engine": {"max_batch_tokens"}})
+    settings = config.model_dump(mode="json", exclude={"output_dir": True, "engine": True})
+    settings["engine"] = config.engine.name
     settings["rewards"].pop("workers")
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
     digest_model(digest, Path(model_folder))

@@ -193,9 +193,12 @@ def _versions(config: RunConfig) -> Iterator[tuple[str, str]]:
     yield "Python", ".".join(map(str, sys.version_info[:3]))
     packages = ["prepo", "torch", "transformers"]
     packages += ["peft"] if config.model.use_peft else []
-    packages += ["vllm"] if config.engine.name == "vllm" else []
     for package in packages:
         yield package, version(package)
+    if config.engine.name == "vllm":
+        import vllm  # its distribution's name differs between builds
+
+        yield "vllm", vllm.__version__
 
 
 def _papers(config: RunConfig) -> Iterator[tuple[str, str]]:

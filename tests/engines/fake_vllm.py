@@ -39,6 +39,7 @@ class FakeVllm:
         self.settings: dict[str, Any] = {"logprobs_mode": "processed_logprobs", "dtype": "torch.float32"}
         self.backend: dict[str, Any] | None = None
         self.developer = True
+        self.restart_after: str | None = None  # a path: once, its answer is the connection's last, then a restart
         self.lock = threading.Lock()
         self.server = _listen(self, 0)
         self.port = self.server.server_address[1]
@@ -127,10 +128,7 @@ def _listen(fake: FakeVllm, port: int) -> ThreadingHTTPServer:
                     dead = self.life != fake.life
                     if not dead:
                         status, answer = fake.answer(self.path, body)
-                if not dead:
-                    status = fake.hook(self.path, "after") or status
-                else:
-                    status = -1
+                status = -1 if dead else fake.hook(self.path, "after") or status
             if status == 0:
                 fake.released.wait()
             with fake.lock:
@@ -142,6 +140,10 @@ def _listen(fake: FakeVllm, port: int) -> ThreadingHTTPServer:
             raw = json.dumps(answer).encode()
             self.send_response(int(status or 500))
             self.send_header("Content-Length", str(len(raw)))
+            if self.path == fake.restart_after:
+                fake.restart_after = None
+                self.send_header("Connection", "close")
+                fake.restart()
             self.end_headers()
             self.wfile.write(raw)
 
