@@ -16,12 +16,15 @@ from torch import Tensor
 from prepo_cli.config import ModelConfig
 from prepo_cli.errors import UsageError
 from prepo_cli.training.sharding import full
+from strategies.types import derive_seed
 
 BASE = ".base_layer"
 
 
-def add_adapters(model: Any, config: ModelConfig, saved: Path | None) -> Any:
+def add_adapters(model: Any, config: ModelConfig, saved: Path | None, seed: int) -> Any:
     """Put fresh adapters (or those of a checkpoint) into the model; returns the peft model around it.
+
+    Fresh ones depend on the seed alone, so all processes make the same.
 
     Raises:
         UsageError: peft is not installed, no layer has such a name, or one that is not linear.
@@ -40,7 +43,9 @@ def add_adapters(model: Any, config: ModelConfig, saved: Path | None) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        wrapped = peft.get_peft_model(model, settings)
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(seed, "adapters"))
+            wrapped = peft.get_peft_model(model, settings)
     except ValueError as error:
         raise UsageError(f"model.lora_target_modules={config.lora_target_modules!r}: {error}") from error
     for name, layer in model.named_modules():

@@ -161,8 +161,11 @@ def load_policy(
     train: bool = False,
     device: str | torch.device | None = None,
     adapters: Path | None = None,
+    seed: int = 0,
 ) -> Policy:
     """Load model and tokenizer; for training with the configured LoRA adapters, those of `adapters` if given.
+
+    `seed` is that of fresh adapters.
 
     Raises:
         UsageError: no such model, no tokenizer, or a tokenizer without an end-of-sequence token.
@@ -177,7 +180,7 @@ def load_policy(
     eos = _eos_token_ids(config, model.generation_config, model.config, tokenizer)
     if train and config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    adapter = add_adapters(model, config, adapters) if train and config.use_peft else None
+    adapter = add_adapters(model, config, adapters, seed) if train and config.use_peft else None
     place = torch.device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(place)
     model.eval()

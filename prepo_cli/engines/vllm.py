@@ -18,6 +18,7 @@ import gc
 import importlib.util
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -101,7 +102,8 @@ class VllmEngine:
             # A prompt scheduled in parts rewinds its request's generator, which CPU generators can't.
             options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, self._max_model_len)}
         try:
-            with _global_randomness_kept():
+            with _global_randomness_kept(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # vLLM's own, about its dependencies
                 self._llm: Any = vllm.LLM(
                     model_path,
                     tokenizer=tokenizer_path,

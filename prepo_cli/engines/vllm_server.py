@@ -44,7 +44,7 @@ from prepo_cli.engines.vllm_common import (
 from prepo_cli.engines.vllm_http import Calls, Refused, Server, Unavailable, Waiting
 from prepo_cli.engines.vllm_transfer import DiskTransfer, NcclTransfer
 from prepo_cli.errors import RunError, UsageError
-from prepo_cli.models import Policy
+from prepo_cli.models import Outline, Policy
 
 IN_FLIGHT = 64
 PULSE_S = 5.0
@@ -65,7 +65,7 @@ class VllmServerEngine:
 
     Args:
         config: engine settings.
-        policy: the model that is trained; its end tokens end rollouts.
+        policy: the model that is trained, or what is known of it; its end tokens end rollouts.
         max_model_len: tokens the longest prompt takes with its completion, where `config` doesn't say.
         sync_dir: folder for weights, where `config` names none; the server must see it under the same path.
 
@@ -73,7 +73,7 @@ class VllmServerEngine:
         UsageError: the server is not set up as it must be; RunError: there is none.
     """
 
-    def __init__(self, config: EngineConfig, *, policy: Policy, max_model_len: int, sync_dir: Path) -> None:
+    def __init__(self, config: EngineConfig, *, policy: Policy | Outline, max_model_len: int, sync_dir: Path) -> None:
         self._server = Server(config.vllm_server_base_url, config.vllm_server_timeout_s)
         self._eos_token_ids = policy.eos_token_ids
         self._lock = threading.Lock()

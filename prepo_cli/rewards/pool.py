@@ -136,6 +136,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
+            start_new_session=True,  # signals to the whole group are for the run, which ends its workers itself
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None

@@ -25,7 +25,16 @@ from prepo_cli.training.loss import LossOptions, aggregate, token_loss
 from prepo_cli.training.mismatch import correction
 from prepo_cli.training.processes import Processes
 from prepo_cli.training.scoring import pad_rows, spans_mask
-from prepo_cli.training.sharding import full, full_state, load_optimizer_state, optimizer_state, reshard, shard, whole
+from prepo_cli.training.sharding import (
+    full,
+    full_state,
+    load_optimizer_state,
+    optimizer_state,
+    reshard,
+    shard,
+    tie,
+    whole,
+)
 from prepo_cli.training.trainee import Trainee
 from strategies.types import FloatArray, derive_seed
 
@@ -123,6 +132,7 @@ class Learner:
             state = full_state(self.policy.model, writes)
         else:
             state = {name: weight.cpu() for name, weight in self.policy.named_weights() if writes}
+            tie(self.policy.model, state)
         if writes:
             checkpoint.export_model(Path(folder), self.policy, state)
 
@@ -173,7 +183,7 @@ def build_learner(config: RunConfig, processes: Processes, resume_from: Path | N
         model = model.model_copy(update={"model_name_or_path": str(resume_from / "model"), "revision": None})
     # A model that is to be sharded never stands whole on a GPU.
     device = torch.device("cpu") if processes.sharded else processes.device
-    policy = load_policy(model, train=True, device=device, adapters=adapters)
+    policy = load_policy(model, train=True, device=device, adapters=adapters, seed=config.seed)
     own_reference = training.beta > 0 and policy.adapter is None
     reference = load_policy(config.model, device=device) if own_reference else None
     for sharded in [p for p in (policy, reference) if p is not None and processes.sharded]:

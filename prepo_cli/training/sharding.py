@@ -60,16 +60,23 @@ def full(tensor: Tensor) -> Tensor:
 
 def full_state(model: nn.Module, keep: bool, mark: str = "") -> dict[str, Tensor]:
     """The model's state dict (names with `mark` only), full tensors on the CPU, tied ones shared; empty if not kept."""
-    seen: dict[int, Tensor] = {}
     state = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if mark not in name:
-            continue
-        if id(tensor) not in seen:
+        if mark in name:
             gathered = full(tensor)
-            seen[id(tensor)] = gathered.cpu() if keep else gathered.new_empty(0)
-        state[name] = seen[id(tensor)]
-    return state if keep else {}
+            if keep:
+                state[name] = gathered.cpu()
+    tie(model, state)
+    return state
+
+
+def tie(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Let entries whose parameter is one and the same share one tensor, as the hub's format expects of tied weights."""
+    first: dict[int, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        kept = first.setdefault(id(tensor), name)
+        if name in state:
+            state[name] = state[kept]
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, keep: bool) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ RECIPES = {
     "prepo": ["recipe=prepo"],
     "greso-e3": ["strategies.selector=greso", "strategies.budget=e3", "strategies.weighting=rel-entropy"],
 }
-LAUNCHES = {"two": [], "sharded": ["training.fsdp=true"]}
+LAUNCHES = {"one": [], "two": [], "sharded": ["training.fsdp=true"]}
 
 
 def launch(arguments: Sequence[str], processes: int, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -83,45 +84,46 @@ def assert_same_run(one: Path, other: Path) -> None:
         np.testing.assert_allclose(theirs_state[name], weight, atol=1e-5, rtol=0, err_msg=name)
 
 
-@pytest.fixture(scope="module", params=RECIPES)
-def single(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
-    sets = RECIPES[request.param]
-    return sets, replay(tmp_path_factory.mktemp(request.param) / "one", 1, sets)
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Folder of a finished run of a recipe in a way of launching; each is done once."""
+
+    @cache
+    def finished(recipe: str, launched: str) -> Path:
+        folder = tmp_path_factory.mktemp(recipe) / launched
+        return replay(folder, 1 if launched == "one" else 2, [*RECIPES[recipe], *LAUNCHES[launched]])
+
+    return finished
 
 
-@pytest.mark.parametrize("launched", LAUNCHES)
-def test_two_processes_do_the_run_of_one(launched: str, single: tuple[list[str], Path], tmp_path: Path) -> None:
-    sets, one = single
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("launched", ["two", "sharded"])
+def test_two_processes_do_the_run_of_one(recipe: str, launched: str, runs: Callable[[str, str], Path]) -> None:
+    one = runs(recipe, "one")
     assert len(metrics(one)) == 5
     assert any(abs(line["loss"]) > 1e-3 for line in metrics(one))
-    assert_same_run(one, replay(tmp_path / "run", 2, [*sets, *LAUNCHES[launched]]))
+    assert_same_run(one, runs(recipe, launched))
 
 
 @pytest.mark.parametrize(("before", "after"), [("one", "sharded"), ("sharded", "two"), ("two", "one")])
 def test_a_checkpoint_resumes_on_another_number_of_processes(
-    before: str, after: str, single: tuple[list[str], Path], tmp_path: Path
+    before: str, after: str, runs: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    sets, one = single
     started = tmp_path / "run"
-    extra = LAUNCHES.get(before, [])
-    if before == "one":
-        shutil.copytree(one, started)
-    else:
-        replay(started, 2, [*sets, *extra])
+    shutil.copytree(runs("greso-e3", before), started)
     for checkpoint in sorted((started / "checkpoints").iterdir())[2:]:
         shutil.rmtree(checkpoint)
-    replay(started, 1 if after == "one" else 2, [*sets, *LAUNCHES.get(after, [])], resume=True)
-    assert_same_run(one, started)
+    replay(started, 1 if after == "one" else 2, [*RECIPES["greso-e3"], *LAUNCHES[after]], resume=True)
+    assert_same_run(runs("greso-e3", "one"), started)
 
 
-@pytest.mark.parametrize("launched", LAUNCHES)
-def test_kl_lora_and_mini_batches_in_two_processes(launched: str, tmp_path: Path) -> None:
+def test_kl_lora_and_mini_batches_in_two_processes(tmp_path: Path) -> None:
     sets = ["recipe=random", "model.use_peft=true", "model.lora_r=4", "training.beta=0.1",
-            "training.mini_batch_prompts=3", "training.num_iterations=2", "training.learning_rate=1e-2"]  # fmt: skip
+            "training.mini_batch_prompts=3", "training.num_iterations=2", "training.learning_rate=2e-4"]  # fmt: skip
     one = replay(tmp_path / "one", 1, sets)
-    two = replay(tmp_path / "two", 2, [*sets, *LAUNCHES[launched]])
     assert metrics(one)[-1]["kl"] > 1e-6
-    assert_same_run(one, two)
+    for launched in ("two", "sharded"):
+        assert_same_run(one, replay(tmp_path / launched, 2, [*sets, *LAUNCHES[launched]]))
 
 
 def test_a_full_reference_is_sharded_too(tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def command(folder: Path, model: Path, *more: str) -> list[str]:
             "--dataset", "embedded", *sets, *more]  # fmt: skip
 
 
-@pytest.mark.parametrize("launched", LAUNCHES)
+@pytest.mark.parametrize("launched", ["two", "sharded"])
 def test_two_processes_from_the_command_line(launched: str, tmp_path: Path) -> None:
     """Rollouts from the real engine, evaluation before and after, tied embeddings, fewer prompts than processes."""
     model = save_model("qwen2", tmp_path / "model")
@@ -174,7 +176,8 @@ def test_bad_input_ends_all_processes_with_one_line(tmp_path: Path) -> None:
     done = launch(command(tmp_path / "run", model, "--dataset", str(tmp_path / "none.jsonl")), 2)
     assert done.returncode != 0
     assert done.stderr.count("no such dataset file") == 1
-    assert "Traceback" not in done.stderr.split("torch.distributed.elastic")[0]
+    ours = done.stderr.split("torch/distributed/elastic")[0]  # what follows is the launcher's own report
+    assert "Traceback" not in ours
 
 
 @pytest.mark.parametrize("command_name", ["eval", "score-ppl"])
@@ -198,7 +201,7 @@ def test_an_interrupt_saves_in_several_processes(tmp_path: Path) -> None:
     while not ((run / "metrics.jsonl").is_file() and metrics(run)) and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    _, said = process.communicate(timeout=60)
     saved = [path.name for path in (run / "checkpoints").glob("step-*")]
-    assert len(saved) == 1
+    assert len(saved) == 1, said
     assert int(saved[0].removeprefix("step-")) == len(metrics(run))

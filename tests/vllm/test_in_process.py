@@ -79,7 +79,7 @@ def test_greedy_output_is_the_trainers_after_every_weight_change(running: Runnin
 
 def test_log_probs_are_the_trainers_at_every_temperature(running: Running) -> None:
     asked = [Request(r.prompt_ids, r.seeds, t, 12) for t in (0.0, 0.5, 1.0, 1.7) for r in requests(3)]
-    assert largest_gap(running.policy, asked, running.engine.generate(asked)) < 1e-4
+    assert largest_gap(running.policy, asked, running.engine.generate(asked)) < 5e-5
 
 
 def test_prompt_log_probs_give_the_trainers_perplexity(running: Running) -> None:
@@ -108,7 +108,7 @@ def test_requests_keep_their_own_number_temperature_and_length(running: Running)
     for request, group in zip(asked, together, strict=True):
         assert all(len(r.token_ids) <= request.max_tokens for r in group)
         assert tokens(running.engine.generate([request])) == tokens([group])
-    assert largest_gap(running.policy, asked, together) < 1e-4
+    assert largest_gap(running.policy, asked, together) < 5e-5
 
 
 @with_one_architecture
@@ -155,7 +155,7 @@ def test_the_nucleus_limits_what_is_drawn(running: Running) -> None:
     assert {r.token_ids[0] for r in group} == nucleus
     for rollout in group:
         expected = np.log(p[rollout.token_ids[0]] / order.values[:size].sum())
-        assert abs(rollout.logprobs[0] - expected) < 1e-4
+        assert abs(rollout.logprobs[0] - expected) < 5e-5
 
 
 @with_one_architecture

@@ -81,7 +81,7 @@ def test_greedy_output_is_the_trainers_after_every_weight_change(running: Runnin
 
 def test_log_probs_are_the_trainers_at_every_temperature(running: Running) -> None:
     asked = [Request(r.prompt_ids, r.seeds, t, 12) for t in (0.0, 0.5, 1.0, 1.7) for r in requests(3)]
-    assert largest_gap(running.policy, asked, running.engine.generate(asked)) < 1e-4
+    assert largest_gap(running.policy, asked, running.engine.generate(asked)) < 5e-5
 
 
 def test_prompt_log_probs_give_the_trainers_perplexity(running: Running) -> None:
@@ -156,7 +156,7 @@ def test_a_killed_server_comes_back_with_the_current_weights(running: Running) -
     ours = running.engine.generate(asked, finished.append)
     killer.join()
     assert 0 < finished_at_the_kill[0] < sum(finished) == len(asked)
-    assert largest_gap(running.policy, asked, ours) < 1e-4
+    assert largest_gap(running.policy, asked, ours) < 5e-5
     for request, (rollout,) in zip(asked, ours, strict=True):
         ids = torch.tensor([[*request.prompt_ids, *rollout.token_ids]])
         with torch.no_grad():
