@@ -1,6 +1,7 @@
 r"""Final answers: the content of a completion's last \boxed{}, and gold answers as text.
 
-Only the last box counts, so a completion can't hedge with several; a last box that is never closed is no answer.
+Only the last box counts, so a completion can't hedge with several; a last box that is never closed is no answer. A
+completion without any box may state its answer as GSM8K's solutions do, after ####.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ from typing import Any
 
 BOX = re.compile(r"\\boxed\s*\{")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
+DRESSED = re.compile(
+    r"(?:\\(?:textbf|mathbf|text|mathrm|textrm|boldsymbol)\s*\{)?\s*\(?\s*(-?\d+(?:\.\d+)?)\s*\)?\s*\}?\s*\.?"
+)
 THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:(?:,|\{,\})\d{3})+(?:\.\d+)?")
 
 
@@ -25,9 +30,27 @@ def last_boxed(completion: str) -> str | None:
     return None
 
 
-def final_answer(completion: str) -> str | None:
-    r"""Normalised content of the last \boxed{}; None if there is none or it is empty."""
+def given_answer(completion: str) -> str | None:
+    r"""What the completion states as its answer: its last box, else what follows its last ####; bare.
+
+    A box that is never closed is no answer, and nothing else is then.
+    """
     content = last_boxed(completion)
+    if content is None and not BOX.search(completion):
+        marked = HASHES.findall(completion)
+        content = marked[-1] if marked else None
+    return None if content is None else bare(content)
+
+
+def bare(answer: str) -> str:
+    r"""A plain number without what is only dress, as in \textbf{(73)} or 104.; anything else as it is."""
+    dressed = DRESSED.fullmatch(answer.strip())
+    return answer if dressed is None else dressed[1]
+
+
+def final_answer(completion: str) -> str | None:
+    """Normalised `given_answer`; None if there is none or it is empty."""
+    content = given_answer(completion)
     return (normalise(content) or None) if content is not None else None
 
 

@@ -1,8 +1,8 @@
 r"""The `math` verdict: does a completion's final answer equal the gold answer as mathematics?
 
-The last \boxed{} is the answer. Without any box, what follows an announcement ("the answer is") counts, or the whole
-of a completion that is so short that it can only be the answer; a number that merely stands last in cut-off reasoning
-does not. Golds of several entries match one entry, or all of them as a set or tuple.
+The last \boxed{} is the answer. Without any box, what follows the last #### counts, or else an announcement ("the
+answer is"), or the whole of a completion that is so short that it can only be the answer; a number that merely stands
+last in cut-off reasoning does not. Golds of several entries match one entry, or all of them as a set or tuple.
 
 Comparing is math-verify's. It may hang, so `check` is called in worker processes only (pool.py). `quick_verdict`
 settles plain integers without it, with the same outcome.
@@ -14,7 +14,7 @@ import re
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from prepo_cli.rewards.answers import BOX, last_boxed
+from prepo_cli.rewards.answers import BOX, given_answer
 
 WHOLE_COMPLETION_CHARS = 50
 TAIL_CHARS = 2000
@@ -38,7 +38,7 @@ def prepare(golds: tuple[str, ...], completion: str) -> Job | bool:
 
     Answers far longer than any gold are wrong without a look, so garbage costs no time.
     """
-    content = last_boxed(completion)
+    content = given_answer(completion)
     if content is not None:
         longest = max(LONGEST_ANSWER_CHARS, 4 * max(map(len, golds), default=0))
         if not content.strip() or len(content) > longest:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prepo_cli.rewards.answers import alternatives, final_answer, last_boxed, normalise
+from prepo_cli.rewards.answers import alternatives, final_answer, given_answer, last_boxed, normalise
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,26 @@ def test_garbage_takes_no_time(garbage: str) -> None:
     started = perf_counter()
     assert final_answer(garbage) is None
     assert perf_counter() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        (r"so \boxed{104.} mm", "104"),
+        (r"\boxed{\textbf{(073)}}", "073"),
+        (r"\boxed{(7)}", "7"),
+        (r"\boxed{-2.50}", "-2.50"),
+        (r"\boxed{(7,5)}", "(7,5)"),
+        (r"\boxed{\text{not rational}}", r"\text{not rational}"),
+        (r"\boxed{n is even.}", "n is even."),
+        ("6 + 2 = 8\n#### 8", "8"),
+        ("#### 1\nno, wait\n#### 70,000 ", "70,000"),
+        ("#### 8\nand more", "8"),
+        (r"#### 8 but \boxed{9}", "9"),
+        (r"#### 8 but \boxed{9", None),
+        ("the sum is 8", None),
+    ],
+)
+def test_given_answers(completion: str, expected: str | None) -> None:
+    found = given_answer(completion)
+    assert (found if found is None else found.strip()) == expected
