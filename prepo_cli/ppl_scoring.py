@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from prepo_cli.config import EngineConfig, ModelConfig
 from prepo_cli.data.loading import PromptDataset, load_prompts
@@ -216,8 +217,8 @@ def _write(dataset: PromptDataset, ppl_N2: npt.NDArray[np.float64], output: Path
     """The dataset's rows with the two columns, streamed into a file that is then moved into place."""
     table = dataset.usable()
     table = table.remove_columns([name for name in ("ppl", "ppl_tokens") if name in table.column_names])
-    values = [None if np.isnan(value) else float(value) for value in ppl_N2[:, 0]]
-    table = table.add_column("ppl", values).add_column("ppl_tokens", ppl_N2[:, 1].astype(np.int64).tolist())
+    table = table.add_column("ppl", pa.array(ppl_N2[:, 0], mask=np.isnan(ppl_N2[:, 0])))
+    table = table.add_column("ppl_tokens", pa.array(ppl_N2[:, 1].astype(np.int64)))
     partial = output.with_name(output.name + ".writing")
     if output.suffix == ".jsonl":
         table.to_json(partial, lines=True, force_ascii=False)

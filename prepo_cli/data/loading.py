@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from prepo_cli.data.columns import (
     messages_of,
     question_of,
 )
+from prepo_cli.data.named import named
+from prepo_cli.data.vectorised import has_duplicates, suspicious
 from prepo_cli.errors import UsageError
 from prepo_cli.reporting.terminal import progress
 from strategies.types import Prompt
@@ -96,15 +99,14 @@ class PromptDataset:
             self._check(skip_bad_rows, where, lambda rows: None)
 
     def _check(self, skip_bad_rows: bool, where: str, advance: Callable[[int], None]) -> None:
-        bad, seen = [], set()
-        for index, row in self._checked_columns():
-            if index % CHECKED_AT_ONCE == CHECKED_AT_ONCE - 1:
-                advance(CHECKED_AT_ONCE)
+        bad: list[int] = []
+        seen: set[str] | None = set() if "id" in self.columns and has_duplicates(self.table, "id") else None
+        for index, row in self._suspects(seen is not None, advance):
             try:
                 messages_of(_cell(row, self.prompt_column))
                 if self.answer_column is not None:
                     answer_of(_cell(row, self.answer_column))
-                if row.get("id") is not None:
+                if seen is not None and row["id"] is not None:
                     if str(row["id"]) in seen:
                         raise ValueError(f"the id '{row['id']}' stood before")
                     seen.add(str(row["id"]))
@@ -122,15 +124,16 @@ class PromptDataset:
         if not len(self):
             raise UsageError(f"{self.name} holds no usable rows")
 
-    def _checked_columns(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        wanted = {self.prompt_column.split(".")[0], "id"} | (
-            {self.answer_column.split(".")[0]} if self.answer_column else set()
-        )
-        narrow = self.table.select_columns([c for c in self.table.column_names if c in wanted])
+    def _suspects(self, all_of_them: bool, advance: Callable[[int], None]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Rows that Python must look at: with texts in both columns only blank ones and answers to be taken apart."""
+        tops = [column.split(".")[0] for column in (self.prompt_column, self.answer_column) if column]
+        narrow = self.table.select_columns(list(dict.fromkeys([*tops, *({"id"} & self.columns)])))
         for start in range(0, len(narrow), CHECKED_AT_ONCE):
-            columns = narrow[start : start + CHECKED_AT_ONCE]
-            for offset, values in enumerate(zip(*columns.values(), strict=True)):
-                yield start + offset, dict(zip(columns, values, strict=True))
+            batch = narrow.with_format("arrow")[start : start + CHECKED_AT_ONCE]
+            rows = range(len(batch)) if all_of_them else suspicious(batch, self.prompt_column, self.answer_column)
+            for offset, row in zip(rows, batch.take(np.asarray(rows, dtype=np.int64)).to_pylist(), strict=True):
+                yield start + offset, row
+            advance(len(batch))
 
     def _fetch(self, index: int) -> dict[str, Any]:
         row: dict[str, Any] = self.table[int(index if self._rows is None else self._rows[index])]
@@ -146,13 +149,19 @@ def load_prompts(
     answer_column: str | None = None,
     skip_bad_rows: bool = False,
     need_answer: bool = True,
+    dataset_config: str | None = None,
 ) -> PromptDataset:
-    """Load prompts from 'embedded', a file, a folder or the hub.
+    """Load prompts from 'embedded', a file, a folder, a short name or the hub.
 
     Raises:
         UsageError: no such dataset, unreadable, no prompt or answer column, a bad row, nothing in it.
     """
-    table, broken = load_table(name, split, skip_bad_rows)
+    known = None if Path(name).exists() else named(name)
+    if known is None:
+        table, broken = load_table(name, split, skip_bad_rows, dataset_config)
+    else:
+        table, broken = _load_named(known.hub_id, known.split_for(split), dataset_config or known.config), 0
+        prompt_column, answer_column = prompt_column or known.prompt_column, answer_column or known.answer_column
     if limit is not None:
         table = table.select(range(min(limit, len(table))))
     if not len(table):
@@ -166,7 +175,9 @@ def load_prompts(
     return dataset
 
 
-def load_table(name: str, split: str, skip_bad_rows: bool = False) -> tuple[Any, int]:
+def load_table(
+    name: str, split: str, skip_bad_rows: bool = False, dataset_config: str | None = None
+) -> tuple[Any, int]:
     """The dataset as a `datasets.Dataset`, and how many unreadable lines were left out."""
     import datasets
 
@@ -180,7 +191,7 @@ def load_table(name: str, split: str, skip_bad_rows: bool = False) -> tuple[Any,
     elif not path.exists() and (path.suffix in FORMATS or name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UsageError(f"no such dataset file: {name}")
     if not path.is_file():
-        return _load_named(name, split), 0
+        return _load_named(name, split, dataset_config), 0
     if path.suffix not in FORMATS:
         raise UsageError(f"{name}: can't tell the format of '{path.suffix}'; known: {', '.join(FORMATS)}")
     if path.stat().st_size == 0:
@@ -190,45 +201,45 @@ def load_table(name: str, split: str, skip_bad_rows: bool = False) -> tuple[Any,
     except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
         if path.suffix != ".jsonl":
             raise UsageError(f"{name} can't be read: {_reason(error)}") from error
-        good, first = _readable_lines(path)
-        if first is None:
-            raise UsageError(f"{name} can't be read: {_reason(error)}") from error
-        if not skip_bad_rows:
-            raise UsageError(f"{name}, {first}; mend it or go on without with --skip-bad-rows") from error
-        lines = sum(1 for _ in path.open("rb"))
-        return datasets.Dataset.from_list(good), lines - len(good)
+        with TemporaryDirectory(prefix="prepo-") as folder:
+            good = Path(folder) / path.name
+            broken, first = _copy_readable_lines(path, good)
+            if first is None:
+                raise UsageError(f"{name} can't be read: {_reason(error)}") from error
+            if not skip_bad_rows:
+                raise UsageError(f"{name}, {first}; mend it or go on without with --skip-bad-rows") from error
+            return datasets.load_dataset("json", data_files=str(good), split="train"), broken
 
 
-def _load_named(name: str, split: str) -> Any:
+def _load_named(name: str, split: str, config: str | None = None) -> Any:
     """A folder or a hub dataset."""
     import datasets
 
     if Path(name).is_dir() and (Path(name) / "state.json").is_file():
         return datasets.load_from_disk(name)
     try:
-        return datasets.load_dataset(name, split=split)
+        return datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the hub's client and the builders raise a dozen kinds, all meaning 'not to be had'
         raise UsageError(f"dataset '{name}' (split {split}) can't be loaded: {_reason(error)}") from error
 
 
-def _readable_lines(path: Path) -> tuple[list[dict[str, Any]], str | None]:
-    """The rows of a JSONL file that are JSON objects, and the first fault with its line number."""
-    good: list[dict[str, Any]] = []
-    fault = None
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
+def _copy_readable_lines(path: Path, to: Path) -> tuple[int, str | None]:
+    """Copy the lines that are JSON objects; returns how many are not, and the first of these with its fault."""
+    broken, first = 0, None
+    with path.open(encoding="utf-8", errors="replace") as lines, to.open("w", encoding="utf-8") as good:
+        for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                fault = None if isinstance(json.loads(line), dict) else "not a JSON object"
             except json.JSONDecodeError as error:
-                fault = fault or f"line {number}: {error.msg} at column {error.colno}"
-                continue
-            if isinstance(row, dict):
-                good.append(row)
+                fault = f"{error.msg} at column {error.colno}"
+            if fault is None:
+                good.write(line if line.endswith("\n") else line + "\n")
             else:
-                fault = fault or f"line {number}: not a JSON object"
-    return good, fault
+                broken += 1
+                first = first or f"line {number}: {fault}"
+    return broken, first
 
 
 def _all_columns(table: Any) -> list[str]:

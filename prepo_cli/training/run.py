@@ -58,6 +58,7 @@ class Run:
             prompt_column=config.data.prompt_column,
             answer_column=config.data.answer_column,
             skip_bad_rows=config.data.skip_bad_rows,
+            dataset_config=config.data.dataset_config,
         )
         self.renderer = Renderer(self.policy.tokenizer, config.data.system_prompt, config.data.chat_template_kwargs)
         self.prompts = Prompts(self.dataset, self.renderer, longest_prompt(config, self.policy))
