@@ -42,7 +42,7 @@ def launched(name: str, *flags: str) -> tuple[object, dict[str, str]]:
 
 
 def test_every_file_is_known_to_the_tests() -> None:
-    assert {path.name for path in ACCELERATE.glob("*.yaml")} == {"ddp.yaml", "deepspeed_zero2.yaml", *FSDP}
+    assert {path.name for path in ACCELERATE.glob("*.yaml")} == {"ddp.yaml", *FSDP}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,6 @@ def test_every_file_is_known_to_the_tests() -> None:
         ("ddp.yaml", DistributedType.MULTI_GPU, 1, 8),
         ("fsdp2.yaml", DistributedType.FSDP, 1, 8),
         ("fsdp2_multinode.yaml", DistributedType.FSDP, 2, 16),
-        ("deepspeed_zero2.yaml", DistributedType.DEEPSPEED, 1, 8),
     ],
 )
 def test_accelerate_reads_the_file(name: str, kind: DistributedType, machines: int, processes: int) -> None:
@@ -61,7 +60,6 @@ def test_accelerate_reads_the_file(name: str, kind: DistributedType, machines: i
     assert config.mixed_precision == "no", "prepo's own setting decides"
     assert not config.use_cpu
     assert bool(config.fsdp_config) == (kind == DistributedType.FSDP)
-    assert bool(config.deepspeed_config) == (kind == DistributedType.DEEPSPEED)
 
 
 @pytest.mark.parametrize("name", FSDP)
@@ -70,14 +68,6 @@ def test_fsdp_is_version_2_and_every_process_loads_the_model(name: str) -> None:
     assert load(name).fsdp_config == {"fsdp_version": 2, "fsdp_cpu_ram_efficient_loading": False}
     environment = launched(name)[1]
     assert environment["FSDP_CPU_RAM_EFFICIENT_LOADING"].lower() == "false"
-
-
-def test_deepspeed_shards_no_weights_and_clips_as_prepo_does() -> None:
-    settings = load("deepspeed_zero2.yaml").deepspeed_config
-    assert settings["zero_stage"] == 2
-    assert settings["offload_param_device"] == "none"
-    assert settings["gradient_accumulation_steps"] == 1
-    assert settings["gradient_clipping"] == TrainingConfig().max_grad_norm
 
 
 def test_the_launcher_starts_what_the_file_says() -> None:

@@ -103,8 +103,9 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         sums: Sums = {}
         for number, batch in enumerate(micro_batches):
-            last = number == len(micro_batches) - 1
-            with nullcontext() if last else self.processes.accelerator.no_sync(self.trained):
+            # Sharded gradients are reduced at once: whole ones would take the memory that sharding saves.
+            reduced = self.processes.sharded or number == len(micro_batches) - 1
+            with nullcontext() if reduced else self.processes.accelerator.no_sync(self.trained):
                 sums = add_sums(sums, self._micro_batch(list(batch), over))
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.training.max_grad_norm)
         self.optimizer.step()

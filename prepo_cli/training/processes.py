@@ -30,6 +30,7 @@ from prepo_cli.errors import UsageError
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)
 MAIN = 0
+UNSUPPORTED = ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
 DONE, FAILED = "done", "failed"
 
 
@@ -41,6 +42,9 @@ class Processes:
     """
 
     def __init__(self, training: TrainingConfig) -> None:
+        for kind in UNSUPPORTED:
+            if _true(f"ACCELERATE_USE_{kind}"):
+                raise UsageError(f"{kind} is not supported; configure accelerate for DDP or, to shard, FSDP version 2")
         if AcceleratorState._shared_state.get("_mixed_precision", training.mixed_precision) != training.mixed_precision:
             AcceleratorState._reset_state()  # an earlier run in this process had another precision
         self.accelerator = Accelerator(mixed_precision=training.mixed_precision)
@@ -143,7 +147,7 @@ class Processes:
 def _sharded(accelerator: Accelerator, asked: bool) -> bool:
     """Whether the model is sharded; refuses what would be ignored without a word."""
     kind = accelerator.distributed_type
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true") and kind != DistributedType.FSDP:
+    if _true("ACCELERATE_USE_FSDP") and kind != DistributedType.FSDP:
         raise UsageError(
             f"accelerate was asked for FSDP and set up {kind.value} instead, which shards nothing; drop that request "
             "and set training.fsdp=true, or start on GPUs"
@@ -151,11 +155,13 @@ def _sharded(accelerator: Accelerator, asked: bool) -> bool:
     if kind == DistributedType.FSDP:
         if not accelerator.is_fsdp2:
             raise UsageError("accelerate is configured for FSDP version 1; set fsdp_version: 2 in its configuration")
-        if os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower() in ("1", "true"):
+        if _true("FSDP_CPU_RAM_EFFICIENT_LOADING"):
             raise UsageError("set fsdp_cpu_ram_efficient_loading: false; every process loads the weights it shards")
         return True
-    if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise UsageError(f"{kind.value} is not supported; take DDP, or training.fsdp=true to shard")
     if asked and accelerator.num_processes == 1:
         raise UsageError("training.fsdp=true shards over several processes and one was started; use torchrun")
     return asked
+
+
+def _true(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("1", "true")

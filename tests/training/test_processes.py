@@ -156,11 +156,18 @@ def test_two_processes_from_the_command_line(launched: str, tmp_path: Path) -> N
     assert again.returncode == 0, again.stderr
 
 
-def test_an_fsdp_request_that_was_not_honoured_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("FSDP", "shards nothing; drop that request and set training.fsdp=true"),
+        ("DEEPSPEED", "DEEPSPEED is not supported; configure accelerate for DDP or, to shard, FSDP version 2"),
+    ],
+)
+def test_a_request_for_sharding_that_was_not_honoured_is_refused(kind: str, why: str, tmp_path: Path) -> None:
     model = save_model("qwen2", tmp_path / "model")
-    done = launch(command(tmp_path / "run", model), 2, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    done = launch(command(tmp_path / "run", model), 2, **{f"ACCELERATE_USE_{kind}": "true", "FSDP_VERSION": "2"})
     assert done.returncode != 0
-    assert "shards nothing; drop that request and set training.fsdp=true" in done.stderr
+    assert why in done.stderr
     assert not (tmp_path / "run").exists()
 
 
