@@ -153,7 +153,7 @@ def measure(work: Work, folder: Path, engine: str, checkpointing: bool, repeats:
         timed("sync", team.sync, 0, keep)
         rows = make_rows(work, work.long_rows, work.prompt_tokens + work.long_tokens, repeat)
         timed("long log-probs", partial(score, team, work, rows), sum(map(len, rows)), keep)
-    learner.close()
+    learner.engine.close()
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "torch": torch.__version__,

@@ -278,6 +278,14 @@ def section_of(name: str, sets: Sequence[str], settings: Mapping[str, Any]) -> d
     return section
 
 
+def template_arguments(items: Sequence[str]) -> dict[str, Any]:
+    """`--template-arg key=value` items as the chat template is given them; raises UsageError for another form."""
+    for item in items:
+        if "=" not in item:
+            raise UsageError(f"--template-arg {item}: write key=value, for example enable_thinking=false")
+    return {key.strip(): _yaml_value(text, f"{key}={text}") for key, _, text in (i.partition("=") for i in items)}
+
+
 def recipes() -> dict[str, Path]:
     """Names and files of all recipes."""
     here = Path(__file__).parent

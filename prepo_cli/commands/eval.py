@@ -31,6 +31,9 @@ def evaluate_command(
         int | None, typer.Option(help="Bound on rows x context in one decoding batch; less needs less memory.")
     ] = None,
     system_prompt: Annotated[str | None, typer.Option(help="Put before every prompt.")] = None,
+    template_arg: Annotated[
+        list[str] | None, typer.Option(help="Given to the chat template: enable_thinking=false; repeatable.")
+    ] = None,
     reward: Annotated[
         list[str] | None, typer.Option(help="math (default), exact, boxed or package.module:function; repeatable.")
     ] = None,
@@ -61,7 +64,7 @@ def evaluate_command(
     """
     if k < 1:
         raise UsageError(f"--k {k}: ask for at least 1 sample of each prompt")
-    from prepo_cli.config import section_of
+    from prepo_cli.config import section_of, template_arguments
 
     engine_settings: dict[str, Any] = {"name": engine, "vllm_gpu_memory_utilization": 0.9}
     if batch_tokens is not None:
@@ -75,6 +78,7 @@ def evaluate_command(
         "answer_column": answer_column,
         "skip_bad_rows": skip_bad_rows,
         "system_prompt": system_prompt,
+        "chat_template_kwargs": template_arguments(template_arg or ()),
         "k": k,
         "temperature": temperature,
         "top_p": top_p,

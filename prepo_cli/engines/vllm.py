@@ -185,16 +185,17 @@ class VllmEngine:
         self._wake("kv_cache")
 
     def close(self) -> None:
-        """Free the engine; further calls do nothing."""
+        """Free the engine, which on the way ends all process groups; further calls do nothing."""
         if self._llm is None:
             return
         self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
         gc.collect()
-        if self._owns_process_group:
-            from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+        if not self._owns_process_group:
+            return
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
-            cleanup_dist_env_and_memory()
+        cleanup_dist_env_and_memory()
 
     def _wake(self, tag: str) -> None:
         if tag in self._asleep:

@@ -137,10 +137,6 @@ class Learner:
         if writes:
             checkpoint.export_model(Path(folder), self.policy, state)
 
-    def close(self) -> None:
-        """Free what the engine holds."""
-        self.engine.close()
-
     def _micro_batch(self, batch: list[Trainee], over: float) -> Sums:
         device = self.policy.device
         filler = not batch

@@ -92,16 +92,19 @@ class Processes:
         self._calling = False
         return gathered
 
-    def leave(self) -> None:
-        """Part from the others, once all are through and nothing holds a model any more.
+    def leave(self, close_engine: Callable[[], None]) -> None:
+        """Part from the others, once all are through and nothing holds a model any more; close the engine last.
 
-        A group that is still referred to when the interpreter ends may abort the process.
+        A group that is still referred to when the interpreter ends may abort the process, and an engine that is
+        closed may end all groups.
         """
         if self.count > 1:
             dist.barrier(group=self._group)
             self._group = None
             self.accelerator.free_memory()
             gc.collect()
+        close_engine()
+        if self.count > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
     def serve(self, worker: Any) -> None:

@@ -236,8 +236,9 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
             summary = _control(Run(config, folder, judge, learner), resume_from)
     else:
         processes.serve(learner)
+    close_engine = learner.engine.close
     del learner
-    processes.leave()
+    processes.leave(close_engine)
     return summary
 
 
@@ -261,7 +262,6 @@ def _control(run: Run, resume_from: Path | None) -> dict[str, Any]:
         if evaluation.at_end:
             run.evaluate()
     run.team.export(folder.final)
-    run.team.close()
     summary = build_summary(config, folder)
     folder.finish(config, summary)
     return summary

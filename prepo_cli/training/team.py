@@ -95,10 +95,6 @@ class Team:
         """The whole model in the hub's format."""
         self._call("export", [(str(folder),)] * self.processes.count)
 
-    def close(self) -> None:
-        """Close all engines."""
-        self._call("close", [()] * self.processes.count)
-
     def _call(self, method: str, shares: Sequence[tuple[Any, ...]]) -> list[Any]:
         return self.processes.call(self.learner, method, shares)
 

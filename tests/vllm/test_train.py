@@ -63,6 +63,20 @@ def test_trains_in_process(sets: list[str], tmp_path: Path) -> None:
     assert metrics(tmp_path / "run")[-1]["cost/tokens_scored"] > 0
 
 
+@pytest.mark.parametrize("sets", [[], ["training.fsdp=true"]], ids=["two", "sharded"])
+def test_two_processes_each_with_an_engine(sets: list[str], tmp_path: Path) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    python, *rest = command(tmp_path / "run", *sets)
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    try:
+        done = finish([python, *launcher, *rest, "--json"])
+    finally:
+        del os.environ["ACCELERATE_USE_CPU"]
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["cost"]["rollouts_total"] == 96
+    assert all(line["sampling/logp_difference_max"] < 1e-3 for line in metrics(tmp_path / "run"))
+
+
 def test_evaluates_and_scores_as_the_trainer_does(tmp_path: Path) -> None:
     """Greedy answers are equal, so correctness is; perplexities agree."""
     values, scored = [], []
