@@ -204,6 +204,11 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     reporting: ReportingConfig = Field(default_factory=ReportingConfig)
 
+    @property
+    def compute_dtype(self) -> str:
+        """What products are computed in: the weights' own, or bfloat16 with mixed precision."""
+        return "bfloat16" if self.training.mixed_precision == "bf16" else self.model.dtype
+
     @model_validator(mode="after")
     def _refuse_float16(self) -> RunConfig:
         if self.model.dtype == "float16":

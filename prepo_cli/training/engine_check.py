@@ -33,7 +33,7 @@ def check_engine(team: Team, prompts: Sequence[list[int]], config: RunConfig) ->
     if team.processes.sharded:
         _compare_logprobs(team, prompts, config.engine.vllm_max_logp_difference)
     else:
-        _compare_greedy(team, prompts, TIE[config.model.dtype])
+        _compare_greedy(team, prompts, TIE[config.compute_dtype])
 
 
 def _compare_greedy(team: Team, prompts: Sequence[list[int]], tie: float) -> None:

@@ -72,13 +72,14 @@ class Learner:
 
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
         """Rollouts of each request with this process's engine."""
-        shares_weights = self.config.engine.name == "hf"
-        with whole(self.policy.scorer) if shares_weights else nullcontext():
+        if self.config.engine.name != "hf":
             return self.engine.generate(requests, progress) if requests else []
+        with whole(self.policy.scorer), self.processes.accelerator.autocast():
+            return self.engine.generate(requests, progress)
 
     def greedy(self, requests: Sequence[Request]) -> list[list[Rollout]]:
         """Rollouts by the trainer's own weights, which an engine's are compared with."""
-        with whole(self.policy.scorer):
+        with whole(self.policy.scorer), self.processes.accelerator.autocast():
             return HfEngine(self.policy, self.config.engine.max_batch_tokens).generate(requests)
 
     def score(self, batches: Sequence[ScoreBatch], of_reference: bool = False) -> list[Scores]:
@@ -201,7 +202,7 @@ def build_learner(config: RunConfig, processes: Processes, resume_from: Path | N
     engine = build_engine(
         config.engine,
         policy,
-        config.model,
+        config.model.model_copy(update={"dtype": config.compute_dtype}),
         max_context=longest_prompt(config, policy) + training.max_completion_length,
         seed=config.seed,
         sync_dir=Path(config.output_dir) / "sync",

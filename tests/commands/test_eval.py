@@ -44,7 +44,7 @@ def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[SumEngine]:
     monkeypatch.setattr(session, "model_source", lambda name: str(tmp_path / "model"))
     monkeypatch.setattr(session, "load_prompts", load)
     monkeypatch.setattr(session, "build_engine", build)
-    monkeypatch.setattr(session, "Renderer", lambda tokenizer, system_prompt: render)
+    monkeypatch.setattr(session, "Renderer", lambda tokenizer, system_prompt, template_kwargs: render)
     monkeypatch.setattr(evaluate_module, "ROLLOUTS_AT_ONCE", 16)
     monkeypatch.chdir(tmp_path)
     return made

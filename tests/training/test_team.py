@@ -111,7 +111,7 @@ def test_generating_and_scoring_in_shares_is_generating_and_scoring() -> None:
 
 PROMPTS = [[5, 6, 7], [9, 3, 2, 11, 4]]
 CONFIG: Any = SimpleNamespace(
-    model=SimpleNamespace(dtype="float32"), engine=SimpleNamespace(vllm_max_logp_difference=0.5)
+    compute_dtype="float32", engine=SimpleNamespace(vllm_max_logp_difference=0.5)
 )
 
 
