@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,8 +60,11 @@ def build_engine(
     if not is_main:
         return Elsewhere()
     from prepo_cli.engines.vllm_server import VllmServerEngine
+    from prepo_cli.models import model_source
 
-    return VllmServerEngine(config, policy=subject, max_model_len=max_context, sync_dir=sync_dir)
+    # A resumed run's weights are a checkpoint's; the server has the model that the run began with.
+    served = replace(subject, source=model_source(model.model_name_or_path))
+    return VllmServerEngine(config, policy=served, max_model_len=max_context, sync_dir=sync_dir)
 
 
 class Elsewhere:

@@ -89,7 +89,8 @@ class Learner:
             policy = self.reference
         elif of_reference:
             adapter = self.policy.adapter
-        with nullcontext() if adapter is None else adapter.disable_adapter():
+        off = nullcontext() if adapter is None else adapter.disable_adapter()
+        with off, self.processes.accelerator.autocast():
             scores = [policy.score_batch(batch) for batch in batches]
         reshard(policy.scorer)
         return scores

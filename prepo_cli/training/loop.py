@@ -33,13 +33,13 @@ def train_loop(run: Run) -> None:
         run.begin_step()
 
         step = run.collector.collect(ctx)
+        collected = perf_counter()
         groups = step.trained
         assign_advantages(groups, training.scale_rewards)
         run.take_entropies(groups)
         batch = make_batch(groups)
         weights_NT = strategies.weigh(batch, ctx)
         students = trainees(groups, weights_NT, training.mask_truncated_completions)
-        collected = perf_counter()
         run.updater.prepare(students)
         scored = perf_counter()
         update = run.updater.update(students, run.learning_rate, run.step)

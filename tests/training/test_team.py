@@ -110,9 +110,7 @@ def test_generating_and_scoring_in_shares_is_generating_and_scoring() -> None:
 
 
 PROMPTS = [[5, 6, 7], [9, 3, 2, 11, 4]]
-CONFIG: Any = SimpleNamespace(
-    compute_dtype="float32", engine=SimpleNamespace(vllm_max_logp_difference=0.5)
-)
+CONFIG: Any = SimpleNamespace(compute_dtype="float32", engine=SimpleNamespace(vllm_max_logp_difference=0.5))
 
 
 @pytest.mark.parametrize("sharded", [False, True])

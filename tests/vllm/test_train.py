@@ -99,7 +99,7 @@ def test_evaluates_and_scores_as_the_trainer_does(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    folder = tmp_path_factory.mktemp("served") / "model"
+    folder = tmp_path_factory.mktemp("served") / "Small-1M"
     folder.symlink_to(ASSETS / "model")
     running = VllmServer(folder, 512, log=folder.parent / "server.log")
     try:
@@ -112,7 +112,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
 def test_a_server_killed_in_the_middle_of_a_step_costs_nothing(server: VllmServer, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = ["training.total_steps=4", "training.prompts_per_step=64", "evaluation.at_start=false"]
-    settings += [f"engine.vllm_server_base_url={server.url}"]
+    settings += [f"engine.vllm_server_base_url={server.url}", f"model.model_name_or_path={server.folder}",
+                 "data.dataset_name=embedded", "training.max_completion_length=96"]  # fmt: skip
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen(command(run, *settings, engine="vllm-server"), cwd=ROOT, stderr=said,
                                    stdout=subprocess.DEVNULL)  # fmt: skip
@@ -134,7 +135,8 @@ def test_a_server_killed_in_the_middle_of_a_step_costs_nothing(server: VllmServe
 def test_a_server_that_stays_away_ends_the_run_in_one_line_and_it_goes_on(server: VllmServer, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = ["training.total_steps=25", f"engine.vllm_server_base_url={server.url}",
-                "engine.vllm_server_timeout_s=4", "evaluation.dataset_name=null"]  # fmt: skip
+                "engine.vllm_server_timeout_s=4", "evaluation.dataset_name=null", "data.dataset_name=embedded",
+                f"model.model_name_or_path={server.folder}", "training.max_completion_length=96"]  # fmt: skip
     arguments = command(run, *settings, engine="vllm-server")
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen(arguments, cwd=ROOT, stderr=said, stdout=subprocess.DEVNULL)
