@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prepo_cli.config import ModelConfig
 from prepo_cli.errors import UsageError
+from prepo_cli.sections import ModelConfig
 from prepo_cli.training.sharding import full
 from strategies.types import derive_seed
 

@@ -23,8 +23,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from prepo_cli.adapters import add_adapters, hub_weights
-from prepo_cli.config import ASSETS, EMBEDDED, ModelConfig
+from prepo_cli.config import ASSETS
 from prepo_cli.errors import UsageError
+from prepo_cli.sections import EMBEDDED, ModelConfig
 from prepo_cli.training.scoring import TokenScorer, pad_rows, spans_mask, token_batches
 
 FloatArray = npt.NDArray[np.float32]

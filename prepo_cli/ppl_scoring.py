@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from prepo_cli.config import EngineConfig, ModelConfig
 from prepo_cli.data.loading import PromptDataset, load_prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.engines import build_engine
@@ -30,6 +29,7 @@ from prepo_cli.evaluation.settings import digest_model
 from prepo_cli.models import Policy, load_outline, load_policy, model_source, perplexities
 from prepo_cli.reporting.run_folder import atomic_write
 from prepo_cli.reporting.terminal import progress, say
+from prepo_cli.sections import EngineConfig, ModelConfig
 
 CHUNK_ROWS = 2048
 BATCH_ROWS = 256

@@ -13,13 +13,14 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prepo_cli.config import ModelConfig, resolve
+from prepo_cli.config import resolve
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.engines.base import Request
 from prepo_cli.engines.hf import HfEngine
 from prepo_cli.errors import UsageError
 from prepo_cli.main import main
 from prepo_cli.models import load_outline, load_policy
+from prepo_cli.sections import ModelConfig
 from prepo_cli.training.run import train
 from tests.architectures import ARCHITECTURES, save_architecture
 from tests.models import naive_scores

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from prepo_cli.config import RunConfig, recipes, resolve, write_yaml
+from prepo_cli.config import recipes, resolve, write_yaml
 from prepo_cli.errors import UsageError
+from prepo_cli.sections import RunConfig
 from strategies.base import SLOTS
 from strategies.errors import StrategyError
 

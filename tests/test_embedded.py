@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prepo_cli.config import ASSETS, ModelConfig
+from prepo_cli.config import ASSETS
 from prepo_cli.engines.base import Request
 from prepo_cli.engines.hf import HfEngine
 from prepo_cli.models import Policy, load_policy
+from prepo_cli.sections import ModelConfig
 from strategies.types import derive_seed
 
 SCRIPTS = Path(__file__).parents[1] / "examples" / "embedded"

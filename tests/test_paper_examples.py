@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from prepo_cli.config import RunConfig, resolve
+from prepo_cli.config import resolve
+from prepo_cli.sections import RunConfig
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "examples" / "paper"

@@ -57,7 +57,8 @@ def score_ppl(
             raise UsageError(f"{name} {value}: must be at least 1")
     from pydantic import ValidationError
 
-    from prepo_cli.config import EngineConfig, ModelConfig, section_of, validation_message
+    from prepo_cli.config import section_of, validation_message
+    from prepo_cli.sections import EngineConfig, ModelConfig
 
     engine_settings = section_of("engine", set_ or (), {"name": engine, "vllm_gpu_memory_utilization": 0.9})
     try:

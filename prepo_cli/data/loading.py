@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from prepo_cli.config import ASSETS, EMBEDDED
+from prepo_cli.config import ASSETS
 from prepo_cli.data.columns import (
     ANSWER_COLUMNS,
     OPTIONAL_COLUMNS,
@@ -29,6 +29,7 @@ from prepo_cli.data.named import named
 from prepo_cli.data.vectorised import has_duplicates, suspicious
 from prepo_cli.errors import UsageError
 from prepo_cli.reporting.terminal import progress
+from prepo_cli.sections import EMBEDDED
 from strategies.types import Prompt
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prepo_cli.config import EngineConfig, ModelConfig
     from prepo_cli.engines.base import Engine, Progress, Request, Rollout
     from prepo_cli.models import Outline, Policy
+    from prepo_cli.sections import EngineConfig, ModelConfig
 
 
 def build_engine(

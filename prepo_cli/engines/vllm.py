@@ -27,7 +27,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from prepo_cli.config import EngineConfig
 from prepo_cli.engines.base import Progress, Request, Rollout
 from prepo_cli.engines.vllm_common import (
     check_length,
@@ -39,6 +38,7 @@ from prepo_cli.engines.vllm_common import (
     scoring_fields,
 )
 from prepo_cli.errors import RunError, UsageError
+from prepo_cli.sections import EngineConfig
 
 FORCED = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # tensors can't be handed to an engine in another process

@@ -30,7 +30,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from prepo_cli.config import EngineConfig
 from prepo_cli.engines.base import Progress, Request, Rollout
 from prepo_cli.engines.vllm_common import (
     check_length,
@@ -45,6 +44,7 @@ from prepo_cli.engines.vllm_http import Calls, Refused, Server, Unavailable, Wai
 from prepo_cli.engines.vllm_transfer import DiskTransfer, NcclTransfer
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.models import Outline, Policy
+from prepo_cli.sections import EngineConfig
 
 IN_FLIGHT = 64
 PULSE_S = 5.0

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from prepo_cli.config import EMBEDDED, EngineConfig, ModelConfig, RewardConfig, Section
 from prepo_cli.errors import UsageError
+from prepo_cli.sections import EMBEDDED, EngineConfig, ModelConfig, RewardConfig, Section
 
 if TYPE_CHECKING:
     from prepo_cli.data.loading import PromptDataset

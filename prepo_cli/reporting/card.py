@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from prepo_cli.config import EMBEDDED, RunConfig
+from prepo_cli.sections import EMBEDDED, RunConfig
 from strategies.registry import find, parse
 
 Interval = Mapping[str, float]

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from prepo_cli.config import RunConfig, read_yaml, validation_message
+from prepo_cli.config import read_yaml, validation_message
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.reporting.card import model_card
 from prepo_cli.reporting.run_folder import RunFolder, atomic_write
 from prepo_cli.reporting.terminal import say
+from prepo_cli.sections import RunConfig
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

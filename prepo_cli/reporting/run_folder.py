@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prepo_cli.config import RunConfig, read_yaml, write_yaml
+from prepo_cli.config import read_yaml, write_yaml
 from prepo_cli.errors import RunError, UsageError
+from prepo_cli.sections import RunConfig
 
 MAY_CHANGE = (
     "output_dir",

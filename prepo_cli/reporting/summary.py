@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from prepo_cli.config import RunConfig
 from prepo_cli.evaluation.statistics import paired_difference
 from prepo_cli.reporting.run_folder import RunFolder, read_lines
+from prepo_cli.sections import RunConfig
 
 COSTS = ("rollouts_total", "rollouts_trained", "tokens_generated", "tokens_scored", "seconds")
 

@@ -30,10 +30,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import yaml
 
-from prepo_cli.config import RunConfig
 from prepo_cli.errors import UsageError
 from prepo_cli.reporting.run_folder import read_lines
 from prepo_cli.reporting.terminal import say
+from prepo_cli.sections import RunConfig
 
 
 class TrackerError(Exception):

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prepo_cli.config import RewardConfig
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.rewards.answers import alternatives
 from prepo_cli.rewards.functions import MATH, RewardFunction, find
 from prepo_cli.rewards.pool import WorkerPool
 from prepo_cli.rewards.verify import Job, prepare
+from prepo_cli.sections import RewardConfig
 
 MOST_WORKERS = 8
 FloatArray = npt.NDArray[np.float64]

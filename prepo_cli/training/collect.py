@@ -14,11 +14,11 @@ from time import perf_counter
 
 import numpy as np
 
-from prepo_cli.config import RunConfig
 from prepo_cli.data.rendering import Rendered
 from prepo_cli.data.stream import PromptStream
 from prepo_cli.engines.base import Generator, Request, Rollout
 from prepo_cli.rewards.judge import Judge, columns_of
+from prepo_cli.sections import RunConfig
 from prepo_cli.training.lengths import ExpectedLengths
 from prepo_cli.training.prompts import Prompts
 from prepo_cli.training.strategy_set import StrategySet

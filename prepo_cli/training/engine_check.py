@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prepo_cli.config import RunConfig
 from prepo_cli.engines.base import Request
 from prepo_cli.errors import RunError
+from prepo_cli.sections import RunConfig
 from prepo_cli.training.team import Team
 
 TOKENS = 16

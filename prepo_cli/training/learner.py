@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prepo_cli.config import RunConfig
 from prepo_cli.engines import build_engine
 from prepo_cli.engines.base import Engine, Progress, Request, Rollout
 from prepo_cli.engines.hf import HfEngine
 from prepo_cli.errors import UsageError
 from prepo_cli.models import Policy, ScoreBatch, Scores, load_policy
+from prepo_cli.sections import RunConfig
 from prepo_cli.training import checkpoint
 from prepo_cli.training.loss import LossOptions, aggregate, token_loss
 from prepo_cli.training.mismatch import correction

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prepo_cli.config import EngineConfig
+from prepo_cli.sections import EngineConfig
 from prepo_cli.training.loss import sequence_sum
 
 LARGEST_LOG_RATIO = 20.0

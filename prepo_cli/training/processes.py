@@ -24,8 +24,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
-from prepo_cli.config import TrainingConfig
 from prepo_cli.errors import UsageError
+from prepo_cli.sections import TrainingConfig
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)

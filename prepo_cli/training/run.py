@@ -13,7 +13,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from prepo_cli.config import RunConfig
 from prepo_cli.data.loading import load_prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.data.stream import PromptStream
@@ -25,6 +24,7 @@ from prepo_cli.reporting.summary import build_summary
 from prepo_cli.reporting.terminal import TrainingDisplay, progress, say
 from prepo_cli.reporting.trackers import Trackers, check_trackers
 from prepo_cli.rewards.judge import Judge
+from prepo_cli.sections import RunConfig
 from prepo_cli.training import checkpoint
 from prepo_cli.training.batch import record_weights, rollout_rows
 from prepo_cli.training.collect import Collected, Collector, Sample

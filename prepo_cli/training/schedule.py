@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from prepo_cli.config import TrainingConfig
+from prepo_cli.sections import TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from prepo_cli.config import StrategiesConfig
+from prepo_cli.sections import StrategiesConfig
 from strategies import registry
 from strategies.base import (
     SLOTS,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prepo_cli.config import TrainingConfig
 from prepo_cli.models import Scores
+from prepo_cli.sections import TrainingConfig
 from prepo_cli.training.learner import add_sums
 from prepo_cli.training.loss import LossOptions, divisor
 from prepo_cli.training.team import Team

@@ -12,10 +12,10 @@ from datasets import load_dataset
 from typer.testing import CliRunner
 
 from prepo_cli import ppl_scoring
-from prepo_cli.config import ModelConfig
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.main import app
 from prepo_cli.models import load_policy
+from prepo_cli.sections import ModelConfig
 from tests.models import naive_scores
 
 RUNNER = CliRunner()

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from prepo_cli.config import EngineConfig
 from prepo_cli.engines import vllm_http, vllm_server
 from prepo_cli.engines.base import Request
 from prepo_cli.engines.vllm_server import VllmServerEngine
 from prepo_cli.engines.vllm_transfer import pieces
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.models import Policy
+from prepo_cli.sections import EngineConfig
 from tests.engines.fake_vllm import CONTEXT, END, FakeVllm
 
 MANY = [Request([i, i + 1], [i, 7], 1.0, 10) for i in range(100)]

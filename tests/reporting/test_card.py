@@ -11,8 +11,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 from prepo_cli import __version__
-from prepo_cli.config import ASSETS, RunConfig, resolve
+from prepo_cli.config import ASSETS, resolve
 from prepo_cli.reporting.card import hub_name, model_card, shown
+from prepo_cli.sections import RunConfig
 
 
 def interval(value: float) -> dict[str, float]:

@@ -15,11 +15,12 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub import HfApi, ModelCard
 
-from prepo_cli.config import RunConfig, resolve, write_yaml
+from prepo_cli.config import resolve, write_yaml
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.reporting import hub
 from prepo_cli.reporting.card import model_card
 from prepo_cli.reporting.hub import check_hub, push_folder, push_run
+from prepo_cli.sections import RunConfig
 
 TOKEN = "hf_of_nobody"
 SUMMARY: dict[str, Any] = {

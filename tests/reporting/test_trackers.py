@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prepo_cli.config import RunConfig, resolve
+from prepo_cli.config import resolve
 from prepo_cli.errors import UsageError
 from prepo_cli.reporting.trackers import (
     Start,
@@ -29,6 +29,7 @@ from prepo_cli.reporting.trackers import (
     evaluation_metrics,
     scalars,
 )
+from prepo_cli.sections import RunConfig
 
 EVALUATION = {
     "step": 0,

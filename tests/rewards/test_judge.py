@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prepo_cli.config import RewardConfig
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.rewards.judge import Judge, columns_of
+from prepo_cli.sections import RewardConfig
 
 OWN = """
 def length(prompts, completions, **columns):

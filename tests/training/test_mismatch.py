@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prepo_cli.config import EngineConfig
+from prepo_cli.sections import EngineConfig
 from prepo_cli.training.loss import sequence_sum
 from prepo_cli.training.mismatch import correction
 

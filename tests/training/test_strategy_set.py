@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prepo_cli.config import StrategiesConfig
+from prepo_cli.sections import StrategiesConfig
 from prepo_cli.training.strategy_set import StrategySet
 from strategies.errors import StrategyError
 from strategies.types import Batch, Completion, Group, Prompt, RunInfo, StepContext

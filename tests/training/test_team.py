@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prepo_cli.config import ModelConfig, resolve
+from prepo_cli.config import resolve
 from prepo_cli.engines.base import Request
 from prepo_cli.engines.hf import HfEngine
 from prepo_cli.errors import RunError
 from prepo_cli.models import Policy, ScoreBatch, load_policy
+from prepo_cli.sections import ModelConfig
 from prepo_cli.training.engine_check import check_engine
 from prepo_cli.training.lengths import ExpectedLengths
 from prepo_cli.training.team import Team, deal, expected_cost, round_robin
