@@ -43,7 +43,7 @@ def add_adapters(model: Any, config: ModelConfig, saved: Path | None, seed: int)
         task_type="CAUSAL_LM",
     )
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):  # the model is still on the CPU
             torch.manual_seed(derive_seed(seed, "adapters"))
             wrapped = peft.get_peft_model(model, settings)
     except ValueError as error:

@@ -106,7 +106,7 @@ def compare(runs: Sequence[Run], target: float | None = None) -> dict[str, Any]:
                 **run.summary["cost"],
             }
         )
-    return {"metric": runs[0].metric, "target": target, "runs": rows, "recipes": _by_recipe(rows)}
+    return {"metric": runs[0].metric, "target": target, "runs": rows, "recipes": _by_recipe(runs, rows)}
 
 
 def _difference(first: Run, other: Run) -> dict[str, float] | None:
@@ -120,14 +120,18 @@ def _difference(first: Run, other: Run) -> dict[str, float] | None:
     return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
-def _by_recipe(rows: Sequence[Line]) -> list[Line]:
-    """Means over the seeds of each recipe, with the spread between seeds (sample deviation)."""
+def _by_recipe(runs: Sequence[Run], rows: Sequence[Line]) -> list[Line]:
+    """Means over the seeds of each recipe, with the spread between seeds (sample deviation).
+
+    Runs of a recipe that differ in anything but the seed and what is reported are not averaged with each other.
+    """
     grouped: dict[str, list[Line]] = {}
-    for row in rows:
-        grouped.setdefault(row["recipe"], []).append(row)
+    for run, row in zip(runs, rows, strict=True):
+        same = {key: value for key, value in run.config.items() if key not in ("seed", "output_dir", "reporting")}
+        grouped.setdefault(json.dumps([run.recipe, same], sort_keys=True), []).append(row)
     result = []
-    for recipe, members in grouped.items():
-        line: Line = {"recipe": recipe, "seeds": len(members)}
+    for members in grouped.values():
+        line: Line = {"recipe": members[0]["recipe"], "seeds": len(members)}
         values = {
             "final": [row["final"]["value"] for row in members if row["final"]],
             "rollouts_to_target": [row["rollouts_to_target"] for row in members],

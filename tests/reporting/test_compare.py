@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,15 @@ def test_seeds_of_a_recipe_are_averaged_with_their_spread() -> None:
     (line,) = compare(runs)["recipes"]
     assert (line["seeds"], line["final"]) == (2, pytest.approx(0.6))
     assert line["final_spread"] == pytest.approx(0.2 / 2**0.5)
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
+    runs = [run("a", [(0, 0.2), (10, v)], seed=i) for i, v in enumerate((0.5, 0.7, 0.9))]
+    runs = [
+        replace(r, config={"seed": i, "engine": {"name": e}}) for i, (r, e) in enumerate(zip(runs, "aab", strict=True))
+    ]
+    lines = compare(runs)["recipes"]
+    assert [(line["seeds"], line["final"]) for line in lines] == [(2, pytest.approx(0.6)), (1, pytest.approx(0.9))]
 
 
 def test_runs_with_another_k_are_refused() -> None:
