@@ -80,7 +80,7 @@ class Policy:
     @property
     def vocab_size(self) -> int:
         """Size of the output distribution."""
-        return int(self.model.get_output_embeddings().weight.shape[0])
+        return int(self.scorer.vocab_size)
 
     @torch.no_grad()
     def score_batch(self, batch: ScoreBatch) -> Scores:

@@ -14,7 +14,7 @@ import torch
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType
-from accelerate.utils.launch import prepare_multi_gpu_env
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 
@@ -26,6 +26,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 ACCELERATE = EXAMPLES / "accelerate"
 SLURM = EXAMPLES / "slurm"
 FSDP = ("fsdp2.yaml", "fsdp2_multinode.yaml")
+ZERO = ("zero2.yaml", "zero3.yaml")
 
 
 def load(name: str) -> ClusterConfig:
@@ -38,11 +39,14 @@ def launched(name: str, *flags: str) -> tuple[object, dict[str, str]]:
         ["--config_file", str(ACCELERATE / name), *flags, "-m", "prepo_cli", "train", "--steps", "2"]
     )
     args, _, _ = _validate_launch_command(args)
-    return args, prepare_multi_gpu_env(args)
+    if not args.use_deepspeed:
+        return args, prepare_multi_gpu_env(args)
+    args.deepspeed_fields_from_accelerate_config = ""  # the command fills it in between
+    return args, prepare_deepspeed_cmd_env(args)[1]
 
 
 def test_every_file_is_known_to_the_tests() -> None:
-    assert {path.name for path in ACCELERATE.glob("*.yaml")} == {"ddp.yaml", *FSDP}
+    assert {path.name for path in ACCELERATE.glob("*.yaml")} == {"ddp.yaml", *FSDP, *ZERO}
 
 
 @pytest.mark.parametrize(
@@ -51,6 +55,8 @@ def test_every_file_is_known_to_the_tests() -> None:
         ("ddp.yaml", DistributedType.MULTI_GPU, 1, 8),
         ("fsdp2.yaml", DistributedType.FSDP, 1, 8),
         ("fsdp2_multinode.yaml", DistributedType.FSDP, 2, 16),
+        ("zero2.yaml", DistributedType.DEEPSPEED, 1, 8),
+        ("zero3.yaml", DistributedType.DEEPSPEED, 1, 8),
     ],
 )
 def test_accelerate_reads_the_file(name: str, kind: DistributedType, machines: int, processes: int) -> None:
@@ -60,6 +66,7 @@ def test_accelerate_reads_the_file(name: str, kind: DistributedType, machines: i
     assert config.mixed_precision == "no", "prepo's own setting decides"
     assert not config.use_cpu
     assert bool(config.fsdp_config) == (kind == DistributedType.FSDP)
+    assert bool(config.deepspeed_config) == (kind == DistributedType.DEEPSPEED)
 
 
 @pytest.mark.parametrize("name", FSDP)
@@ -68,6 +75,17 @@ def test_fsdp_is_version_2_and_every_process_loads_the_model(name: str) -> None:
     assert load(name).fsdp_config == {"fsdp_version": 2, "fsdp_cpu_ram_efficient_loading": False}
     environment = launched(name)[1]
     assert environment["FSDP_CPU_RAM_EFFICIENT_LOADING"].lower() == "false"
+
+
+@pytest.mark.parametrize("name", ZERO)
+def test_deepspeed_is_started_with_the_files_stage(name: str) -> None:
+    args, environment = launched(name)
+    assert int(args.nproc_per_node) == 8
+    assert environment["ACCELERATE_USE_DEEPSPEED"] == "true"
+    assert environment["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == name[4]
+    several = ["--num_machines", "2", "--num_processes", "16", "--machine_rank", "1", "--main_process_ip", "10.1.2.3"]
+    args, _ = launched(name, *several)
+    assert (int(args.nnodes), int(args.nproc_per_node), int(args.node_rank)) == (2, 8, 1)
 
 
 def test_the_launcher_starts_what_the_file_says() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prepo_cli.engines import build_engine
 from prepo_cli.engines.base import Engine, Progress, Request, Rollout
@@ -21,20 +21,12 @@ from prepo_cli.errors import UsageError
 from prepo_cli.models import Policy, ScoreBatch, Scores, load_policy
 from prepo_cli.sections import RunConfig
 from prepo_cli.training import checkpoint
+from prepo_cli.training.layouts import Replicated, build_layout
 from prepo_cli.training.loss import LossOptions, aggregate, token_loss
 from prepo_cli.training.mismatch import correction
 from prepo_cli.training.processes import Processes
 from prepo_cli.training.scoring import pad_rows, spans_mask
-from prepo_cli.training.sharding import (
-    full,
-    full_state,
-    load_optimizer_state,
-    optimizer_state,
-    reshard,
-    shard,
-    tie,
-    whole,
-)
+from prepo_cli.training.sharding import full_state, tie
 from prepo_cli.training.trainee import Trainee
 from strategies.types import FloatArray, derive_seed
 
@@ -50,16 +42,12 @@ class Learner:
         config: RunConfig,
         processes: Processes,
         policy: Policy,
-        optimizer: torch.optim.Optimizer,
+        layout: Replicated,
         engine: Engine,
         reference: Policy | None = None,
     ) -> None:
         self.config, self.processes, self.policy = config, processes, policy
-        self.optimizer, self.engine, self.reference = optimizer, engine, reference
-        self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
-        self.trained: nn.Module = policy.scorer
-        if not processes.sharded:
-            self.trained = processes.accelerator.prepare_model(policy.scorer)
+        self.layout, self.engine, self.reference = layout, engine, reference
         training = config.training
         self.options = LossOptions(
             loss_type=training.loss_type,
@@ -74,12 +62,12 @@ class Learner:
         """Rollouts of each request with this process's engine."""
         if self.config.engine.name != "hf":
             return self.engine.generate(requests, progress) if requests else []
-        with whole(self.policy.scorer), self.processes.accelerator.autocast():
+        with self.layout.whole(), self.processes.accelerator.autocast():
             return self.engine.generate(requests, progress)
 
     def greedy(self, requests: Sequence[Request]) -> list[list[Rollout]]:
         """Rollouts by the trainer's own weights, which an engine's are compared with."""
-        with whole(self.policy.scorer), self.processes.accelerator.autocast():
+        with self.layout.whole(), self.processes.accelerator.autocast():
             return HfEngine(self.policy, self.config.engine.max_batch_tokens).generate(requests)
 
     def score(self, batches: Sequence[ScoreBatch], of_reference: bool = False) -> list[Scores]:
@@ -92,26 +80,19 @@ class Learner:
         off = nullcontext() if adapter is None else adapter.disable_adapter()
         with off, self.processes.accelerator.autocast():
             scores = [policy.score_batch(batch) for batch in batches]
-        reshard(policy.scorer)
+        self.layout.rest(policy)
         return scores
 
     def step(self, micro_batches: Sequence[Sequence[Trainee]], over: float, learning_rate: float, step: int) -> Sums:
         """One optimiser step; every process has as many micro-batches. Returns this process's sums."""
         self.engine.sleep()
         torch.manual_seed(derive_seed(self.config.seed, "torch", step, self.processes.index))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.trained.train()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.layout.trained.train()
         sums: Sums = {}
-        for number, batch in enumerate(micro_batches):
-            # Sharded gradients are reduced at once: whole ones would take the memory that sharding saves.
-            reduced = self.processes.sharded or number == len(micro_batches) - 1
-            with nullcontext() if reduced else self.processes.accelerator.no_sync(self.trained):
+        for number, batch in enumerate(micro_batches, start=1):
+            with self.layout.micro_batch(last=number == len(micro_batches)):
                 sums = add_sums(sums, self._micro_batch(list(batch), over))
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.training.max_grad_norm)
-        self.optimizer.step()
-        return sums | {"grad_norm_max": float(full(norm))}
+        return sums | {"grad_norm_max": self.layout.step(learning_rate)}
 
     def sync(self) -> None:
         """Hand the policy's weights to the engine; every process of a sharded policy takes part."""
@@ -123,7 +104,7 @@ class Learner:
         writes = self.processes.is_main
         adapter = self.policy.adapter
         state = full_state(self.policy.model, writes) if adapter is None else full_state(adapter, writes, "lora_")
-        moments = optimizer_state(self.policy.model, self.optimizer, writes)
+        moments = self.layout.optimizer_state(writes)
         if writes:
             checkpoint.write_model(Path(folder) / "model", self.policy, state)
             checkpoint.write_optimizer(Path(folder), moments)
@@ -147,7 +128,8 @@ class Learner:
         ids, mask = pad_rows([t.ids for t in batch], self.policy.pad_token_id, device)
         chosen = spans_mask([t.span for t in batch], ids.shape[1], device)
         heat = torch.tensor([t.temperature for t in batch], dtype=torch.float32, device=device)
-        logprob_M, _ = self.trained(ids, mask, chosen, heat)
+        with self.processes.accelerator.autocast():
+            logprob_M, _ = self.layout.trained(ids, mask, chosen, heat)
         sequence_M = chosen.nonzero(as_tuple=True)[0]
         factor_M = _flat([t.factor_T for t in batch], device)
         engine_M = _flat([t.engine_logprob_T for t in batch], device)
@@ -160,7 +142,7 @@ class Learner:
         loss = aggregate(result.loss_M, sequence_M, self.options) / over * self.processes.count
         if filler:
             loss = loss * 0.0
-        self.processes.accelerator.backward(loss)
+        self.layout.backward(loss)
         if filler:
             return {}
         sums = {
@@ -185,21 +167,11 @@ def build_learner(config: RunConfig, processes: Processes, resume_from: Path | N
     policy = load_policy(model, train=True, device=device, adapters=adapters, seed=config.seed)
     own_reference = training.beta > 0 and policy.adapter is None
     reference = load_policy(config.model, device=device) if own_reference else None
-    for sharded in [p for p in (policy, reference) if p is not None and processes.sharded]:
-        shard(sharded.scorer, processes.count, processes.device, training.mixed_precision)
-        sharded.device = processes.device
-        # A first pass from the outermost unit tells all units that they lie within it.
-        sharded.score_batch(ScoreBatch([[sharded.pad_token_id] * 2], [(1, 2)], [1.0]))
-        reshard(sharded.scorer)
-    optimizer = torch.optim.AdamW(
-        [p for p in policy.model.parameters() if p.requires_grad],
-        lr=training.learning_rate,
-        betas=(training.adam_beta1, training.adam_beta2),
-        eps=training.adam_epsilon,
-        weight_decay=training.weight_decay,
-    )
+    layout = build_layout(policy, processes, training)
+    if reference is not None:
+        layout.place_reference(reference)
     if resume_from is not None:
-        load_optimizer_state(policy.model, optimizer, checkpoint.read_optimizer(resume_from))
+        layout.load_optimizer_state(checkpoint.read_optimizer(resume_from))
     engine = build_engine(
         config.engine,
         policy,
@@ -210,7 +182,7 @@ def build_learner(config: RunConfig, processes: Processes, resume_from: Path | N
         num_processes=processes.count,
         is_main=processes.is_main,
     )
-    return Learner(config, processes, policy, optimizer, engine, reference)
+    return Learner(config, processes, policy, layout, engine, reference)
 
 
 def longest_prompt(config: RunConfig, policy: Policy) -> int:

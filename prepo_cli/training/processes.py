@@ -4,6 +4,9 @@ Strategies, data, rewards and the run folder live on the main process alone. Wha
 (generate, score, update, hand over weights, save) is a method of its `Learner`; the main process calls it on all with
 `call`, the others answer in `serve`. So the training loop reads the same whatever the number of processes.
 
+How the policy lies over the processes (`layout`) is said by accelerate's configuration or `training.fsdp`, and applied
+by prepo (layouts.py), so that it is the same code on CPUs and GPUs.
+
 Control messages go through a gloo group of their own, which may stay silent for as long as a reward takes; the
 gradients' group keeps its own time-out.
 """
@@ -30,7 +33,9 @@ from prepo_cli.sections import TrainingConfig
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)
 MAIN = 0
-UNSUPPORTED = ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
+UNSUPPORTED = ("MEGATRON_LM", "PARALLELISM_CONFIG")
+REPLICATED, FSDP, ZERO = "replicated", "fsdp", "zero"
+USE_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 DONE, FAILED = "done", "failed"
 
 
@@ -44,15 +49,24 @@ class Processes:
     def __init__(self, training: TrainingConfig) -> None:
         for kind in UNSUPPORTED:
             if _true(f"ACCELERATE_USE_{kind}"):
-                raise UsageError(f"{kind} is not supported; configure accelerate for DDP or, to shard, FSDP version 2")
+                raise UsageError(f"{kind} is not supported; configure accelerate for DDP, FSDP version 2 or DeepSpeed")
+        zero = _true(USE_DEEPSPEED)
+        os.environ[USE_DEEPSPEED] = "false"  # accelerate sets the processes up; prepo applies ZeRO itself
         if AcceleratorState._shared_state.get("_mixed_precision", training.mixed_precision) != training.mixed_precision:
             AcceleratorState._reset_state()  # an earlier run in this process had another precision
         self.accelerator = Accelerator(mixed_precision=training.mixed_precision)
         self.count, self.index = self.accelerator.num_processes, self.accelerator.process_index
         self.device: torch.device = self.accelerator.device
-        self.sharded = _sharded(self.accelerator, training.fsdp)
+        if self.device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, where it is installed, prints that it is
+        self.layout = _layout(self.accelerator, training.fsdp, zero)
         self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if self.count > 1 else None
         self._calling = False
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the policy is not simply there, whole, in each process."""
+        return self.layout != REPLICATED
 
     @property
     def is_main(self) -> bool:
@@ -147,9 +161,13 @@ class Processes:
         dist.broadcast_object_list(box, src=MAIN, group=self._group)
 
 
-def _sharded(accelerator: Accelerator, asked: bool) -> bool:
-    """Whether the model is sharded; refuses what would be ignored without a word."""
+def _layout(accelerator: Accelerator, fsdp: bool, zero: bool) -> str:
+    """How the policy lies over the processes; refuses what would be ignored without a word."""
     kind = accelerator.distributed_type
+    if zero and (fsdp or _true("ACCELERATE_USE_FSDP")):
+        raise UsageError("DeepSpeed and FSDP were both asked for; drop one of them")
+    if zero and not dist.is_initialized():
+        raise UsageError("DeepSpeed was asked for without a launcher; start with accelerate launch or torchrun")
     if _true("ACCELERATE_USE_FSDP") and kind != DistributedType.FSDP:
         raise UsageError(
             f"accelerate was asked for FSDP and set up {kind.value} instead, which shards nothing; drop that request "
@@ -160,10 +178,10 @@ def _sharded(accelerator: Accelerator, asked: bool) -> bool:
             raise UsageError("accelerate is configured for FSDP version 1; set fsdp_version: 2 in its configuration")
         if _true("FSDP_CPU_RAM_EFFICIENT_LOADING"):
             raise UsageError("set fsdp_cpu_ram_efficient_loading: false; every process loads the weights it shards")
-        return True
-    if asked and accelerator.num_processes == 1:
+        return FSDP
+    if fsdp and accelerator.num_processes == 1:
         raise UsageError("training.fsdp=true shards over several processes and one was started; use torchrun")
-    return asked
+    return ZERO if zero else FSDP if fsdp else REPLICATED
 
 
 def _true(variable: str) -> bool:

@@ -34,6 +34,7 @@ from prepo_cli.training.learner import Learner, build_learner, longest_prompt
 from prepo_cli.training.processes import Processes
 from prepo_cli.training.prompts import PolicyProbe, Prompts
 from prepo_cli.training.schedule import learning_rate
+from prepo_cli.training.sharding import size
 from prepo_cli.training.strategy_set import StrategySet
 from prepo_cli.training.team import Team
 from prepo_cli.training.update import Updater
@@ -292,8 +293,8 @@ def say_what_was_taken(run: Run) -> None:
     """One line on the data and one on the model."""
     dataset, model, processes = run.dataset, run.policy.model, run.team.processes
     say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
-    parameters = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in run.learner.parameters)
+    parameters = sum(map(size, model.parameters()))
+    trained = sum(map(size, run.learner.layout.parameters))
     where = f"on {run.policy.device}" + (f" in {processes.count} processes" if processes.count > 1 else "")
     part = f", {trained:,} of them trained" if trained < parameters else ""
     say(f"{model.config.model_type}: {parameters:,} parameters{part} {where}")

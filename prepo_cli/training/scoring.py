@@ -8,7 +8,7 @@ Axis letters: B rows, L padded length, M chosen tokens (row by row, left to righ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ class TokenScorer(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])  # now: sharded weights have other shapes
+        self.agree: Callable[[int], int] = int
+        """How often to go through the output matrix, given how often this batch must; for processes in step."""
         self.splits = False
         self.splits = _splits_cleanly(self)
 
@@ -66,13 +69,13 @@ class TokenScorer(nn.Module):
     def _head_statistics(
         self, states_MD: Tensor, target_M: Tensor, temperature_M: Tensor, with_entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
-        vocab = int(self.model.get_output_embeddings().weight.shape[0])
-        size = max(1, CHUNK_ELEMENTS // vocab)
+        size = max(1, CHUNK_ELEMENTS // self.vocab_size)
+        rounds = self.agree(max(1, -(-len(target_M) // size)))
         logprobs, entropies = [], []
-        for start in range(0, max(len(target_M), 1), size):
-            part = slice(start, start + size)
+        for number in range(rounds):
+            part = slice(number * size, (number + 1) * size)
             inputs = (states_MD[part], target_M[part], temperature_M[part])
-            if torch.is_grad_enabled() and len(target_M) > size:
+            if torch.is_grad_enabled() and rounds > 1:
                 logprob, entropy = checkpoint(self._chunk, *inputs, with_entropy, use_reentrant=False)
             else:
                 logprob, entropy = self._chunk(*inputs, with_entropy)

@@ -54,8 +54,17 @@ def reshard(scorer: nn.Module) -> None:
 
 def full(tensor: Tensor) -> Tensor:
     """The tensor of all processes together; every process must ask."""
+    if hasattr(tensor, "ds_id") or (hasattr(tensor, "_hp_mapping") and tensor.dtype != torch.float32):
+        from prepo_cli.training.zero import gathered
+
+        return gathered(tensor)
     tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def size(parameter: nn.Parameter) -> int:
+    """Elements of the whole parameter, of which this process may hold a part."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def full_state(model: nn.Module, keep: bool, mark: str = "") -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A run whose rollouts are fixed: started by test_processes in one process or several.
+"""A run whose rollouts are fixed: started by launching.replay in one process or several.
 
 Usage: python -m tests.training.replayed SETTINGS.json
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from prepo_cli.config import resolve
 from prepo_cli.engines.base import Progress, Request, Rollout
-from prepo_cli.training import learner, run
+from prepo_cli.training import learner, run, scoring
 from strategies.types import derive_seed
 
 
@@ -49,6 +49,8 @@ class Replay:
 
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    if settings["chunk_elements"]:
+        scoring.CHUNK_ELEMENTS = settings["chunk_elements"]
     learner.build_engine = lambda config, policy, *parts, **options: Replay(policy)  # type: ignore[assignment]
     run.train(resolve(sets=settings["sets"]), resume=settings["resume"])
 

@@ -4,84 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import load_file
 
 from tests.models import save_model
+from tests.training.launching import (
+    RECIPES,
+    ROOT,
+    assert_same_run,
+    command,
+    interrupted,
+    launch,
+    metrics,
+    replay,
+)
 
-ROOT = Path(__file__).parents[2]
-SMALL = [
-    "training.total_steps=5",
-    "training.prompts_per_step=6",
-    "training.num_generations=4",
-    "training.max_completion_length=64",
-    "training.max_tokens_per_micro_batch=700",
-    "training.save_steps=1",
-    "training.save_total_limit=10",
-    "training.learning_rate=1e-3",
-    "evaluation.dataset_name=null",
-    "reporting.figures=false",
-    "rewards.workers=1",
-]
-RECIPES = {
-    "prepo": ["recipe=prepo"],
-    "greso-e3": ["strategies.selector=greso", "strategies.budget=e3", "strategies.weighting=rel-entropy"],
-}
 LAUNCHES = {"one": [], "two": [], "sharded": ["training.fsdp=true"]}
-
-
-def launch(arguments: Sequence[str], processes: int, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command in one process or, through torchrun, several."""
-    front = [sys.executable]
-    if processes > 1:
-        front += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
-    return subprocess.run([*front, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
-
-
-def replay(folder: Path, processes: int, sets: Sequence[str], resume: bool = False) -> Path:
-    """A run on fixed rollouts; returns its folder."""
-    settings = folder.with_suffix(".json")
-    fixed = [*SMALL, "rewards.functions=[tests.training.rewards:zero]", f"output_dir={folder}"]
-    settings.write_text(json.dumps({"sets": [*fixed, *sets], "resume": resume}))
-    done = launch(["-m", "tests.training.replayed", str(settings)], processes)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def prompts(folder: Path) -> list[list[tuple[str, float, float]]]:
-    """Prompt, reward and advantage of every rollout, by step."""
-    tables = [pq.read_table(path).to_pydict() for path in sorted((folder / "rollouts").glob("*.parquet"))]
-    return [list(zip(t["prompt_id"], t["reward"], t["text"], strict=True)) for t in tables]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert prompts(one) == prompts(other)
-    for ours, theirs in zip(metrics(one), metrics(other), strict=True):
-        assert ours.keys() == theirs.keys()
-        for key, value in ours.items():
-            if not key.startswith("timing_s/") and key != "cost/seconds":
-                assert theirs[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key
-    ours_state, theirs_state = (load_file(folder / "final" / "model.safetensors") for folder in (one, other))
-    assert ours_state.keys() == theirs_state.keys()
-    for name, weight in ours_state.items():
-        np.testing.assert_allclose(theirs_state[name], weight, atol=1e-5, rtol=0, err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +54,7 @@ def test_two_processes_do_the_run_of_one(recipe: str, launched: str, runs: Calla
 def test_a_checkpoint_resumes_on_another_number_of_processes(
     before: str, after: str, runs: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    started = tmp_path / "run"
-    shutil.copytree(runs("greso-e3", before), started)
-    for checkpoint in sorted((started / "checkpoints").iterdir())[2:]:
-        shutil.rmtree(checkpoint)
+    started = interrupted(runs("greso-e3", before), tmp_path / "run", after=2)
     replay(started, 1 if after == "one" else 2, [*RECIPES["greso-e3"], *LAUNCHES[after]], resume=True)
     assert_same_run(runs("greso-e3", "one"), started)
 
@@ -130,12 +72,6 @@ def test_a_full_reference_is_sharded_too(tmp_path: Path) -> None:
     sets = ["recipe=random", "training.beta=0.1", "model.gradient_checkpointing=true"]
     one = replay(tmp_path / "one", 1, sets)
     assert_same_run(one, replay(tmp_path / "two", 2, [*sets, "training.fsdp=true"]))
-
-
-def command(folder: Path, model: Path, *more: str) -> list[str]:
-    sets = [part for item in SMALL for part in ("--set", item)]
-    return ["-m", "prepo_cli", "train", "--output-dir", str(folder), "--model", str(model),
-            "--dataset", "embedded", *sets, *more]  # fmt: skip
 
 
 @pytest.mark.parametrize("launched", ["two", "sharded"])
@@ -160,7 +96,7 @@ def test_two_processes_from_the_command_line(launched: str, tmp_path: Path) -> N
     ("kind", "why"),
     [
         ("FSDP", "shards nothing; drop that request and set training.fsdp=true"),
-        ("DEEPSPEED", "DEEPSPEED is not supported; configure accelerate for DDP or, to shard, FSDP version 2"),
+        ("MEGATRON_LM", "MEGATRON_LM is not supported; configure accelerate for DDP, FSDP version 2 or DeepSpeed"),
     ],
 )
 def test_a_request_for_sharding_that_was_not_honoured_is_refused(kind: str, why: str, tmp_path: Path) -> None:

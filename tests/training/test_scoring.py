@@ -53,10 +53,14 @@ def test_perplexity_of_nothing_is_nan() -> None:
     assert np.isnan(ppl_N2[:, 0]).all() and (ppl_N2[:, 1] == 0).all()
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 5, 1000])
-def test_gradient_in_chunks_equals_float64_autograd(monkeypatch: pytest.MonkeyPatch, chunk_tokens: int) -> None:
+@pytest.mark.parametrize(("chunk_tokens", "more_rounds"), [(1, 0), (5, 0), (1000, 0), (5, 3), (1000, 1)])
+def test_gradient_in_chunks_equals_float64_autograd(
+    monkeypatch: pytest.MonkeyPatch, chunk_tokens: int, more_rounds: int
+) -> None:
+    """Also where another process needs more rounds, and this one goes through them with nothing."""
     monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", chunk_tokens * VOCAB)
     policy = make_policy()
+    policy.scorer.agree = lambda rounds: rounds + more_rounds
     ids, mask = scoring.pad_rows(ROWS, 0, "cpu")
     chosen = scoring.spans_mask(SPANS, ids.shape[1], "cpu")
     logprobs, _ = policy.scorer(ids, mask, chosen, torch.tensor(HEATS))

@@ -11,6 +11,7 @@ import torch
 from prepo_cli.config import resolve
 from prepo_cli.engines.hf import HfEngine
 from prepo_cli.models import Policy
+from prepo_cli.training.layouts import Replicated
 from prepo_cli.training.learner import Learner
 from prepo_cli.training.processes import Processes
 from prepo_cli.training.team import Team
@@ -43,16 +44,26 @@ def make_updater(
 ) -> Updater:
     config = resolve(flags={f"training.{key}": value for key, value in {"max_grad_norm": 1e9, **settings}.items()})
     processes = Processes(config.training)
-    learner = Learner(config, processes, policy, optimizer, HfEngine(policy, 999), reference)
+    layout = Replicated(policy, processes, config.training)
+    layout.optimizer = optimizer
+    learner = Learner(config, processes, policy, layout, HfEngine(policy, 999), reference)
     team = Team(processes, learner, config.training.max_tokens_per_micro_batch)
     return Updater(config.training, team, learner.options, exact)
 
 
 def gradients(policy: Policy, batch: list[Trainee], **settings: object) -> tuple[dict[str, np.ndarray], dict]:
-    updater = make_updater(policy, torch.optim.SGD(policy.model.parameters(), lr=0.0), **settings)
+    taken = {}
+
+    class Taking(torch.optim.SGD):
+        def step(self, closure=None):  # type: ignore[no-untyped-def]
+            taken.update({n: p.grad.numpy().copy() for n, p in policy.model.named_parameters() if p.grad is not None})
+            return super().step(closure)
+
+    updater = make_updater(policy, Taking(policy.model.parameters(), lr=0.0), **settings)
     updater.prepare(batch)
     metrics = updater.update(batch, 1e-30, 0)
-    return {n: p.grad.numpy().copy() for n, p in policy.model.named_parameters() if p.grad is not None}, metrics
+    assert all(p.grad is None for p in policy.model.parameters()), "gradients take no memory between updates"
+    return taken, metrics
 
 
 def naive_gradients(policy: Policy, batch: list[Trainee], loss_type: str, length: int) -> dict[str, np.ndarray]:

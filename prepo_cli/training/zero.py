@@ -1,0 +1,259 @@
+"""The policy in DeepSpeed's ZeRO, stages 1 to 3: optimiser state, gradients and weights partitioned.
+
+accelerate's configuration asks for it (stage, offloading, or a DeepSpeed file of its own); prepo applies it itself,
+because accelerate ignores it where there is no accelerator device, and because variable rollouts need micro-batches
+whose number changes from step to step. Batch sizes, precision, clipping and optimiser are prepo's settings.
+
+In bfloat16 DeepSpeed trains float32 masters of the weights; these are what is saved and handed to engines.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from io import StringIO
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate.utils import DeepSpeedPlugin
+from torch import Tensor, nn
+
+from prepo_cli.errors import UsageError
+from prepo_cli.models import Policy
+from prepo_cli.sections import TrainingConfig
+from prepo_cli.training.layouts import Replicated, adamw
+from prepo_cli.training.processes import Processes
+
+WEIGHTS_STAGE = 3
+"""From this stage on the weights themselves are partitioned."""
+
+
+class Zero(Replicated):
+    """Optimiser state partitioned by DeepSpeed; from stage 2 on gradients too, in stage 3 also the weights.
+
+    Raises:
+        UsageError: DeepSpeed is not installed, or its configuration asks for what prepo decides or can't do.
+    """
+
+    engine: Any
+    """What DeepSpeed makes of the scorer and its optimiser."""
+    reference_engine: Any = None
+    """Kept because it takes its hooks off the reference when it goes."""
+
+    def __init__(self, policy: Policy, processes: Processes, training: TrainingConfig) -> None:
+        self.config = zero_config(training, processes.count)
+        self.stage: int = self.config["zero_optimization"]["stage"]
+        self.half = bool(self.config["bf16"]["enabled"])
+        super().__init__(policy, processes, training)
+
+    def _place(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        check_precision(self.policy.model, self.half)
+        masters = [(p, p.data) for p in self.parameters] if self.half else []
+        optimizer = adamw(self.policy.model, self.training)
+        with _quiet():
+            self.engine, *_ = _deepspeed().initialize(model=self.policy.scorer, optimizer=optimizer, config=self.config)
+        for parameter, weight in masters:  # DeepSpeed took them from the rounded weights
+            self._set(parameter, weight)
+        self._settle(self.policy)
+        return self.engine, optimizer
+
+    def _settle(self, policy: Policy) -> None:
+        policy.device = self.processes.device
+        if self.stage == WEIGHTS_STAGE:
+            policy.scorer.agree = self._most
+
+    def place_reference(self, reference: Policy) -> None:
+        if self.stage < WEIGHTS_STAGE:
+            reference.model.to(self.processes.device, torch.bfloat16 if self.half else None)
+        else:
+            with _quiet():
+                self.reference_engine, *_ = _deepspeed().initialize(model=reference.scorer, config=self.config)
+        self._settle(reference)
+
+    def whole(self) -> AbstractContextManager[None]:
+        return self._gathered() if self.stage == WEIGHTS_STAGE else nullcontext()
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[None]:
+        self.engine.set_gradient_accumulation_boundary(last)
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        self.engine.backward(loss)
+
+    def step(self, learning_rate: float) -> float:
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm())
+
+    def optimizer_state(self, keep: bool) -> dict[str, dict[str, Any]]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        kept: dict[str, dict[str, Any]] = {}
+        held = self._held()
+        if not held:
+            return kept
+        count = held[0]["step"]
+        for name, parameter in self._named():
+            moments = {key: safe_get_full_optimizer_state(parameter, key) for key in ("exp_avg", "exp_avg_sq")}
+            if keep:
+                kept[name] = {"step": count.clone().cpu()} | {key: value.cpu() for key, value in moments.items()}
+        return kept
+
+    def load_optimizer_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        if not state:
+            return
+        self._make_moments()
+        for name, parameter in self._named():
+            for key in ("exp_avg", "exp_avg_sq"):
+                self._set(parameter, state[name][key], key)
+        count = next(iter(state.values()))["step"]
+        for entry in self._held():
+            entry["step"].copy_(count)
+
+    def _named(self) -> Iterator[tuple[str, Any]]:
+        return ((name, p) for name, p in self.policy.model.named_parameters() if p.requires_grad)
+
+    def _held(self) -> list[dict[str, Any]]:
+        """The state that AdamW has for each of this process's partitions; none before the first step."""
+        return [entry for entry in self.optimizer.state.values() if entry]
+
+    def _make_moments(self) -> None:
+        """A step that changes nothing: AdamW makes its state in its first."""
+        pad = self.policy.pad_token_id
+        ids = torch.full((1, 2), pad, device=self.processes.device)
+        chosen = torch.tensor([[False, True]], device=self.processes.device)
+        with self.micro_batch(last=True):
+            logprob_M, _ = self.engine(ids, torch.ones_like(chosen), chosen, torch.ones(1, device=ids.device))
+            self.backward(logprob_M.sum() * 0.0)
+        self.step(learning_rate=0.0)
+
+    def _set(self, parameter: Any, value: Tensor, key: str | None = None) -> None:
+        """Set the master weight, or what the optimiser keeps of it under `key`, from the whole of it."""
+        from deepspeed import utils
+
+        value = value.to(self.processes.device, torch.float32)
+        if self.stage < WEIGHTS_STAGE:
+            utils.safe_set_full_fp32_param(parameter, value) if key is None else utils.safe_set_full_optimizer_state(
+                parameter, value, key
+            )
+            return
+        size = -(-value.numel() // self.processes.count)  # the last part is padded
+        part = value.flatten()[size * self.processes.index :][:size]
+        part = nn.functional.pad(part, (0, size - len(part)))
+        if key is None:
+            utils.safe_set_local_fp32_param(parameter, part)
+        else:
+            utils.safe_set_local_optimizer_state(parameter, part, key)
+
+    def _most(self, number: int) -> int:
+        """The largest of all processes' numbers."""
+        box = torch.tensor(number, device=self.processes.device)
+        if self.processes.count > 1:
+            dist.all_reduce(box, dist.ReduceOp.MAX)
+        return int(box)
+
+    @contextmanager
+    def _gathered(self) -> Iterator[None]:
+        """Weights whole and DeepSpeed's hooks, which would let go of them after each layer, off."""
+        from deepspeed import zero
+
+        offload = self.engine.optimizer.parameter_offload
+        with zero.GatheredParameters(list(self.policy.model.parameters())):
+            for hooks in (offload.forward_hooks, offload.backward_hooks):
+                for hook in hooks:
+                    hook.remove()
+                hooks.clear()
+            offload.fwd_pre_hook.remove()
+            try:
+                yield
+            finally:
+                offload.setup_zero_stage3_hooks()
+
+
+def gathered(tensor: Any) -> Tensor:
+    """The whole of a parameter or buffer, float32 where DeepSpeed keeps a master; every process must ask."""
+    from deepspeed import zero
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    master: Tensor | None = safe_get_full_fp32_param(tensor)
+    if master is not None:
+        return master.detach()
+    with zero.GatheredParameters([tensor]):
+        whole: Tensor = tensor.detach().clone()
+    return whole
+
+
+def check_precision(model: nn.Module, half: bool) -> None:
+    """Masters are float32, and so is what is saved; weights that are not trained may be bfloat16 beside them.
+
+    Raises:
+        UsageError: the weights are others.
+    """
+    if any(p.dtype != torch.float32 for p in model.parameters() if p.requires_grad):
+        raise UsageError("DeepSpeed trains float32 masters; set model.dtype=float32 and training.mixed_precision=bf16")
+    if not half and any(p.dtype != torch.float32 for p in model.parameters()):
+        raise UsageError("DeepSpeed needs one precision for all weights; set training.mixed_precision=bf16")
+
+
+def zero_config(training: TrainingConfig, count: int) -> dict[str, Any]:
+    """DeepSpeed's configuration: what accelerate's asks for, with prepo's settings.
+
+    Raises:
+        UsageError: DeepSpeed is not installed, or the configuration asks for what prepo decides or can't do.
+    """
+    _deepspeed()
+    try:
+        config: dict[str, Any] = _without_auto(DeepSpeedPlugin().deepspeed_config)
+    except (ValueError, OSError, ImportError) as error:
+        raise UsageError(f"DeepSpeed's configuration: {error}") from error
+    stage = config["zero_optimization"].get("stage", 0)
+    if stage not in (1, 2, 3):
+        raise UsageError(f"DeepSpeed's zero_stage is {stage}; set 1, 2 or 3, or configure accelerate for DDP")
+    for section in ("optimizer", "scheduler"):
+        if section in config:
+            raise UsageError(f"DeepSpeed's configuration has a section '{section}'; drop it, prepo has its own")
+    for section in ("fp16", "amp"):
+        if config.get(section, {}).get("enabled"):
+            raise UsageError(f"DeepSpeed's configuration enables {section}; use training.mixed_precision=bf16")
+    return config | {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,  # micro-batches are counted by hand, their number varies
+        "train_batch_size": count,
+        "gradient_clipping": training.max_grad_norm,
+        "bf16": {"enabled": training.mixed_precision == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def _without_auto(value: Any) -> Any:
+    """Entries that were left to accelerate are left to DeepSpeed's defaults."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_auto(item) for key, item in value.items() if item != "auto"}
+
+
+def _deepspeed() -> Any:
+    with _quiet():
+        try:
+            import deepspeed
+        except ImportError as error:
+            raise UsageError("DeepSpeed was asked for and is not installed; pip install 'prepo[deepspeed]'") from error
+    # On CPUs it would compile a kernel at the start, which inference alone uses.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    for handler in logging.getLogger("DeepSpeed").handlers:
+        if type(handler) is logging.StreamHandler:  # DeepSpeed's own
+            handler.setStream(sys.stderr)
+    return deepspeed
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """DeepSpeed says how it builds its parts on the standard output, which is prepo's."""
+    with redirect_stdout(StringIO()):
+        yield

@@ -1,0 +1,103 @@
+"""Runs started for real, in one process or several, and compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "training.total_steps=5",
+    "training.prompts_per_step=6",
+    "training.num_generations=4",
+    "training.max_completion_length=64",
+    "training.max_tokens_per_micro_batch=700",
+    "training.save_steps=1",
+    "training.save_total_limit=10",
+    "training.learning_rate=1e-3",
+    "evaluation.dataset_name=null",
+    "reporting.figures=false",
+    "rewards.workers=1",
+]
+RECIPES = {
+    "prepo": ["recipe=prepo"],
+    "greso-e3": ["strategies.selector=greso", "strategies.budget=e3", "strategies.weighting=rel-entropy"],
+}
+
+
+def launch(
+    arguments: Sequence[str], processes: int, accelerate: Sequence[str] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """A command in one process or, through torchrun, several; or through accelerate with its own arguments."""
+    front = [sys.executable]
+    if accelerate:
+        front += ["-m", "accelerate.commands.launch", *accelerate, "--num_processes", str(processes)]
+    elif processes > 1:
+        front += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run([*front, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
+
+def replay(
+    folder: Path,
+    processes: int,
+    sets: Sequence[str],
+    resume: bool = False,
+    chunk_elements: int | None = None,
+    **environment: str,
+) -> Path:
+    """A run on fixed rollouts; returns its folder."""
+    settings = folder.with_suffix(".json")
+    fixed = [*SMALL, "rewards.functions=[tests.training.rewards:zero]", f"output_dir={folder}"]
+    settings.write_text(json.dumps({"sets": [*fixed, *sets], "resume": resume, "chunk_elements": chunk_elements}))
+    done = launch(["-m", "tests.training.replayed", str(settings)], processes, **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def interrupted(finished: Path, folder: Path, after: int) -> Path:
+    """A copy of a run as if it had been stopped after a step."""
+    shutil.copytree(finished, folder)
+    for checkpoint in sorted((folder / "checkpoints").iterdir())[after:]:
+        shutil.rmtree(checkpoint)
+    return folder
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def prompts(folder: Path) -> list[list[tuple[str, float, float]]]:
+    """Prompt, reward and advantage of every rollout, by step."""
+    tables = [pq.read_table(path).to_pydict() for path in sorted((folder / "rollouts").glob("*.parquet"))]
+    return [list(zip(t["prompt_id"], t["reward"], t["text"], strict=True)) for t in tables]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert prompts(one) == prompts(other)
+    for ours, theirs in zip(metrics(one), metrics(other), strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            if not key.startswith("timing_s/") and key != "cost/seconds":
+                assert theirs[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key
+    ours_state, theirs_state = (load_file(folder / "final" / "model.safetensors") for folder in (one, other))
+    assert ours_state.keys() == theirs_state.keys()
+    for name, weight in ours_state.items():
+        np.testing.assert_allclose(theirs_state[name], weight, atol=1e-5, rtol=0, err_msg=name)
+
+
+def command(folder: Path, model: Path, *more: str) -> list[str]:
+    sets = [part for item in SMALL for part in ("--set", item)]
+    return ["-m", "prepo_cli", "train", "--output-dir", str(folder), "--model", str(model),
+            "--dataset", "embedded", *sets, *more]  # fmt: skip
