@@ -248,7 +248,7 @@ def _deepspeed() -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     for handler in logging.getLogger("DeepSpeed").handlers:
         if type(handler) is logging.StreamHandler:  # DeepSpeed's own
-            handler.setStream(sys.stderr)
+            handler.stream = sys.stderr
     return deepspeed
 
 

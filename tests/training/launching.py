@@ -33,7 +33,22 @@ SMALL = [
 RECIPES = {
     "prepo": ["recipe=prepo"],
     "greso-e3": ["strategies.selector=greso", "strategies.budget=e3", "strategies.weighting=rel-entropy"],
+    "adapters": ["recipe=random", "model.use_peft=true", "model.lora_r=4", "training.beta=0.1",
+                 "training.mini_batch_prompts=3", "training.num_iterations=2", "training.learning_rate=2e-4"],
+}  # fmt: skip
+# AdamW divides a gradient that is all rounding by its own size; with a larger epsilon it counts for next to nothing.
+RECIPES["steady"] = [*RECIPES["greso-e3"], "training.adam_epsilon=1e-6"]
+CHUNK = 652 * 40
+"""Logits of 40 tokens of the embedded model: batches then differ in how often they go through the output matrix."""
+LAYOUTS: dict[str, dict[str, str]] = {
+    "one": {},
+    "two": {},
+    "sharded": {},
+    "zero1": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"},
+    "zero2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
+    "zero3": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
 }
+"""Ways to start a run, and what they set in the environment; all but the first are two processes."""
 
 
 def launch(
@@ -50,18 +65,15 @@ def launch(
 
 
 def replay(
-    folder: Path,
-    processes: int,
-    sets: Sequence[str],
-    resume: bool = False,
-    chunk_elements: int | None = None,
-    **environment: str,
+    folder: Path, layout: str, sets: Sequence[str], resume: bool = False, chunk_elements: int | None = None
 ) -> Path:
     """A run on fixed rollouts; returns its folder."""
     settings = folder.with_suffix(".json")
     fixed = [*SMALL, "rewards.functions=[tests.training.rewards:zero]", f"output_dir={folder}"]
+    fixed += ["training.fsdp=true"] if layout == "sharded" else []
     settings.write_text(json.dumps({"sets": [*fixed, *sets], "resume": resume, "chunk_elements": chunk_elements}))
-    done = launch(["-m", "tests.training.replayed", str(settings)], processes, **environment)
+    processes = 1 if layout == "one" else 2
+    done = launch(["-m", "tests.training.replayed", str(settings)], processes, **LAYOUTS[layout])
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

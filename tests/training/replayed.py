@@ -49,8 +49,7 @@ class Replay:
 
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    if settings["chunk_elements"]:
-        scoring.CHUNK_ELEMENTS = settings["chunk_elements"]
+    scoring.CHUNK_ELEMENTS = settings["chunk_elements"] or scoring.CHUNK_ELEMENTS
     learner.build_engine = lambda config, policy, *parts, **options: Replay(policy)  # type: ignore[assignment]
     run.train(resolve(sets=settings["sets"]), resume=settings["resume"])
 

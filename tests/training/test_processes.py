@@ -1,4 +1,4 @@
-"""One process against two, plain and sharded: the same run; and starts for real from the command line."""
+"""One process against two, in every layout of the policy: the same run; and starts for real from the command line."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 
 from tests.models import save_model
 from tests.training.launching import (
+    CHUNK,
     RECIPES,
     ROOT,
     assert_same_run,
@@ -26,59 +27,64 @@ from tests.training.launching import (
     replay,
 )
 
-LAUNCHES = {"one": [], "two": [], "sharded": ["training.fsdp=true"]}
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """Folder of a finished run of a recipe in a way of launching; each is done once."""
+    """Folder of a finished run of a recipe in a layout; each is done once."""
 
     @cache
-    def finished(recipe: str, launched: str) -> Path:
-        folder = tmp_path_factory.mktemp(recipe) / launched
-        return replay(folder, 1 if launched == "one" else 2, [*RECIPES[recipe], *LAUNCHES[launched]])
+    def finished(recipe: str, layout: str) -> Path:
+        folder = tmp_path_factory.mktemp(recipe) / layout
+        return replay(folder, layout, RECIPES[recipe], chunk_elements=CHUNK if recipe == "steady" else None)
 
     return finished
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("launched", ["two", "sharded"])
-def test_two_processes_do_the_run_of_one(recipe: str, launched: str, runs: Callable[[str, str], Path]) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "layout"),
+    [
+        *[(recipe, layout) for recipe in ("prepo", "greso-e3", "adapters") for layout in ("two", "sharded")],
+        ("prepo", "zero2"),
+        ("steady", "zero3"),
+        ("adapters", "zero3"),
+    ],
+)
+def test_two_processes_do_the_run_of_one(recipe: str, layout: str, runs: Callable[[str, str], Path]) -> None:
     one = runs(recipe, "one")
     assert len(metrics(one)) == 5
     assert any(abs(line["loss"]) > 1e-3 for line in metrics(one))
-    assert_same_run(one, runs(recipe, launched))
+    assert recipe != "adapters" or metrics(one)[-1]["kl"] > 1e-6
+    assert_same_run(one, runs(recipe, layout))
 
 
-@pytest.mark.parametrize(("before", "after"), [("one", "sharded"), ("sharded", "two"), ("two", "one")])
-def test_a_checkpoint_resumes_on_another_number_of_processes(
-    before: str, after: str, runs: Callable[[str, str], Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("recipe", "before", "after"),
+    [
+        ("greso-e3", "one", "sharded"),
+        ("greso-e3", "sharded", "zero1"),
+        ("greso-e3", "two", "one"),
+        ("steady", "zero3", "two"),
+    ],
+)
+def test_a_checkpoint_resumes_in_another_layout(
+    recipe: str, before: str, after: str, runs: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    started = interrupted(runs("greso-e3", before), tmp_path / "run", after=2)
-    replay(started, 1 if after == "one" else 2, [*RECIPES["greso-e3"], *LAUNCHES[after]], resume=True)
-    assert_same_run(runs("greso-e3", "one"), started)
-
-
-def test_kl_lora_and_mini_batches_in_two_processes(tmp_path: Path) -> None:
-    sets = ["recipe=random", "model.use_peft=true", "model.lora_r=4", "training.beta=0.1",
-            "training.mini_batch_prompts=3", "training.num_iterations=2", "training.learning_rate=2e-4"]  # fmt: skip
-    one = replay(tmp_path / "one", 1, sets)
-    assert metrics(one)[-1]["kl"] > 1e-6
-    for launched in ("two", "sharded"):
-        assert_same_run(one, replay(tmp_path / launched, 2, [*sets, *LAUNCHES[launched]]))
+    started = interrupted(runs(recipe, before), tmp_path / "run", after=2)
+    replay(started, after, RECIPES[recipe], resume=True)
+    assert_same_run(runs(recipe, "one"), started)
 
 
 def test_a_full_reference_is_sharded_too(tmp_path: Path) -> None:
     sets = ["recipe=random", "training.beta=0.1", "model.gradient_checkpointing=true"]
-    one = replay(tmp_path / "one", 1, sets)
-    assert_same_run(one, replay(tmp_path / "two", 2, [*sets, "training.fsdp=true"]))
+    one = replay(tmp_path / "one", "one", sets)
+    assert_same_run(one, replay(tmp_path / "two", "sharded", sets))
 
 
-@pytest.mark.parametrize("launched", ["two", "sharded"])
-def test_two_processes_from_the_command_line(launched: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sets", [[], ["training.fsdp=true"]], ids=["two", "sharded"])
+def test_two_processes_from_the_command_line(sets: list[str], tmp_path: Path) -> None:
     """Rollouts from the real engine, evaluation before and after, tied embeddings, fewer prompts than processes."""
     model = save_model("qwen2", tmp_path / "model")
-    more = [part for item in ["training.prompts_per_step=3", "training.total_steps=2", *LAUNCHES[launched],
+    more = [part for item in ["training.prompts_per_step=3", "training.total_steps=2", *sets,
             "evaluation.dataset_name=embedded", "evaluation.limit=1", "evaluation.num_samples=2"]
             for part in ("--set", item)]  # fmt: skip
     done = launch([*command(tmp_path / "run", model, *more, "--json")], 2)

@@ -1,10 +1,8 @@
-"""DeepSpeed's ZeRO on two processes over gloo: the run of one process, checkpoints included; its configuration."""
+"""DeepSpeed's ZeRO: its precision, its configuration, its start; that it does the run of one is in test_processes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,77 +14,15 @@ from prepo_cli.sections import TrainingConfig
 from prepo_cli.training.processes import Processes
 from prepo_cli.training.zero import check_precision, zero_config
 from tests.models import make_policy, save_model
-from tests.training.launching import RECIPES, ROOT, assert_same_run, command, interrupted, launch, metrics, replay
-
-# Where a gradient is all rounding, AdamW's first steps divide it by itself; a larger epsilon lets it count for nothing.
-STEADY = ["training.adam_epsilon=1e-6"]
-LORA = ["recipe=random", "model.use_peft=true", "model.lora_r=4", "training.beta=0.1",
-        "training.mini_batch_prompts=3", "training.num_iterations=2", "training.learning_rate=2e-4"]  # fmt: skip
-CHUNK = 652 * 40
-"""Logits of 40 tokens of the embedded model: batches differ in how often they go through the output matrix."""
-
-
-def zero(folder: Path, stage: int, sets: list[str], **options: Any) -> Path:
-    return replay(
-        folder,
-        2,
-        [*STEADY, *sets],
-        chunk_elements=CHUNK,
-        ACCELERATE_USE_DEEPSPEED="true",
-        ACCELERATE_DEEPSPEED_ZERO_STAGE=str(stage),
-        **options,
-    )
-
-
-def one(folder: Path, sets: list[str], **options: Any) -> Path:
-    return replay(folder, 1, [*STEADY, *sets], chunk_elements=CHUNK, **options)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """Folder of a finished run by stage, 0 for one process; each is done once."""
-
-    @cache
-    def finished(stage: int) -> Path:
-        folder = tmp_path_factory.mktemp("zero") / str(stage)
-        return zero(folder, stage, RECIPES["greso-e3"]) if stage else one(folder, RECIPES["greso-e3"])
-
-    return finished
-
-
-def test_stage_3_does_the_run_of_one_process(runs: Callable[[int], Path]) -> None:
-    assert any(abs(line["loss"]) > 1e-3 for line in metrics(runs(0)))
-    assert_same_run(runs(0), runs(3))
-
-
-def test_stage_2_does_the_run_of_one_process(tmp_path: Path) -> None:
-    assert_same_run(one(tmp_path / "one", RECIPES["prepo"]), zero(tmp_path / "two", 2, RECIPES["prepo"]))
-
-
-def test_adapters_and_mini_batches(tmp_path: Path) -> None:
-    alone = one(tmp_path / "one", LORA)
-    assert metrics(alone)[-1]["kl"] > 1e-6
-    assert_same_run(alone, zero(tmp_path / "two", 3, LORA))
-
-
-@pytest.mark.parametrize(("before", "after"), [(3, 0), (0, 1)])
-def test_a_checkpoint_goes_on_in_another_layout(
-    before: int, after: int, runs: Callable[[int], Path], tmp_path: Path
-) -> None:
-    started = interrupted(runs(before), tmp_path / "run", after=2)
-    if after:
-        zero(started, after, RECIPES["greso-e3"], resume=True)
-    else:
-        one(started, RECIPES["greso-e3"], resume=True)
-    assert_same_run(runs(0), started)
+from tests.training.launching import ROOT, command, interrupted, launch, metrics, replay
 
 
 def test_bfloat16_goes_on_bit_for_bit_and_keeps_float32_masters(tmp_path: Path) -> None:
     """Also with a partitioned reference."""
     sets = ["recipe=random", "training.mixed_precision=bf16", "training.beta=0.1"]
-    whole = zero(tmp_path / "whole", 3, sets)
+    whole = replay(tmp_path / "whole", "zero3", sets)
     again = interrupted(whole, tmp_path / "again", after=2)
-    zero(again, 3, sets, resume=True)
+    replay(again, "zero3", sets, resume=True)
     ours, theirs = (load_file(folder / "final" / "model.safetensors") for folder in (whole, again))
     assert all((theirs[name] == weight).all() for name, weight in ours.items())
     assert any((weight != weight.bfloat16().float()).any() for weight in ours.values())
