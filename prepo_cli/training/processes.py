@@ -51,7 +51,7 @@ class Processes:
             if _true(f"ACCELERATE_USE_{kind}"):
                 raise UsageError(f"{kind} is not supported; configure accelerate for DDP, FSDP version 2 or DeepSpeed")
         zero = _true(USE_DEEPSPEED)
-        os.environ[USE_DEEPSPEED] = "false"  # accelerate sets the processes up; prepo applies ZeRO itself
+        os.environ.pop(USE_DEEPSPEED, None)  # accelerate sets the processes up; prepo applies ZeRO itself
         if AcceleratorState._shared_state.get("_mixed_precision", training.mixed_precision) != training.mixed_precision:
             AcceleratorState._reset_state()  # an earlier run in this process had another precision
         self.accelerator = Accelerator(mixed_precision=training.mixed_precision)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="not run: DeepSpeed is not installed")
 ROOT = Path(__file__).parents[2]
 SMALL = [
     "training.total_steps=5",
@@ -43,12 +47,13 @@ CHUNK = 652 * 40
 LAYOUTS: dict[str, dict[str, str]] = {
     "one": {},
     "two": {},
+    "nodes": {},
     "sharded": {},
     "zero1": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"},
     "zero2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
     "zero3": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
 }
-"""Ways to start a run, and what they set in the environment; all but the first are two processes."""
+"""Ways to start a run and what they set in the environment: two processes but for "one"; "nodes" are launched apart."""
 
 
 def launch(
@@ -64,6 +69,19 @@ def launch(
     return subprocess.run([*front, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
+def launch_nodes(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """A command on two nodes, which are this machine, one process each; what the first one said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = ["--nnodes", "2", "--nproc_per_node", "1", "--master_addr", "127.0.0.1", "--master_port", str(port)]
+    with ThreadPoolExecutor(2) as pool:
+        nodes = [["-m", "torch.distributed.run", *settings, "--node_rank", rank, *arguments] for rank in "01"]
+        first, second = pool.map(lambda node: launch(node, 1), nodes)
+    assert second.returncode == 0, second.stderr[-3000:]
+    return first
+
+
 def replay(
     folder: Path, layout: str, sets: Sequence[str], resume: bool = False, chunk_elements: int | None = None
 ) -> Path:
@@ -72,8 +90,11 @@ def replay(
     fixed = [*SMALL, "rewards.functions=[tests.training.rewards:zero]", f"output_dir={folder}"]
     fixed += ["training.fsdp=true"] if layout == "sharded" else []
     settings.write_text(json.dumps({"sets": [*fixed, *sets], "resume": resume, "chunk_elements": chunk_elements}))
-    processes = 1 if layout == "one" else 2
-    done = launch(["-m", "tests.training.replayed", str(settings)], processes, **LAYOUTS[layout])
+    command = ["-m", "tests.training.replayed", str(settings)]
+    if layout == "nodes":
+        done = launch_nodes(command)
+    else:
+        done = launch(command, 1 if layout == "one" else 2, **LAYOUTS[layout])
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

@@ -24,6 +24,7 @@ from tests.training.launching import (
     interrupted,
     launch,
     metrics,
+    needs_deepspeed,
     replay,
 )
 
@@ -44,9 +45,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]
     ("recipe", "layout"),
     [
         *[(recipe, layout) for recipe in ("prepo", "greso-e3", "adapters") for layout in ("two", "sharded")],
-        ("prepo", "zero2"),
-        ("steady", "zero3"),
-        ("adapters", "zero3"),
+        ("prepo", "nodes"),
+        pytest.param("prepo", "zero2", marks=needs_deepspeed),
+        pytest.param("steady", "zero3", marks=needs_deepspeed),
+        pytest.param("adapters", "zero3", marks=needs_deepspeed),
     ],
 )
 def test_two_processes_do_the_run_of_one(recipe: str, layout: str, runs: Callable[[str, str], Path]) -> None:
@@ -61,9 +63,9 @@ def test_two_processes_do_the_run_of_one(recipe: str, layout: str, runs: Callabl
     ("recipe", "before", "after"),
     [
         ("greso-e3", "one", "sharded"),
-        ("greso-e3", "sharded", "zero1"),
+        pytest.param("greso-e3", "sharded", "zero1", marks=needs_deepspeed),
         ("greso-e3", "two", "one"),
-        ("steady", "zero3", "two"),
+        pytest.param("steady", "zero3", "two", marks=needs_deepspeed),
     ],
 )
 def test_a_checkpoint_resumes_in_another_layout(

@@ -14,7 +14,9 @@ from prepo_cli.sections import TrainingConfig
 from prepo_cli.training.processes import Processes
 from prepo_cli.training.zero import check_precision, zero_config
 from tests.models import make_policy, save_model
-from tests.training.launching import ROOT, command, interrupted, launch, metrics, replay
+from tests.training.launching import ROOT, command, interrupted, launch, metrics, needs_deepspeed, replay
+
+pytestmark = needs_deepspeed
 
 
 def test_bfloat16_goes_on_bit_for_bit_and_keeps_float32_masters(tmp_path: Path) -> None:
