@@ -134,7 +134,7 @@ def test_a_server_killed_in_the_middle_of_a_step_costs_nothing(server: VllmServe
 
 def test_a_server_that_stays_away_ends_the_run_in_one_line_and_it_goes_on(server: VllmServer, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    settings = ["training.total_steps=25", f"engine.vllm_server_base_url={server.url}",
+    settings = ["training.total_steps=12", f"engine.vllm_server_base_url={server.url}",
                 "engine.vllm_server_timeout_s=4", "evaluation.dataset_name=null", "data.dataset_name=embedded",
                 f"model.model_name_or_path={server.folder}", "training.max_completion_length=96"]  # fmt: skip
     arguments = command(run, *settings, engine="vllm-server")
@@ -150,7 +150,7 @@ def test_a_server_that_stays_away_ends_the_run_in_one_line_and_it_goes_on(server
     assert "--resume" in last
     done = len(metrics(run))
     server.start()
-    again = finish([*arguments, "--set", "training.total_steps=25", "--resume"])
+    again = finish([*arguments, "--set", "training.total_steps=12", "--resume"])
     assert again.returncode == 0, again.stderr[-2000:]
-    assert [line["step"] for line in metrics(run)] == list(range(25))
-    assert done < 25
+    assert [line["step"] for line in metrics(run)] == list(range(12))
+    assert done < 12
