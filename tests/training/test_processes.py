@@ -47,9 +47,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]
 @pytest.mark.parametrize(
     ("recipe", "layout"),
     [
-        *[(recipe, layout) for recipe in ("prepo", "greso-e3", "adapters") for layout in ("two", "sharded")],
         ("prepo", "nodes"),
+        ("prepo", "sharded"),
         pytest.param("prepo", "zero2", marks=needs_deepspeed),
+        *[(recipe, layout) for recipe in ("greso-e3", "adapters") for layout in ("two", "sharded")],
         pytest.param("steady", "zero3", marks=needs_deepspeed),
         pytest.param("adapters", "zero3", marks=needs_deepspeed),
     ],
