@@ -63,8 +63,6 @@ SMALL = Work(
     prompts=4, rollouts=2, prompt_tokens=8, completion_tokens=16, long_tokens=128, long_rows=2,
     micro_batch_tokens=512, matrix=256,
 )  # fmt: skip
-
-
 PHASES = ("generate", "log-probs", "update", "sync", "long log-probs")
 
 
@@ -118,9 +116,7 @@ def measure(work: Work, folder: Path, engine: str, checkpointing: bool, repeats:
     learner = build_learner(config, processes, None)
     team = Team(processes, learner, work.micro_batch_tokens)
     team.sync()
-    phases: dict[str, list[float]] = {
-        name: [] for name in ("generate", "log-probs", "update", "sync", "long log-probs")
-    }
+    phases: dict[str, list[float]] = {name: [] for name in PHASES}
     tokens = dict.fromkeys(phases, 0)
     peaks = dict.fromkeys(phases, 0.0)
 

@@ -49,7 +49,7 @@ def make_policy(architecture: str = "qwen2", seed: int = 0, eos: tuple[int, ...]
             if parameter.ndim > 1:
                 parameter.normal_(0.0, spread)
     model.eval()
-    return Policy(model, None, TokenScorer(model), torch.device("cpu"), frozenset(eos), 0)  # type: ignore[arg-type]
+    return Policy(model, None, TokenScorer(model), torch.device("cpu"), frozenset(eos), 0)
 
 
 def naive_scores(

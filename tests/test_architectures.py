@@ -23,6 +23,7 @@ from prepo_cli.models import load_outline, load_policy
 from prepo_cli.sections import ModelConfig
 from prepo_cli.training.run import train
 from tests.architectures import ARCHITECTURES, save_architecture
+from tests.metrics import timeless
 from tests.models import naive_scores
 
 QUESTION = "What is 12 + 34? Ünïcode 日本"
@@ -59,22 +60,17 @@ def run(out: Path, model: Path, *sets: str, resume: bool = False) -> dict[str, A
     return summary
 
 
-def lines(out: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(("timing_s/", "cost/seconds"))} for line in found]
-
-
 @pytest.mark.parametrize("sets", [[], LORA], ids=["whole", "lora"])
 def test_trains_resumes_and_evaluates(sets: list[str], folder: Path, tmp_path: Path) -> None:
     summary = run(tmp_path / "run", folder, *sets)
     assert summary["steps"] == 2
     assert summary["cost"]["rollouts_total"] == 24
-    whole, weights = lines(tmp_path / "run"), (tmp_path / "run/final/model.safetensors").read_bytes()
+    whole, weights = timeless(tmp_path / "run"), (tmp_path / "run/final/model.safetensors").read_bytes()
     assert any(line["grad_norm"] > 0 for line in whole)
     assert whole[0]["sampling/logp_difference_max"] < 1e-4
     shutil.rmtree(tmp_path / "run/checkpoints/step-000002")
     run(tmp_path / "run", folder, *sets, resume=True)
-    assert lines(tmp_path / "run") == whole
+    assert timeless(tmp_path / "run") == whole
     assert (tmp_path / "run/final/model.safetensors").read_bytes() == weights
     before, after = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "run/final"))
     assert before.keys() == after.keys()
@@ -161,7 +157,7 @@ def test_adapters_alone_are_saved_and_the_export_is_merged(folder: Path, tmp_pat
 
 def test_the_kl_of_a_lora_run_is_to_the_model_without_adapters(folder: Path, tmp_path: Path) -> None:
     run(tmp_path / "run", folder, *LORA, "training.total_steps=3")
-    kl = [line["kl"] for line in lines(tmp_path / "run")]
+    kl = [line["kl"] for line in timeless(tmp_path / "run")]
     assert kl[0] == pytest.approx(0, abs=1e-6)
     assert kl[-1] > 1e-5
 
@@ -188,7 +184,7 @@ def test_ways_to_compute(sets: list[str], tmp_path: Path) -> None:
     plain, other = run(tmp_path / "plain", model), run(tmp_path / "other", model, *sets)
     assert other["cost"]["rollouts_total"] == plain["cost"]["rollouts_total"]
     if not any("bf" in item for item in sets):
-        first, second = lines(tmp_path / "plain")[0], lines(tmp_path / "other")[0]
+        first, second = timeless(tmp_path / "plain")[0], timeless(tmp_path / "other")[0]
         assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-4)
 
 

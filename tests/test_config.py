@@ -168,4 +168,4 @@ def test_the_written_configuration_resolves_to_itself(tmp_path: Path) -> None:
     config = resolve(flags={"recipe": "dapo", "seed": 5}, sets=["training.learning_rate=1e-5", "data.limit=10"])
     write_yaml(tmp_path / "config.yaml", config)
     assert resolve([tmp_path / "config.yaml"]) == config
-    assert set(SLOTS) == set(RunConfig.model_fields["strategies"].annotation.model_fields)  # type: ignore[union-attr]
+    assert set(SLOTS) == set(RunConfig.model_fields["strategies"].annotation.model_fields)

@@ -15,6 +15,7 @@ import yaml
 
 from prepo_cli.config import resolve
 from prepo_cli.sections import RunConfig
+from tests.metrics import metrics
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "examples" / "paper"
@@ -121,7 +122,7 @@ def test_tiny_goes_through_all_stages(paper: Any, model: str, method: str, tmp_p
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["recipe"] == method
     assert summary["steps"] == 2
-    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = metrics(tmp_path / "run")
     assert all(step["updated"] and step["grad_norm"] > 0 for step in steps)
     kind = json.loads((tmp_path / f"tiny-{model}" / "config.json").read_text())["model_type"]
     assert kind == ("qwen3" if "qwen3" in model else "llama" if "llama" in model else "qwen2")

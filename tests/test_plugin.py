@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.metrics import metrics
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["training.prompts_per_step=4", "training.num_generations=4", "training.max_completion_length=32",
@@ -50,7 +51,7 @@ def test_trains_saves_and_resumes(site: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000002")
     resumed = prepo(site, "train", "--resume", "--output-dir", str(tmp_path / "run"))
     assert resumed.returncode == 0, resumed.stderr
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = metrics(tmp_path / "run")
     assert [line["weighting/steps_seen"] for line in lines] == [1, 2]
 
 

@@ -103,7 +103,7 @@ def _draw(runs: list[Run], folder: Path) -> dict[str, Path]:
     figures.accuracy_curves(evaluations, "rollouts_total", "rollouts generated", by_rollouts)
     figures.accuracy_curves(evaluations, "train_seconds", "training seconds", by_seconds)
     figures.metric_curves(metrics, "reward", "mean reward of all rollouts", reward)
-    figures.metric_curves(metrics, "frac_reward_zero_std", "share of groups", zero)
+    figures.metric_curves(metrics, "frac_reward_zero_std", "share of groups without advantage", zero)
     return files
 
 

@@ -191,11 +191,10 @@ class VllmEngine:
         self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
         gc.collect()
-        if not self._owns_process_group:
-            return
-        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+        if self._owns_process_group:
+            from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
-        cleanup_dist_env_and_memory()
+            cleanup_dist_env_and_memory()
 
     def _wake(self, tag: str) -> None:
         if tag in self._asleep:

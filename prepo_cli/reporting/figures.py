@@ -27,10 +27,8 @@ def learning_curve(metrics: Sequence[Line], evaluations: Sequence[Line], path: P
         upper.set_ylabel("mean reward / accuracy")
         upper.set_ylim(0, 1 if rewards.max() <= 1 and rewards.min() >= 0 else None)
         upper.legend(loc="lower right", frameon=False)
-        lower.plot(
-            steps, [line["frac_reward_zero_std"] for line in metrics], color=RED, label="groups without advantage"
-        )
-        lower.set_ylabel("share of groups", color=RED)
+        lower.plot(steps, [line["frac_reward_zero_std"] for line in metrics], color=RED)
+        lower.set_ylabel("share of groups without advantage", color=RED)
         lower.set_ylim(0, 1)
         lower.set_xlabel("optimiser steps")
         entropy = lower.twinx()

@@ -6,7 +6,7 @@ the optimiser's state is saved whole and by parameter name, so a run goes on in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -33,7 +33,7 @@ class Replicated:
 
     def _place(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         """The scorer as it is called for gradients, and the optimiser of its parameters."""
-        return self.processes.accelerator.prepare_model(self.policy.scorer), adamw(self.policy.model, self.training)
+        return self.processes.accelerator.prepare_model(self.policy.scorer), adamw(self.parameters, self.training)
 
     def place_reference(self, reference: Policy) -> None:
         """Make a second model, which is never trained, lie as this one does."""
@@ -76,7 +76,7 @@ class FullyShard(Replicated):
 
     def _place(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         self._shard(self.policy)
-        return self.policy.scorer, adamw(self.policy.model, self.training)
+        return self.policy.scorer, adamw(self.parameters, self.training)
 
     def _shard(self, policy: Policy) -> None:
         processes = self.processes
@@ -109,10 +109,10 @@ def build_layout(policy: Policy, processes: Processes, training: TrainingConfig)
     return kind(policy, processes, training)
 
 
-def adamw(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+def adamw(parameters: Sequence[nn.Parameter], training: TrainingConfig) -> torch.optim.Optimizer:
     """The optimiser of what is trained."""
     return torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
+        parameters,
         lr=training.learning_rate,
         betas=(training.adam_beta1, training.adam_beta2),
         eps=training.adam_epsilon,

@@ -29,6 +29,7 @@ from prepo_cli.training.processes import Processes
 
 WEIGHTS_STAGE = 3
 """From this stage on the weights themselves are partitioned."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Zero(Replicated):
@@ -52,7 +53,7 @@ class Zero(Replicated):
     def _place(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         check_precision(self.policy.model, self.half)
         masters = [(p, p.data) for p in self.parameters] if self.half else []
-        optimizer = adamw(self.policy.model, self.training)
+        optimizer = adamw(self.parameters, self.training)
         with _quiet():
             self.engine, *_ = _deepspeed().initialize(model=self.policy.scorer, optimizer=optimizer, config=self.config)
         for parameter, weight in masters:  # DeepSpeed took them from the rounded weights
@@ -98,7 +99,7 @@ class Zero(Replicated):
             return kept
         count = held[0]["step"]
         for name, parameter in self._named():
-            moments = {key: safe_get_full_optimizer_state(parameter, key) for key in ("exp_avg", "exp_avg_sq")}
+            moments = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
             if keep:
                 kept[name] = {"step": count.clone().cpu()} | {key: value.cpu() for key, value in moments.items()}
         return kept
@@ -108,7 +109,7 @@ class Zero(Replicated):
             return
         self._make_moments()
         for name, parameter in self._named():
-            for key in ("exp_avg", "exp_avg_sq"):
+            for key in MOMENTS:
                 self._set(parameter, state[name][key], key)
         count = next(iter(state.values()))["step"]
         for entry in self._held():
@@ -136,24 +137,21 @@ class Zero(Replicated):
         from deepspeed import utils
 
         value = value.to(self.processes.device, torch.float32)
-        if self.stage < WEIGHTS_STAGE:
-            utils.safe_set_full_fp32_param(parameter, value) if key is None else utils.safe_set_full_optimizer_state(
-                parameter, value, key
-            )
-            return
-        size = -(-value.numel() // self.processes.count)  # the last part is padded
-        part = value.flatten()[size * self.processes.index :][:size]
-        part = nn.functional.pad(part, (0, size - len(part)))
+        set_weight, set_moment = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
+        if self.stage == WEIGHTS_STAGE:
+            set_weight, set_moment = utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
+            size = -(-value.numel() // self.processes.count)  # the last part is padded
+            part = value.flatten()[size * self.processes.index :][:size]
+            value = nn.functional.pad(part, (0, size - len(part)))
         if key is None:
-            utils.safe_set_local_fp32_param(parameter, part)
+            set_weight(parameter, value)
         else:
-            utils.safe_set_local_optimizer_state(parameter, part, key)
+            set_moment(parameter, value, key)
 
     def _most(self, number: int) -> int:
         """The largest of all processes' numbers."""
         box = torch.tensor(number, device=self.processes.device)
-        if self.processes.count > 1:
-            dist.all_reduce(box, dist.ReduceOp.MAX)
+        dist.all_reduce(box, dist.ReduceOp.MAX)
         return int(box)
 
     @contextmanager

@@ -181,15 +181,15 @@ def test_fingerprint_tells_models_data_and_settings_apart(tmp_path: Path) -> Non
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"a" * 3_000_000)
     config = EvalConfig(output_dir="x")
-    marks = {fingerprint(config, str(tmp_path), Sums(3))}  # type: ignore[arg-type]
+    marks = {fingerprint(config, str(tmp_path), Sums(3))}
     same = config.model_copy(update={"output_dir": "y"})
     same.rewards.workers, same.engine.max_batch_tokens = 3, 17
-    marks.add(fingerprint(same, str(tmp_path), Sums(3)))  # type: ignore[arg-type]
+    marks.add(fingerprint(same, str(tmp_path), Sums(3)))
     assert len(marks) == 1
-    marks.add(fingerprint(config, str(tmp_path), Sums(4)))  # type: ignore[arg-type]
-    marks.add(fingerprint(EvalConfig(output_dir="x", top_p=0.9), str(tmp_path), Sums(3)))  # type: ignore[arg-type]
+    marks.add(fingerprint(config, str(tmp_path), Sums(4)))
+    marks.add(fingerprint(EvalConfig(output_dir="x", top_p=0.9), str(tmp_path), Sums(3)))
     weights.write_bytes(b"b" + b"a" * 2_999_999)
-    marks.add(fingerprint(config, str(tmp_path), Sums(3)))  # type: ignore[arg-type]
+    marks.add(fingerprint(config, str(tmp_path), Sums(3)))
     assert len(marks) == 4
 
 

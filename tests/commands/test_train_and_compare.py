@@ -15,6 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from prepo_cli.main import app
+from tests.metrics import timeless
 
 RUNNER = CliRunner()
 SMALL = {
@@ -41,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def train(root: Path, *arguments: str):  # type: ignore[no-untyped-def]
+def train(root: Path, *arguments: str):
     return RUNNER.invoke(app, ["train", "--config", str(root / "small.yaml"), *arguments])
 
 
@@ -170,13 +171,6 @@ def test_killed_for_real_and_resumed_without_repeating_the_flags(runs: Path, tmp
     assert not (killed / "summary.json").exists()
     resume = [sys.executable, "-m", "prepo_cli", "train", "--resume", "--output-dir", str(killed)]
     subprocess.run(resume, check=True, capture_output=True)
-    timeless = [
-        [
-            {k: v for k, v in line.items() if not k.startswith(("timing_s/", "cost/seconds"))}
-            for line in lines(f / "metrics.jsonl")
-        ]
-        for f in (whole, killed)
-    ]
-    assert timeless[0] == timeless[1]
+    assert timeless(whole) == timeless(killed)
     weights = [(folder / "final" / "model.safetensors").read_bytes() for folder in (whole, killed)]
     assert weights[0] == weights[1]

@@ -44,7 +44,7 @@ def connect(fake: FakeVllm, folder: Path, patience: float = 20.0, **settings: An
     config = EngineConfig(
         name="vllm-server", **{"vllm_server_base_url": fake.url, "vllm_server_timeout_s": patience, **settings}
     )
-    policy = Policy(None, None, None, torch.device("cpu"), frozenset({END}), 0, source="some/m")  # type: ignore[arg-type]
+    policy = Policy(None, None, None, torch.device("cpu"), frozenset({END}), 0, source="some/m")
     return VllmServerEngine(config, policy=policy, max_model_len=CONTEXT, sync_dir=folder / "sync")
 
 

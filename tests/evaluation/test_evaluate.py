@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {
 
 def answered(engine: SumEngine, size: int = 30, **options: Any) -> Evaluation:
     with Judge(RewardConfig()) as judge:
-        return evaluate(engine, Characters(), Sums(size), render, judge, **{**OPTIONS, **options})  # type: ignore[arg-type]
+        return evaluate(engine, Characters(), Sums(size), render, judge, **{**OPTIONS, **options})
 
 
 def test_every_prompt_is_answered_k_times_by_its_own_seeds() -> None:

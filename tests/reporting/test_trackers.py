@@ -159,7 +159,7 @@ def test_a_tracker_that_fails_to_start_does_not_stop_the_run(
 def test_a_defect_of_ours_is_not_hidden(tmp_path: Path) -> None:
     starters = Starters()
     with Trackers(configuration("wandb"), tmp_path, 0, starters) as trackers:
-        starters.started["wandb"].rows = None  # type: ignore[assignment]
+        starters.started["wandb"].rows = None
         with pytest.raises(AttributeError):
             trackers.log({"reward": 1.0}, 0)
 

@@ -51,7 +51,7 @@ def test_knapsack_learns_from_history() -> None:
     prompts = make_prompts(3)
     for prompt, rewards in zip(prompts, ([1] * 40, [0, 1] * 20, [0] * 40), strict=True):
         budget.observe([make_group(prompt, rewards)], CTX)
-    counts = budget.allocate(prompts, 24, CTX)  # type: ignore[attr-defined]
+    counts = budget.allocate(prompts, 24, CTX)
     assert sum(counts) == 24
     assert counts[2] > counts[0]  # worth is p (1-p)^2: hard prompts before easy ones
 
@@ -87,7 +87,7 @@ def test_pilots_of_equal_rewards_get_nothing_though_their_variance_is_not_zero()
     budget = registry.create("budget", "pilot-commit:pilots=6", make_run())
     groups = [make_group(p, [0.1] * 6) for p in make_prompts(4)]
     assert groups[0].rewards_N.var() > 0
-    assert budget.top_up(groups, 8, CTX) == [0] * 4  # type: ignore[attr-defined]
+    assert budget.top_up(groups, 8, CTX) == [0] * 4
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_max_variance_equals_brute_force(rewards: list[float], data: st.DataObje
 )
 def test_max_variance_keeps_the_share_or_count(params: str, n: int, kept: int) -> None:
     rollout_filter = registry.create("filter", f"max-variance:{params}", make_run())
-    mask = rollout_filter.keep(make_group(make_prompts(1)[0], [i % 2 for i in range(n)]), CTX)  # type: ignore[attr-defined]
+    mask = rollout_filter.keep(make_group(make_prompts(1)[0], [i % 2 for i in range(n)]), CTX)
     assert mask.sum() == kept
 
 

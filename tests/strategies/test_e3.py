@@ -58,7 +58,7 @@ def test_bounds_widen_each_epoch_and_scale_with_g() -> None:
     small = registry.create("budget", "e3", make_run(num_generations=4))
     for _ in range(9):
         small.end_step(report(ended=True))
-    assert (small.low, small.high) == (2, 6)  # type: ignore[attr-defined]
+    assert (small.low, small.high) == (2, 6)
 
 
 def test_difficulty_comes_from_mean_rewards_at_the_epochs_end_alone() -> None:
@@ -91,7 +91,7 @@ def test_ranks_that_are_no_difficulty_are_refused(rank: float) -> None:
     budget = registry.create("budget", "e3:seed_with_rank=true", make_run())
     prompts = [*make_prompts(3), replace(make_prompts(1)[0], id="odd", rank=rank)]
     with pytest.raises(StrategyError, match=f"prompt 'odd' has rank={rank}"):
-        budget.allocate(prompts, 32, CTX)  # type: ignore[attr-defined]
+        budget.allocate(prompts, 32, CTX)
 
 
 def test_rank_column_is_asked_for_by_name() -> None:
@@ -100,7 +100,7 @@ def test_rank_column_is_asked_for_by_name() -> None:
 
 
 def schedule(vocab: int = 151_936, **changes: object) -> EntropyTarget:
-    run = RunInfo(10, 100, 2, 8, vocab_size=vocab, **changes)  # type: ignore[arg-type]
+    run = RunInfo(10, 100, 2, 8, vocab_size=vocab, **changes)
     made = registry.create("temperature_schedule", "entropy-target", run)
     assert isinstance(made, EntropyTarget)
     return made

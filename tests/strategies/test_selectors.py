@@ -23,7 +23,7 @@ REPORT = StepReport(0, 20, 0, False, 1.0, 0.5, 0.5, True, 0, 0)
 PROMPTS = make_prompts(48)
 
 
-def make(text: str, **changes):  # type: ignore[no-untyped-def]
+def make(text: str, **changes):
     return registry.create("selector", text, make_run(**changes))
 
 
@@ -39,7 +39,7 @@ def test_learnability_keeps_the_highest_p_times_one_minus_p_and_unseen_first() -
     assert [p.index for p in make_exact(selector, 3, source)] == expected
 
 
-def make_exact(selector, n: int, source: FakeSource) -> list[Prompt]:  # type: ignore[no-untyped-def]
+def make_exact(selector, n: int, source: FakeSource) -> list[Prompt]:
     """Select n from all five prompts of the source."""
     selector.params = selector.params.model_copy(update={"ratio": n / 5})
     return selector.select(n, source, CTX)

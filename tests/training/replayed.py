@@ -50,7 +50,7 @@ class Replay:
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     scoring.CHUNK_ELEMENTS = settings["chunk_elements"] or scoring.CHUNK_ELEMENTS
-    learner.build_engine = lambda config, policy, *parts, **options: Replay(policy)  # type: ignore[assignment]
+    learner.build_engine = lambda config, policy, *parts, **options: Replay(policy)
     run.train(resolve(sets=settings["sets"]), resume=settings["resume"])
 
 

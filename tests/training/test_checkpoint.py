@@ -24,7 +24,7 @@ class NoTokenizer:
 
 def parts() -> tuple[Policy, torch.optim.Optimizer]:
     policy = make_policy()
-    policy.tokenizer = NoTokenizer()  # type: ignore[assignment]
+    policy.tokenizer = NoTokenizer()
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=0.01)
     for parameter in policy.model.parameters():
         parameter.grad = torch.randn_like(parameter)

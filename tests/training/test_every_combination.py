@@ -26,6 +26,7 @@ from prepo_cli.training.run import train
 from prepo_cli.training.scoring import TokenScorer
 from strategies import registry
 from strategies.types import derive_seed
+from tests.metrics import timeless
 
 TOKENIZER = load_tokenizer(str(ASSETS / "model"))
 SETTINGS = [
@@ -97,8 +98,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(folder: Path, dataset: Path, flags: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
     config = resolve(flags=flags | {"data.dataset_name": str(dataset), "output_dir": str(folder)}, sets=SETTINGS)
     train(config, **options)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(("timing_s/", "cost/seconds"))} for line in lines]
+    return timeless(folder)
 
 
 def check(folder: Path, dataset: Path, flags: dict[str, Any]) -> None:

@@ -15,13 +15,13 @@ from prepo_cli.training.loss import LossOptions, aggregate, divisor, token_loss
 SEQUENCES = [0, 0, 0, 1, 2, 2]
 
 
-def batch_loss(logprobs, old, factors, sequences, options, reference=None):  # type: ignore[no-untyped-def]
+def batch_loss(logprobs, old, factors, sequences, options, reference=None):
     sequence_M = torch.tensor(sequences)
     parts = token_loss(logprobs, old, factors, sequence_M, options, reference)
     return aggregate(parts.loss_M, sequence_M, options) / divisor(len(sequences), len(set(sequences)), options), parts
 
 
-def naive(logprobs, old, factors, sequences, options, reference=None):  # type: ignore[no-untyped-def]
+def naive(logprobs, old, factors, sequences, options, reference=None):
     losses = []
     for i, s in enumerate(sequences):
         log_ratio = logprobs[i] - old[i]

@@ -17,6 +17,7 @@ import pytest
 from prepo_cli.errors import UsageError
 from prepo_cli.sections import TrainingConfig
 from prepo_cli.training.processes import Processes
+from tests.metrics import metrics
 from tests.models import save_model
 from tests.training.launching import (
     CHUNK,
@@ -26,7 +27,6 @@ from tests.training.launching import (
     command,
     interrupted,
     launch,
-    metrics,
     needs_deepspeed,
     replay,
 )

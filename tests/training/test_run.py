@@ -16,6 +16,7 @@ import pytest
 from prepo_cli.config import resolve
 from prepo_cli.errors import UsageError
 from prepo_cli.training.run import Run, train
+from tests.metrics import timeless
 
 SMALL = [
     "training.total_steps=4",
@@ -27,17 +28,11 @@ SMALL = [
     "evaluation.dataset_name=null",
     "reporting.figures=false",
 ]
-TIMES = ("timing_s/", "cost/seconds")
 ALL_STATEFUL = ["strategies.filter=nonzero-variance", "training.max_rounds=3"]
 
 
 def run(folder: Path, *sets: str, **options: Any) -> dict[str, Any]:
     return train(resolve(sets=[*SMALL, f"output_dir={folder}", *sets]), **options)
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.startswith(TIMES)} for line in lines]
 
 
 def weights(folder: Path) -> bytes:
@@ -53,13 +48,13 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_same_seed_same_run(uninterrupted: Path, tmp_path: Path) -> None:
     run(tmp_path / "again", *ALL_STATEFUL)
-    assert metrics(tmp_path / "again") == metrics(uninterrupted)
+    assert timeless(tmp_path / "again") == timeless(uninterrupted)
     assert weights(tmp_path / "again") == weights(uninterrupted)
 
 
 def test_another_seed_is_another_run(uninterrupted: Path, tmp_path: Path) -> None:
     run(tmp_path / "other", *ALL_STATEFUL, "seed=1")
-    assert metrics(tmp_path / "other") != metrics(uninterrupted)
+    assert timeless(tmp_path / "other") != timeless(uninterrupted)
     assert weights(tmp_path / "other") != weights(uninterrupted)
 
 
@@ -75,7 +70,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(uninterrupted: Path, tmp_path:
     log = folder / "metrics.jsonl"
     log.write_text(log.read_text()[:-40])
     run(folder, *ALL_STATEFUL, resume=True)
-    assert metrics(folder) == metrics(uninterrupted)
+    assert timeless(folder) == timeless(uninterrupted)
     assert weights(folder) == weights(uninterrupted)
 
 
@@ -95,13 +90,13 @@ def test_an_interrupt_saves_the_step_and_can_be_resumed(
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
     monkeypatch.undo()
     run(tmp_path / "run", *ALL_STATEFUL, "training.save_steps=100", resume=True)
-    assert metrics(tmp_path / "run") == metrics(uninterrupted)
+    assert timeless(tmp_path / "run") == timeless(uninterrupted)
     assert weights(tmp_path / "run") == weights(uninterrupted)
 
 
 def test_costs_charge_every_rollout(uninterrupted: Path) -> None:
     trained = total = tokens = 0
-    for line in metrics(uninterrupted):
+    for line in timeless(uninterrupted):
         rows = pq.read_table(uninterrupted / "rollouts" / f"step_{line['step']:06d}.parquet").to_pylist()
         total += len(rows)
         trained += sum(row["fate"] == "trained" for row in rows)
@@ -122,19 +117,19 @@ def test_training_learns_and_a_zero_learning_signal_does_not(tmp_path: Path) -> 
     sets = ["training.total_steps=8", "training.prompts_per_step=8", "training.num_generations=8"]
     reward = "tests.training.rewards:short"
     run(tmp_path / "short", *sets, f"rewards.functions=[{reward}]", "training.learning_rate=1e-3", "recipe=random")
-    rewards = [line["reward"] for line in metrics(tmp_path / "short")]
+    rewards = [line["reward"] for line in timeless(tmp_path / "short")]
     assert np.mean(rewards[-2:]) > np.mean(rewards[:2]) + 0.1
     run(tmp_path / "flat", *sets, "rewards.functions=[tests.training.rewards:constant]", "recipe=random")
-    flat = metrics(tmp_path / "flat")
+    flat = timeless(tmp_path / "flat")
     assert all(line["grad_norm"] == 0 and line["frac_reward_zero_std"] == 1 for line in flat)
 
 
 def test_an_empty_batch_skips_the_update_and_says_so(tmp_path: Path) -> None:
     run(tmp_path, *ALL_STATEFUL, "rewards.functions=[tests.training.rewards:constant]", overwrite=True)
-    for line in metrics(tmp_path):
+    for line in timeless(tmp_path):
         assert line["updated"] is False
         assert (line["rounds"], line["groups_trained"], line["cost/rollouts_trained"]) == (3, 0, 0)
-    assert metrics(tmp_path)[-1]["cost/rollouts_total"] == 4 * 3 * 16
+    assert timeless(tmp_path)[-1]["cost/rollouts_total"] == 4 * 3 * 16
 
 
 def test_resuming_keeps_every_evaluation_once(tmp_path: Path) -> None:
@@ -161,7 +156,7 @@ def test_bf16_kl_and_mini_batches_train_and_resume(tmp_path: Path) -> None:
     sets = ["training.mixed_precision=bf16", "training.beta=0.05", "training.mini_batch_prompts=2",
             "training.num_iterations=2", "training.learning_rate=1e-4", "recipe=random"]  # fmt: skip
     run(tmp_path / "run", *sets)
-    lines = metrics(tmp_path / "run")
+    lines = timeless(tmp_path / "run")
     assert 0 < lines[0]["kl"] < lines[-1]["kl"] < 0.1
     assert all(0 < line["sampling/logp_difference"] < 0.2 for line in lines)
     assert lines[-1]["cost/tokens_scored"] > 0
@@ -169,7 +164,7 @@ def test_bf16_kl_and_mini_batches_train_and_resume(tmp_path: Path) -> None:
     for checkpoint in sorted((tmp_path / "run" / "checkpoints").iterdir())[2:]:
         shutil.rmtree(checkpoint)
     run(tmp_path / "run", *sets, resume=True)
-    assert metrics(tmp_path / "run") == lines
+    assert timeless(tmp_path / "run") == lines
     assert weights(tmp_path / "run") == whole
 
 

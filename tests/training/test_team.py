@@ -91,7 +91,7 @@ class Worker:
 
 
 def team(policy: Policy, engine: Policy | None = None) -> Team:
-    return Team(Two(), Worker(policy, engine or policy), 60)  # type: ignore[arg-type]
+    return Team(Two(), Worker(policy, engine or policy), 60)
 
 
 def test_generating_and_scoring_in_shares_is_generating_and_scoring() -> None:

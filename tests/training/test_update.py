@@ -55,7 +55,7 @@ def gradients(policy: Policy, batch: list[Trainee], **settings: object) -> tuple
     taken = {}
 
     class Taking(torch.optim.SGD):
-        def step(self, closure=None):  # type: ignore[no-untyped-def]
+        def step(self, closure=None):
             taken.update({n: p.grad.numpy().copy() for n, p in policy.model.named_parameters() if p.grad is not None})
             return super().step(closure)
 
@@ -107,7 +107,7 @@ def test_mini_batches_step_once_each_and_use_old_log_probs() -> None:
     steps = 0
 
     class Counting(torch.optim.SGD):
-        def step(self, closure=None):  # type: ignore[no-untyped-def]
+        def step(self, closure=None):
             nonlocal steps
             steps += 1
             return super().step(closure)

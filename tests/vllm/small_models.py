@@ -45,7 +45,7 @@ def make_policy(architecture: str, eos: frozenset[int] = EOS) -> Policy:
     """A random float32 model."""
     model = AutoModelForCausalLM.from_config(CONFIGS[architecture])
     model.eval()
-    policy = Policy(model, None, TokenScorer(model), torch.device("cpu"), eos, 0)  # type: ignore[arg-type]
+    policy = Policy(model, None, TokenScorer(model), torch.device("cpu"), eos, 0)
     shake(policy, 0)
     return policy
 

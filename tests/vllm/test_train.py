@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.metrics import metrics
+from tests.training.launching import launch
 
 pytest.importorskip("vllm", reason="needs vLLM: pip install 'prepo[vllm]'")
 
@@ -44,10 +46,6 @@ def finish(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 @pytest.mark.parametrize("sets", [[], ["model.use_peft=true", "training.beta=0.05"]], ids=["whole", "lora"])
 def test_trains_in_process(sets: list[str], tmp_path: Path) -> None:
     done = finish([*command(tmp_path / "run", *sets), "--json"])
@@ -65,13 +63,8 @@ def test_trains_in_process(sets: list[str], tmp_path: Path) -> None:
 
 def test_two_processes_each_with_an_engine(tmp_path: Path) -> None:
     """Sharded, so that every process also takes part in handing over the weights."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    python, *rest = command(tmp_path / "run", "training.fsdp=true")
-    os.environ["ACCELERATE_USE_CPU"] = "true"
-    try:
-        done = finish([python, *launcher, *rest, "--json"])
-    finally:
-        del os.environ["ACCELERATE_USE_CPU"]
+    _, *arguments = command(tmp_path / "run", "training.fsdp=true")
+    done = launch([*arguments, "--json"], 2)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout)["cost"]["rollouts_total"] == 96
     assert all(line["sampling/logp_difference_max"] < 1e-3 for line in metrics(tmp_path / "run"))
