@@ -21,9 +21,9 @@ from prepo_cli.data.loading import load_prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.engines import build_engine
 from prepo_cli.engines.base import Request
-from prepo_cli.models import load_policy
-from prepo_cli.reporting.terminal import table
+from prepo_cli.policy.loading import load_policy
 from prepo_cli.sections import EMBEDDED, EngineConfig, ModelConfig
+from prepo_cli.terminal import table
 from strategies.types import derive_seed
 
 ROLLOUTS = 8

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from prepo_cli.data.loading import PromptDataset, load_prompts
-from prepo_cli.reporting.terminal import progress, table
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RewardConfig
+from prepo_cli.terminal import progress, table
 
 AT_ONCE = 512
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")

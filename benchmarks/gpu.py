@@ -26,13 +26,13 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from prepo_cli.config import ASSETS, resolve
+from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines.base import Request
-from prepo_cli.models import load_tokenizer
-from prepo_cli.reporting.terminal import table
+from prepo_cli.policy.loading import load_tokenizer
+from prepo_cli.terminal import table
 from prepo_cli.training.learner import build_learner
-from prepo_cli.training.processes import Processes
+from prepo_cli.training.sample import Trainee
 from prepo_cli.training.team import Team
-from prepo_cli.training.trainee import Trainee
 from strategies.types import derive_seed
 
 

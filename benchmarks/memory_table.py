@@ -133,7 +133,7 @@ def activations(shape: Shape, weights: Weights, tokens: int, checkpointing: bool
 
 
 def logits_chunk() -> float:
-    """Bytes of one chunk of logits with what is made of it (prepo_cli/training/scoring.py)."""
+    """Bytes of one chunk of logits with what is made of it (prepo_cli/policy/scoring.py)."""
     return float(CHUNK_ELEMENTS * 4 * CHUNK_COPIES)
 
 

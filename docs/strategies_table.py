@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from prepo_cli.config import recipes, resolve
-from prepo_cli.reporting.run_folder import read_lines
+from prepo_cli.files import read_lines
 from prepo_cli.training.run import train
 
 PAGE = Path(__file__).parent / "strategies.md"

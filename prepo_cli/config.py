@@ -19,17 +19,11 @@ from pydantic import BaseModel, ValidationError
 from prepo_cli.errors import UsageError
 from prepo_cli.sections import DEFAULT_RECIPE, EMBEDDED, RunConfig
 from strategies.base import SLOTS
-from strategies.registry import companions, did_you_mean, validate
+from strategies.registry import did_you_mean, validate
+from strategies.strategy_set import resolve_slots
 
 ASSETS = Path(__file__).parent / "assets"
 CUSTOM = "custom"
-SLOT_DEFAULTS = {
-    "selector": "random",
-    "budget": "uniform",
-    "filter": "keep-all",
-    "weighting": "uniform",
-    "temperature_schedule": "constant",
-}
 
 
 def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, sets: Sequence[str] = ()) -> RunConfig:
@@ -64,7 +58,7 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
     chosen = dict(given.get("strategies") or {})
     name = str(given.get("recipe") or (CUSTOM if chosen else DEFAULT_RECIPE))
     recipe = {} if name == CUSTOM else read_yaml(recipe_path(name))
-    slots = _resolve_slots(recipe.pop("strategies", {}), chosen)
+    slots = resolve_slots(recipe.pop("strategies", {}), {slot: str(text) for slot, text in chosen.items()})
     merge(layers, recipe)
     merge(layers, given)
     for slot, text in slots.items():
@@ -148,26 +142,10 @@ def validation_message(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc']))}={json.dumps(first['input'], default=str)}: {first['msg']}"
 
 
-def _resolve_slots(recipe: dict[str, str], given: dict[str, str]) -> dict[str, str]:
-    """Defaults, then the recipe, then companions of what the user set, then what the user set.
-
-    A selector that the user sets replaces the recipe's whole bundle only in its own slot.
-    """
-    slots = {**SLOT_DEFAULTS, **recipe}
-    for layer in (recipe, given):
-        for slot, text in layer.items():
-            if slot in SLOTS:
-                for other, brought in companions(slot, str(text)).items():
-                    if other not in layer and not (layer is recipe and other in given):
-                        slots[other] = brought
-        slots.update({slot: str(text) for slot, text in layer.items()})
-    return slots
-
-
 def _recipe_of(slots: dict[str, str], asked: str) -> str:
     """The recipe with exactly these slots, the one asked for first; `custom` if there is none."""
     for name in sorted(recipes(), key=lambda name: name != asked):
-        if _resolve_slots(read_yaml(recipe_path(name)).get("strategies", {}), {}) == slots:
+        if resolve_slots(read_yaml(recipe_path(name)).get("strategies", {})) == slots:
             return name
     return CUSTOM
 

@@ -12,6 +12,7 @@ from strategies.base import (
 )
 from strategies.errors import StrategyError
 from strategies.registry import register
+from strategies.strategy_set import StrategySet
 from strategies.types import (
     Batch,
     Completion,
@@ -40,6 +41,7 @@ __all__ = [
     "Strategy",
     "StrategyError",
     "StrategyParams",
+    "StrategySet",
     "TemperatureSchedule",
     "register",
 ]

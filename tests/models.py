@@ -16,8 +16,9 @@ from transformers import (
 )
 
 from prepo_cli.config import ASSETS
-from prepo_cli.models import Policy, load_tokenizer
-from prepo_cli.training.scoring import TokenScorer
+from prepo_cli.policy.loading import load_tokenizer
+from prepo_cli.policy.policy import Policy
+from prepo_cli.policy.scoring import TokenScorer
 
 VOCAB = 23
 COMMON: dict[str, Any] = {

@@ -19,7 +19,7 @@ from prepo_cli.engines.base import Request
 from prepo_cli.engines.hf import HfEngine
 from prepo_cli.errors import UsageError
 from prepo_cli.main import main
-from prepo_cli.models import load_outline, load_policy
+from prepo_cli.policy.loading import load_model_spec, load_policy
 from prepo_cli.sections import ModelConfig
 from prepo_cli.training.run import train
 from tests.architectures import ARCHITECTURES, save_architecture
@@ -113,7 +113,7 @@ def test_greedy_answers_are_generates_own(folder: Path) -> None:
 
 
 def test_the_question_is_found_in_the_families_templates(folder: Path) -> None:
-    tokenizer = load_outline(ModelConfig(model_name_or_path=str(folder))).tokenizer
+    tokenizer = load_model_spec(ModelConfig(model_name_or_path=str(folder))).tokenizer
     start, end = (rendered := Renderer(tokenizer)([{"role": "user", "content": QUESTION}])).question_span
     assert tokenizer.decode(rendered.token_ids[start:end]) == QUESTION
     own = tokenizer.apply_chat_template(
@@ -124,7 +124,7 @@ def test_the_question_is_found_in_the_families_templates(folder: Path) -> None:
 
 def test_the_outline_says_what_the_model_says(folder: Path) -> None:
     config = ModelConfig(model_name_or_path=str(folder))
-    policy, outline = load_policy(config), load_outline(config)
+    policy, outline = load_policy(config), load_model_spec(config)
     assert outline.eos_token_ids == policy.eos_token_ids
     assert len(policy.eos_token_ids) == (1 if folder.name == "qwen3" else 2)
     assert outline.max_context == policy.max_context == 512

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from prepo_cli.config import ASSETS
 from prepo_cli.engines.base import Request
 from prepo_cli.engines.hf import HfEngine
-from prepo_cli.models import Policy, load_policy
+from prepo_cli.policy.loading import load_policy
+from prepo_cli.policy.policy import Policy
 from prepo_cli.sections import ModelConfig
 from strategies.types import derive_seed
 

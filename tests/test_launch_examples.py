@@ -19,8 +19,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 
 from benchmarks.memory_table import MODELS, Setting, Shape, Weights, activations, markdown, peak
+from prepo_cli.policy.scoring import CHUNK_ELEMENTS
 from prepo_cli.sections import RunConfig, TrainingConfig
-from prepo_cli.training.scoring import CHUNK_ELEMENTS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ACCELERATE = EXAMPLES / "accelerate"

@@ -19,7 +19,7 @@ from typing import Any
 from published import TABLE, Published
 
 from prepo_cli.errors import UsageError
-from prepo_cli.reporting.run_folder import read_lines
+from prepo_cli.files import read_lines
 
 HEAD = ("model", "method", "paper: accuracy", "paper: rollouts", "ours: accuracy", "ours: rollouts", "ours: run")
 NOTES = """Columns headed "paper" are the papers' own figures (PREPO's table in 2511.00794 with model labels corrected;

@@ -144,7 +144,7 @@ def _page(runs: list[Run], result: dict[str, Any], files: dict[str, Path], path:
 
 
 def _show(result: dict[str, Any], folder: Path) -> None:
-    from prepo_cli.reporting.terminal import table
+    from prepo_cli.terminal import table
 
     table(_note(result), HEADINGS, _rows(result))
     if any(row["seeds"] > 1 for row in result["recipes"]):

@@ -66,7 +66,7 @@ def score_ppl(
         engine_config = EngineConfig.model_validate(engine_settings)
     except ValidationError as error:
         raise UsageError(validation_message(error)) from error
-    from prepo_cli.ppl_scoring import ScoringConfig, score_dataset
+    from prepo_cli.evaluation.ppl_scoring import ScoringConfig, score_dataset
 
     config = ScoringConfig(
         dataset_name=dataset,
@@ -102,7 +102,7 @@ def _beside(dataset: str) -> Path:
 
 
 def _show(report: dict[str, Any], plot: Path | None) -> None:
-    from prepo_cli.reporting.terminal import table
+    from prepo_cli.terminal import table
 
     rows = [["prompts", f"{report['prompts']:,}"], ["scored", f"{report['scored']:,}"]]
     if report["scored"]:

@@ -92,6 +92,6 @@ def train(
         print_summary(summary)
     if resolved.reporting.push_to_hub:
         from prepo_cli.reporting.hub import push_run
-        from prepo_cli.reporting.terminal import say
+        from prepo_cli.terminal import say
 
         say(f"pushed to {push_run(resolved, Path(resolved.output_dir))}")

@@ -28,8 +28,8 @@ from prepo_cli.data.columns import (
 from prepo_cli.data.named import named
 from prepo_cli.data.vectorised import has_duplicates, suspicious
 from prepo_cli.errors import UsageError
-from prepo_cli.reporting.terminal import progress
 from prepo_cli.sections import EMBEDDED
+from prepo_cli.terminal import progress
 from strategies.types import Prompt
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from prepo_cli.engines.base import Engine, Progress, Request, Rollout
-    from prepo_cli.models import Outline, Policy
+    from prepo_cli.policy.policy import ModelSpec, Policy
     from prepo_cli.sections import EngineConfig, ModelConfig
 
 
 def build_engine(
     config: EngineConfig,
-    subject: Policy | Outline,
+    subject: Policy | ModelSpec,
     model: ModelConfig,
     *,
     max_context: int,
@@ -39,9 +39,9 @@ def build_engine(
     """
     if config.name == "hf":
         from prepo_cli.engines.hf import HfEngine
-        from prepo_cli.models import Outline
+        from prepo_cli.policy.policy import ModelSpec
 
-        assert not isinstance(subject, Outline)
+        assert not isinstance(subject, ModelSpec)
         return HfEngine(subject, config.max_batch_tokens)
     if config.name == "vllm":
         from prepo_cli.engines.vllm import VllmEngine
@@ -60,7 +60,7 @@ def build_engine(
     if not is_main:
         return Elsewhere()
     from prepo_cli.engines.vllm_server import VllmServerEngine
-    from prepo_cli.models import model_source
+    from prepo_cli.policy.loading import model_source
 
     # A resumed run's weights are a checkpoint's; the server has the model that the run began with.
     served = replace(subject, source=model_source(model.model_name_or_path))

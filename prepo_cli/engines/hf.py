@@ -17,7 +17,7 @@ from torch import Tensor
 from prepo_cli.engines.base import Progress, Request, Rollout
 from prepo_cli.engines.kv_cache import growing_cache
 from prepo_cli.engines.sampling import sample, uniforms
-from prepo_cli.models import Policy
+from prepo_cli.policy.policy import Policy
 
 LOGIT_ELEMENTS = 2**25
 """Logits sampled from at once (128 MiB in float32)."""

@@ -43,7 +43,7 @@ from prepo_cli.engines.vllm_common import (
 from prepo_cli.engines.vllm_http import Calls, Refused, Server, Unavailable, Waiting
 from prepo_cli.engines.vllm_transfer import DiskTransfer, NcclTransfer
 from prepo_cli.errors import RunError, UsageError
-from prepo_cli.models import Outline, Policy
+from prepo_cli.policy.policy import ModelSpec, Policy
 from prepo_cli.sections import EngineConfig
 
 IN_FLIGHT = 64
@@ -73,7 +73,7 @@ class VllmServerEngine:
         UsageError: the server is not set up as it must be; RunError: there is none.
     """
 
-    def __init__(self, config: EngineConfig, *, policy: Policy | Outline, max_model_len: int, sync_dir: Path) -> None:
+    def __init__(self, config: EngineConfig, *, policy: Policy | ModelSpec, max_model_len: int, sync_dir: Path) -> None:
         self._server = Server(config.vllm_server_base_url, config.vllm_server_timeout_s)
         self._eos_token_ids = policy.eos_token_ids
         self._lock = threading.Lock()

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from prepo_cli.engines.base import Generator, Request, Rollout
-from prepo_cli.evaluation.statistics import Interval, avg_at_k, bootstrap_interval, maj_at_k, pass_at_k
 from prepo_cli.rewards.answers import final_answer
 from prepo_cli.rewards.judge import Judge, columns_of
+from prepo_cli.statistics import Interval, avg_at_k, bootstrap_interval, maj_at_k, pass_at_k
 from strategies.types import derive_seed
 
 if TYPE_CHECKING:

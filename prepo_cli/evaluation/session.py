@@ -13,9 +13,9 @@ from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.evaluate import Evaluation, Sampling, evaluate_rows, join
 from prepo_cli.evaluation.folder import EvaluationFolder
 from prepo_cli.evaluation.settings import EvalConfig, fingerprint
-from prepo_cli.models import load_outline, load_policy, model_source
-from prepo_cli.reporting.terminal import progress, say
+from prepo_cli.policy.loading import load_model_spec, load_policy, model_source
 from prepo_cli.rewards.judge import Judge
+from prepo_cli.terminal import progress, say
 
 
 def run_evaluation(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def run_evaluation(config: EvalConfig, *, overwrite: bool = False) -> dict[str, 
 class _Session:
     def __init__(self, config: EvalConfig, dataset: PromptDataset, folder: EvaluationFolder, judge: Judge) -> None:
         self.dataset, self.folder, self.judge = dataset, folder, judge
-        self.subject = load_policy(config.model) if config.engine.name == "hf" else load_outline(config.model)
+        self.subject = load_policy(config.model) if config.engine.name == "hf" else load_model_spec(config.model)
         self.config = config = config.with_lengths(self.subject.max_context)
         self.renderer = Renderer(self.subject.tokenizer, config.system_prompt, config.chat_template_kwargs)
         assert config.max_completion_length is not None and config.max_prompt_length is not None

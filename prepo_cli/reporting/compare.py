@@ -17,8 +17,9 @@ import numpy as np
 
 from prepo_cli.config import read_yaml
 from prepo_cli.errors import UsageError
-from prepo_cli.evaluation.statistics import paired_difference
-from prepo_cli.reporting.run_folder import RunFolder, read_lines
+from prepo_cli.files import read_lines
+from prepo_cli.reporting.run_folder import RunFolder
+from prepo_cli.statistics import paired_difference
 
 Line = dict[str, Any]
 

@@ -17,10 +17,11 @@ from pydantic import ValidationError
 
 from prepo_cli.config import read_yaml, validation_message
 from prepo_cli.errors import RunError, UsageError
+from prepo_cli.files import atomic_write
 from prepo_cli.reporting.card import model_card
-from prepo_cli.reporting.run_folder import RunFolder, atomic_write
-from prepo_cli.reporting.terminal import say
+from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.sections import RunConfig
+from prepo_cli.terminal import say
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

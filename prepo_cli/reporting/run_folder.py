@@ -7,15 +7,14 @@ Files that are replaced are written beside their place, flushed and renamed. Lin
 from __future__ import annotations
 
 import json
-import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prepo_cli.config import read_yaml, write_yaml
-from prepo_cli.errors import RunError, UsageError
+from prepo_cli.errors import UsageError
+from prepo_cli.files import append_line, atomic_write, finite, read_lines
 from prepo_cli.sections import RunConfig
 
 MAY_CHANGE = (
@@ -78,11 +77,11 @@ class RunFolder:
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """One step's metrics."""
-        _append(self.metrics, line)
+        append_line(self.metrics, line)
 
     def append_evaluation(self, line: Mapping[str, Any]) -> None:
         """One evaluation."""
-        _append(self.evaluations, line)
+        append_line(self.evaluations, line)
 
     def write_rollouts(self, step: int, columns: Mapping[str, Sequence[Any]]) -> None:
         """The step's rollouts as parquet."""
@@ -134,38 +133,6 @@ class RunFolder:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def atomic_write(path: Path, text: str) -> None:
-    """Write all of it or nothing."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Objects of a JSONL file up to the first torn line; none without the file."""
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return found
-
-
-def finite(value: Any) -> Any:
-    """The value with NaN and infinities as None, which JSON can hold."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def _flat(settings: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys with their values; a mapping that is a value itself (template arguments) is taken apart too."""
     for key, value in settings.items():
@@ -173,16 +140,6 @@ def _flat(settings: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, A
             yield from _flat(value, f"{place}{key}.")
         else:
             yield f"{place}{key}", value
-
-
-def _append(path: Path, line: Mapping[str, Any]) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(line)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise RunError(f"{path} can't be written ({error.strerror}); mend that, then go on with --resume") from error
 
 
 def _rewrite(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

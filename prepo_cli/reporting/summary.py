@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from prepo_cli.evaluation.statistics import paired_difference
-from prepo_cli.reporting.run_folder import RunFolder, read_lines
+from prepo_cli.files import read_lines
+from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.sections import RunConfig
+from prepo_cli.statistics import paired_difference
 
 COSTS = ("rollouts_total", "rollouts_trained", "tokens_generated", "tokens_scored", "seconds")
 
@@ -44,7 +45,7 @@ def build_summary(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
 
 def print_summary(summary: dict[str, Any]) -> None:
     """The summary as tables a person can read."""
-    from prepo_cli.reporting.terminal import table
+    from prepo_cli.terminal import table
 
     slots = ", ".join(f"{slot} {name}" for slot, name in summary["strategies"].items())
     rows = []

@@ -31,9 +31,9 @@ import numpy as np
 import yaml
 
 from prepo_cli.errors import UsageError
-from prepo_cli.reporting.run_folder import read_lines
-from prepo_cli.reporting.terminal import say
+from prepo_cli.files import read_lines
 from prepo_cli.sections import RunConfig
+from prepo_cli.terminal import say
 
 
 class TrackerError(Exception):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from prepo_cli.errors import RunError, UsageError
-from prepo_cli.models import Policy
+from prepo_cli.policy.policy import Policy
 
 STATE_VERSION = 2
 OPTIMIZER = "optimizer.pt"

@@ -21,7 +21,7 @@ from prepo_cli.rewards.judge import Judge, columns_of
 from prepo_cli.sections import RunConfig
 from prepo_cli.training.lengths import ExpectedLengths
 from prepo_cli.training.prompts import Prompts
-from prepo_cli.training.strategy_set import StrategySet
+from strategies.strategy_set import StrategySet
 from strategies.types import Completion, FloatArray, Group, Prompt, StepContext, derive_seed
 
 OVERSAMPLE = 1.25

@@ -14,20 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prepo_cli.distributed import build_layout
+from prepo_cli.distributed.layout import Layout
+from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines import build_engine
 from prepo_cli.engines.base import Engine, Progress, Request, Rollout
 from prepo_cli.engines.hf import HfEngine
 from prepo_cli.errors import UsageError
-from prepo_cli.models import Policy, ScoreBatch, Scores, load_policy
+from prepo_cli.policy.loading import load_policy
+from prepo_cli.policy.policy import Policy, ScoreBatch, Scores
+from prepo_cli.policy.scoring import pad_rows, spans_mask
+from prepo_cli.policy.tensors import full_state, tie
 from prepo_cli.sections import RunConfig
 from prepo_cli.training import checkpoint
-from prepo_cli.training.layouts import Replicated, build_layout
 from prepo_cli.training.loss import LossOptions, aggregate, token_loss
 from prepo_cli.training.mismatch import correction
-from prepo_cli.training.processes import Processes
-from prepo_cli.training.scoring import pad_rows, spans_mask
-from prepo_cli.training.sharding import full_state, tie
-from prepo_cli.training.trainee import Trainee
+from prepo_cli.training.sample import Trainee
 from strategies.types import FloatArray, derive_seed
 
 Sums = dict[str, float]
@@ -42,7 +44,7 @@ class Learner:
         config: RunConfig,
         processes: Processes,
         policy: Policy,
-        layout: Replicated,
+        layout: Layout,
         engine: Engine,
         reference: Policy | None = None,
     ) -> None:
@@ -62,12 +64,12 @@ class Learner:
         """Rollouts of each request with this process's engine."""
         if self.config.engine.name != "hf":
             return self.engine.generate(requests, progress) if requests else []
-        with self.layout.whole(), self.processes.accelerator.autocast():
+        with self.layout.gathered(), self.processes.accelerator.autocast():
             return self.engine.generate(requests, progress)
 
     def greedy(self, requests: Sequence[Request]) -> list[list[Rollout]]:
         """Rollouts by the trainer's own weights, which an engine's are compared with."""
-        with self.layout.whole(), self.processes.accelerator.autocast():
+        with self.layout.gathered(), self.processes.accelerator.autocast():
             return HfEngine(self.policy, self.config.engine.max_batch_tokens).generate(requests)
 
     def score(self, batches: Sequence[ScoreBatch], of_reference: bool = False) -> list[Scores]:
@@ -80,7 +82,7 @@ class Learner:
         off = nullcontext() if adapter is None else adapter.disable_adapter()
         with off, self.processes.accelerator.autocast():
             scores = [policy.score_batch(batch) for batch in batches]
-        self.layout.rest(policy)
+        self.layout.reshard(policy)
         return scores
 
     def step(self, micro_batches: Sequence[Sequence[Trainee]], over: float, learning_rate: float, step: int) -> Sums:

@@ -12,7 +12,7 @@ from time import perf_counter
 
 from prepo_cli.training.batch import assign_advantages, make_batch, step_metrics
 from prepo_cli.training.run import Run
-from prepo_cli.training.trainee import trainees
+from prepo_cli.training.sample import trainees
 from strategies.types import StepContext, StepReport
 
 

@@ -16,28 +16,28 @@ from typing import Any
 from prepo_cli.data.loading import load_prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.data.stream import PromptStream
+from prepo_cli.distributed.processes import Processes
 from prepo_cli.errors import RunError
 from prepo_cli.evaluation.evaluate import evaluate
+from prepo_cli.policy.tensors import size
 from prepo_cli.reporting.hub import check_hub
 from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.reporting.summary import build_summary
-from prepo_cli.reporting.terminal import TrainingDisplay, progress, say
 from prepo_cli.reporting.trackers import Trackers, check_trackers
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RunConfig
+from prepo_cli.terminal import TrainingDisplay, progress, say
 from prepo_cli.training import checkpoint
 from prepo_cli.training.batch import record_weights, rollout_rows
 from prepo_cli.training.collect import Collected, Collector, Sample
 from prepo_cli.training.costs import Costs
 from prepo_cli.training.engine_check import check_engine
 from prepo_cli.training.learner import Learner, build_learner, longest_prompt
-from prepo_cli.training.processes import Processes
 from prepo_cli.training.prompts import PolicyProbe, Prompts
 from prepo_cli.training.schedule import learning_rate
-from prepo_cli.training.sharding import size
-from prepo_cli.training.strategy_set import StrategySet
 from prepo_cli.training.team import Team
 from prepo_cli.training.update import Updater
+from strategies.strategy_set import StrategySet
 from strategies.types import FloatArray, RunInfo
 
 ENGINE_CHECKS = 3
@@ -65,7 +65,7 @@ class Run:
         self.prompts = Prompts(self.dataset, self.renderer, longest_prompt(config, self.policy))
         order = config.seed if config.data.seed is None else config.data.seed
         self.stream = PromptStream(len(self.dataset), order, self.prompts.get)
-        self.strategies = StrategySet(config.strategies, self._run_info())
+        self.strategies = StrategySet(config.strategies.model_dump(), self._run_info())
         self.team = Team(learner.processes, learner, training.max_tokens_per_micro_batch)
         self.probe = PolicyProbe(self.team.perplexity, self.prompts)
         exact = config.engine.name == "hf" and training.mixed_precision == "no" and config.model.dtype == "float32"

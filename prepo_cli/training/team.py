@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines.base import Progress, Request, Rollout
-from prepo_cli.models import ScoreBatch, Scores, perplexities, score_batches
+from prepo_cli.policy.policy import ScoreBatch, Scores, perplexities, score_batches
+from prepo_cli.policy.scoring import token_batches
 from prepo_cli.training.learner import Learner, Sums, add_sums
-from prepo_cli.training.processes import Processes
-from prepo_cli.training.scoring import token_batches
-from prepo_cli.training.trainee import Trainee
+from prepo_cli.training.sample import Trainee
 
 
 class Team:

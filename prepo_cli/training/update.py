@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prepo_cli.models import Scores
+from prepo_cli.policy.policy import Scores
 from prepo_cli.sections import TrainingConfig
 from prepo_cli.training.learner import add_sums
 from prepo_cli.training.loss import LossOptions, divisor
+from prepo_cli.training.sample import Trainee, num_tokens
 from prepo_cli.training.team import Team
-from prepo_cli.training.trainee import Trainee, num_tokens
 
 
 class Updater:

@@ -11,10 +11,10 @@ import pytest
 from datasets import load_dataset
 from typer.testing import CliRunner
 
-from prepo_cli import ppl_scoring
 from prepo_cli.data.rendering import Renderer
+from prepo_cli.evaluation import ppl_scoring
 from prepo_cli.main import app
-from prepo_cli.models import load_policy
+from prepo_cli.policy.loading import load_policy
 from prepo_cli.sections import ModelConfig
 from tests.models import naive_scores
 

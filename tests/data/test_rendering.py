@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from prepo_cli.config import ASSETS
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.errors import UsageError
-from prepo_cli.models import load_tokenizer
+from prepo_cli.policy.loading import load_tokenizer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

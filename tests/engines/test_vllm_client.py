@@ -18,7 +18,7 @@ from prepo_cli.engines.base import Request
 from prepo_cli.engines.vllm_server import VllmServerEngine
 from prepo_cli.engines.vllm_transfer import pieces
 from prepo_cli.errors import RunError, UsageError
-from prepo_cli.models import Policy
+from prepo_cli.policy.policy import Policy
 from prepo_cli.sections import EngineConfig
 from tests.engines.fake_vllm import CONTEXT, END, FakeVllm
 

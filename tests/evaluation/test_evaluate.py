@@ -8,9 +8,9 @@ import pytest
 
 from prepo_cli.evaluation import evaluate as module
 from prepo_cli.evaluation.evaluate import Evaluation, evaluate, pass_ks
-from prepo_cli.evaluation.statistics import pass_at_k
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RewardConfig
+from prepo_cli.statistics import pass_at_k
 from strategies.types import derive_seed
 from tests.evaluation.answering import Characters, SumEngine, Sums, render
 

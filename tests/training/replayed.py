@@ -15,7 +15,8 @@ import numpy as np
 
 from prepo_cli.config import resolve
 from prepo_cli.engines.base import Progress, Request, Rollout
-from prepo_cli.training import learner, run, scoring
+from prepo_cli.policy import scoring
+from prepo_cli.training import learner, run
 from strategies.types import derive_seed
 
 

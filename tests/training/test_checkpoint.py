@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from prepo_cli.distributed.layout import Replicated
+from prepo_cli.distributed.processes import Processes
 from prepo_cli.errors import RunError, UsageError
-from prepo_cli.models import Policy
+from prepo_cli.policy.policy import Policy
+from prepo_cli.policy.tensors import full_state
+from prepo_cli.sections import TrainingConfig
 from prepo_cli.training import checkpoint
-from prepo_cli.training.sharding import full_state, load_optimizer_state, optimizer_state
 from tests.models import make_policy
 
 
@@ -22,14 +25,19 @@ class NoTokenizer:
         (folder / "tokenizer.json").write_text("{}")
 
 
-def parts() -> tuple[Policy, torch.optim.Optimizer]:
+def placed(policy: Policy) -> Replicated:
+    training = TrainingConfig(learning_rate=0.01)
+    return Replicated(policy, Processes(training), training)
+
+
+def parts() -> tuple[Policy, Replicated]:
     policy = make_policy()
     policy.tokenizer = NoTokenizer()
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=0.01)
+    layout = placed(policy)
     for parameter in policy.model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
-    return policy, optimizer
+    layout.optimizer.step()
+    return policy, layout
 
 
 STATE = {
@@ -41,9 +49,9 @@ STATE = {
 }
 
 
-def write_tensors(policy: Policy, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+def write_tensors(policy: Policy, layout: Replicated, folder: Path) -> None:
     checkpoint.write_model(folder / "model", policy, full_state(policy.model, keep=True))
-    checkpoint.write_optimizer(folder, optimizer_state(policy.model, optimizer, keep=True))
+    checkpoint.write_optimizer(folder, layout.optimizer_state(keep=True))
 
 
 def save(folder: Path, step: int, keep: int | None = None) -> Path:
@@ -63,14 +71,16 @@ def test_state_comes_back_exactly(tmp_path: Path) -> None:
 
 
 def test_optimizer_and_model_come_back_byte_for_byte(tmp_path: Path) -> None:
-    policy, optimizer = parts()
-    saved = checkpoint.save(tmp_path, 1, partial(write_tensors, policy, optimizer), STATE, None)
+    policy, layout = parts()
+    saved = checkpoint.save(tmp_path, 1, partial(write_tensors, policy, layout), STATE, None)
     model = type(policy.model).from_pretrained(saved / "model")
     for (name, ours), (_, theirs) in zip(policy.model.named_parameters(), model.named_parameters(), strict=True):
         assert torch.equal(ours, theirs), name
-    fresh = torch.optim.AdamW(model.parameters(), lr=0.5)
-    load_optimizer_state(model, fresh, checkpoint.read_optimizer(saved))
-    for ours, theirs in zip(optimizer.state.values(), fresh.state.values(), strict=True):
+    other = make_policy()
+    other.model = model
+    fresh = placed(other)
+    fresh.load_optimizer_state(checkpoint.read_optimizer(saved))
+    for ours, theirs in zip(layout.optimizer.state.values(), fresh.optimizer.state.values(), strict=True):
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 

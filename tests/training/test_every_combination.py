@@ -18,12 +18,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prepo_cli.config import ASSETS, SLOT_DEFAULTS, recipes, resolve
+from prepo_cli.config import ASSETS, recipes, resolve
 from prepo_cli.engines.base import Request, Rollout
-from prepo_cli.models import Policy, load_tokenizer
+from prepo_cli.policy.loading import load_tokenizer
+from prepo_cli.policy.policy import Policy
+from prepo_cli.policy.scoring import TokenScorer
 from prepo_cli.training import learner as learner_module
 from prepo_cli.training.run import train
-from prepo_cli.training.scoring import TokenScorer
 from strategies import registry
 from strategies.types import derive_seed
 from tests.metrics import timeless
@@ -131,7 +132,7 @@ def test_every_strategy(slot: str, name: str, tmp_path: Path, dataset: Path) -> 
     check(tmp_path / "run", dataset, {f"strategies.{slot}": name})
 
 
-NAMES = {slot: [cls.name for cls in registry.listed() if cls.slot == slot] for slot in SLOT_DEFAULTS}
+NAMES = {slot: [cls.name for cls in registry.listed() if cls.slot == slot] for slot in registry.SLOTS}
 
 
 @pytest.mark.parametrize("selector", NAMES["selector"])

@@ -15,7 +15,8 @@ from prepo_cli.config import resolve
 from prepo_cli.engines.base import Request
 from prepo_cli.engines.hf import HfEngine
 from prepo_cli.errors import RunError
-from prepo_cli.models import Policy, ScoreBatch, load_policy
+from prepo_cli.policy.loading import load_policy
+from prepo_cli.policy.policy import Policy, ScoreBatch
 from prepo_cli.sections import ModelConfig
 from prepo_cli.training.engine_check import check_engine
 from prepo_cli.training.lengths import ExpectedLengths

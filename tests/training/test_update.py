@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from prepo_cli.config import resolve
+from prepo_cli.distributed.layout import Replicated
+from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines.hf import HfEngine
-from prepo_cli.models import Policy
-from prepo_cli.training.layouts import Replicated
+from prepo_cli.policy.policy import Policy
 from prepo_cli.training.learner import Learner
-from prepo_cli.training.processes import Processes
+from prepo_cli.training.sample import Trainee
 from prepo_cli.training.team import Team
-from prepo_cli.training.trainee import Trainee
 from prepo_cli.training.update import Updater
 from tests.models import VOCAB, make_policy
 

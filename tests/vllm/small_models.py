@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qw
 
 from prepo_cli.engines.base import Request, Rollout
 from prepo_cli.engines.hf import HfEngine
-from prepo_cli.models import Policy
-from prepo_cli.training.scoring import TokenScorer
+from prepo_cli.policy.policy import Policy
+from prepo_cli.policy.scoring import TokenScorer
 from strategies.types import derive_seed
 
 VOCAB = 48

@@ -16,7 +16,7 @@ pytest.importorskip("vllm", reason="needs vLLM: pip install 'prepo[vllm]'")
 from prepo_cli.engines.base import Request
 from prepo_cli.engines.vllm import VllmEngine
 from prepo_cli.errors import UsageError
-from prepo_cli.models import Policy
+from prepo_cli.policy.policy import Policy
 from prepo_cli.sections import EngineConfig
 from tests.vllm.small_models import (
     CONFIGS,

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prepo_cli.sections import StrategiesConfig
-from prepo_cli.training.strategy_set import StrategySet
 from strategies.errors import StrategyError
+from strategies.strategy_set import StrategySet
 from strategies.types import Batch, Completion, Group, Prompt, RunInfo, StepContext
 from tests.fakes import FakeSource, make_prompts
 
@@ -25,7 +24,7 @@ PLAIN = {
 
 
 def make() -> StrategySet:
-    return StrategySet(StrategiesConfig(**PLAIN), RUN)
+    return StrategySet(PLAIN, RUN)
 
 
 def break_method(monkeypatch: pytest.MonkeyPatch, strategy: Any, method: str, answer: Any) -> None:
@@ -77,6 +76,6 @@ def test_weights(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
 
 
 def test_state_of_another_strategy_is_refused() -> None:
-    other = StrategySet(StrategiesConfig(**{**PLAIN, "selector": "random"}), RUN)
+    other = StrategySet(PLAIN | {"selector": "random"}, RUN)
     with pytest.raises(StrategyError, match="selector 'full', this run has 'random'"):
         other.load_state_dict(make().state_dict())

@@ -21,18 +21,18 @@ import torch.distributed as dist
 from accelerate.utils import DeepSpeedPlugin
 from torch import Tensor, nn
 
+from prepo_cli.distributed.layout import Layout, OptimizerState, adamw
+from prepo_cli.distributed.processes import Processes
 from prepo_cli.errors import UsageError
-from prepo_cli.models import Policy
+from prepo_cli.policy.policy import Policy
 from prepo_cli.sections import TrainingConfig
-from prepo_cli.training.layouts import Replicated, adamw
-from prepo_cli.training.processes import Processes
 
 WEIGHTS_STAGE = 3
 """From this stage on the weights themselves are partitioned."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class Zero(Replicated):
+class Zero(Layout):
     """Optimiser state partitioned by DeepSpeed; from stage 2 on gradients too, in stage 3 also the weights.
 
     Raises:
@@ -42,7 +42,7 @@ class Zero(Replicated):
     engine: Any
     """What DeepSpeed makes of the scorer and its optimiser."""
     reference_engine: Any = None
-    """Kept because it takes its hooks off the reference when it goes."""
+    """What DeepSpeed makes of the reference; it removes its hooks when it is deleted, so it must stay referenced."""
 
     def __init__(self, policy: Policy, processes: Processes, training: TrainingConfig) -> None:
         self.config = zero_config(training, processes.count)
@@ -58,13 +58,13 @@ class Zero(Replicated):
             self.engine, *_ = _deepspeed().initialize(model=self.policy.scorer, optimizer=optimizer, config=self.config)
         for parameter, weight in masters:  # DeepSpeed took them from the rounded weights
             self._set(parameter, weight)
-        self._settle(self.policy)
+        self._adopt(self.policy)
         return self.engine, optimizer
 
-    def _settle(self, policy: Policy) -> None:
+    def _adopt(self, policy: Policy) -> None:
         policy.device = self.processes.device
         if self.stage == WEIGHTS_STAGE:
-            policy.scorer.agree = self._most
+            policy.scorer.common_chunk_count = self._largest
 
     def place_reference(self, reference: Policy) -> None:
         if self.stage < WEIGHTS_STAGE:
@@ -72,10 +72,10 @@ class Zero(Replicated):
         else:
             with _quiet():
                 self.reference_engine, *_ = _deepspeed().initialize(model=reference.scorer, config=self.config)
-        self._settle(reference)
+        self._adopt(reference)
 
-    def whole(self) -> AbstractContextManager[None]:
-        return self._gathered() if self.stage == WEIGHTS_STAGE else nullcontext()
+    def gathered(self) -> AbstractContextManager[None]:
+        return self._without_hooks() if self.stage == WEIGHTS_STAGE else nullcontext()
 
     def micro_batch(self, last: bool) -> AbstractContextManager[None]:
         self.engine.set_gradient_accumulation_boundary(last)
@@ -90,10 +90,10 @@ class Zero(Replicated):
         self.engine.step()
         return float(self.engine.get_global_grad_norm())
 
-    def optimizer_state(self, keep: bool) -> dict[str, dict[str, Any]]:
+    def optimizer_state(self, keep: bool) -> OptimizerState:
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        kept: dict[str, dict[str, Any]] = {}
+        kept: OptimizerState = {}
         held = self._held()
         if not held:
             return kept
@@ -148,14 +148,14 @@ class Zero(Replicated):
         else:
             set_moment(parameter, value, key)
 
-    def _most(self, number: int) -> int:
+    def _largest(self, number: int) -> int:
         """The largest of all processes' numbers."""
         box = torch.tensor(number, device=self.processes.device)
         dist.all_reduce(box, dist.ReduceOp.MAX)
         return int(box)
 
     @contextmanager
-    def _gathered(self) -> Iterator[None]:
+    def _without_hooks(self) -> Iterator[None]:
         """Weights whole and DeepSpeed's hooks, which would let go of them after each layer, off."""
         from deepspeed import zero
 
@@ -170,19 +170,6 @@ class Zero(Replicated):
                 yield
             finally:
                 offload.setup_zero_stage3_hooks()
-
-
-def gathered(tensor: Any) -> Tensor:
-    """The whole of a parameter or buffer, float32 where DeepSpeed keeps a master; every process must ask."""
-    from deepspeed import zero
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    master: Tensor | None = safe_get_full_fp32_param(tensor)
-    if master is not None:
-        return master.detach()
-    with zero.GatheredParameters([tensor]):
-        whole: Tensor = tensor.detach().clone()
-    return whole
 
 
 def check_precision(model: nn.Module, half: bool) -> None:

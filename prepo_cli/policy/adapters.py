@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from prepo_cli.errors import UsageError
+from prepo_cli.policy.tensors import full_tensor
 from prepo_cli.sections import ModelConfig
-from prepo_cli.training.sharding import full
 from strategies.types import derive_seed
 
 BASE = ".base_layer"
@@ -65,12 +65,12 @@ def hub_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in model.state_dict(keep_vars=True).items():
         owner = next((part for part in _owners(name) if part in layers), None)
         if owner is None:
-            yield name, full(tensor)
+            yield name, full_tensor(tensor)
             continue
         inside = name[len(owner) :]
         if not inside.startswith(BASE):
             continue
-        weight = full(tensor)
+        weight = full_tensor(tensor)
         if inside == f"{BASE}.weight":
             delta = _delta(layers[owner])
             transposed = isinstance(layers[owner].get_base_layer(), Conv1D)
@@ -82,7 +82,9 @@ def _delta(layer: Any) -> Tensor:
     """What a layer's active adapters add to its weight [out, in], float32."""
     with torch.no_grad():
         parts = [
-            full(layer.lora_B[name].weight).float() @ full(layer.lora_A[name].weight).float() * layer.scaling[name]
+            full_tensor(layer.lora_B[name].weight).float()
+            @ full_tensor(layer.lora_A[name].weight).float()
+            * layer.scaling[name]
             for name in layer.active_adapters
         ]
         return torch.stack(parts).sum(dim=0)

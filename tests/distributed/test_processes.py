@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from prepo_cli.distributed.processes import Processes
 from prepo_cli.errors import UsageError
 from prepo_cli.sections import TrainingConfig
-from prepo_cli.training.processes import Processes
 from tests.metrics import metrics
 from tests.models import save_model
 from tests.training.launching import (

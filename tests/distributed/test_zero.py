@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from prepo_cli.distributed.processes import Processes
+from prepo_cli.distributed.zero import check_precision, zero_config
 from prepo_cli.errors import UsageError
 from prepo_cli.sections import TrainingConfig
-from prepo_cli.training.processes import Processes
-from prepo_cli.training.zero import check_precision, zero_config
 from tests.metrics import timeless
 from tests.models import make_policy, save_model
 from tests.training.launching import ROOT, command, interrupted, launch, needs_deepspeed, replay

@@ -1,16 +1,15 @@
-"""The five strategies of a run, every answer checked.
+"""The five strategies of a run as one, every answer checked: what any trainer's loop calls.
 
-A strategy that breaks its contract is named in the error; nothing wrong is trained on.
+A strategy that breaks its contract is named in the error, before anything is trained on its answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 
-from prepo_cli.sections import StrategiesConfig
 from strategies import registry
 from strategies.base import (
     SLOTS,
@@ -35,13 +34,69 @@ from strategies.types import (
     StepReport,
 )
 
+SLOT_DEFAULTS = {
+    "selector": "random",
+    "budget": "uniform",
+    "filter": "keep-all",
+    "weighting": "uniform",
+    "temperature_schedule": "constant",
+}
+"""What a slot holds where nothing is said of it."""
+
+
+def resolve_slots(*layers: Mapping[str, str]) -> dict[str, str]:
+    """All five slots from layers of which later ones win; a layer also brings its strategies' companions.
+
+    >>> resolve_slots({"selector": "greso"})["filter"]
+    'nonzero-variance'
+    >>> resolve_slots({"selector": "greso"}, {"filter": "keep-all"})["filter"]
+    'keep-all'
+
+    Raises:
+        StrategyError: no such slot or strategy.
+    """
+    slots = dict(SLOT_DEFAULTS)
+    for layer in layers:
+        for slot, text in layer.items():
+            if slot not in SLOTS:
+                raise StrategyError(
+                    f"no slot '{slot}'{registry.did_you_mean(slot, SLOTS)}; there are: {', '.join(SLOTS)}"
+                )
+            slots.update({other: name for other, name in registry.companions(slot, text).items() if other not in layer})
+        slots.update(layer)
+    return slots
+
 
 class StrategySet:
-    """Selector, budget, filter, weighting and temperature schedule, as one."""
+    """Selector, budget, filter, weighting and temperature schedule, as one.
 
-    def __init__(self, config: StrategiesConfig, run: RunInfo) -> None:
+    Args:
+        slots: specs by slot; slots that are missing get their defaults or what the given strategies bring along.
+        run: what the strategies may know of the run.
+
+    Raises:
+        StrategyError: no such slot or strategy, or parameters that make no sense for this run.
+
+    >>> from strategies import Prompt, RunInfo, StepContext
+    >>> run = RunInfo(num_prompts=100, total_steps=10, prompts_per_step=2, num_generations=4,
+    ...               columns=frozenset({"ppl"}))
+    >>> strategies = StrategySet({"selector": "greso+ppl-schedule:source=stored", "budget": "e3"}, run)
+    >>> ctx = StepContext(step=5, total_steps=10, epoch=0, round=0, seed=0)
+    >>> class Source:
+    ...     epoch = 0
+    ...     def take(self, m):
+    ...         return [Prompt(index=i, id=str(i), ppl=20.0 - i) for i in range(m)]
+    >>> prompts = strategies.select(2, Source(), ctx)
+    >>> [prompt.ppl for prompt in prompts]  # halfway through the run: the middle of ten candidates
+    [15.0, 16.0]
+    >>> strategies.allocate(prompts, 8, ctx)
+    [4, 4]
+    """
+
+    def __init__(self, slots: Mapping[str, str], run: RunInfo) -> None:
         self.run = run
-        self._by_slot: dict[str, Strategy] = {slot: registry.create(slot, getattr(config, slot), run) for slot in SLOTS}
+        specs = resolve_slots(slots)
+        self._by_slot: dict[str, Strategy] = {slot: registry.create(slot, specs[slot], run) for slot in SLOTS}
         self.selector = cast(Selector, self._by_slot["selector"])
         self.budget = cast(BudgetAllocator, self._by_slot["budget"])
         self.filter = cast(RolloutFilter, self._by_slot["filter"])

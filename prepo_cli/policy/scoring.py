@@ -26,8 +26,9 @@ class TokenScorer(nn.Module):
         super().__init__()
         self.model = model
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])  # now: sharded weights have other shapes
-        self.agree: Callable[[int], int] = int
-        """How often to go through the output matrix, given how often this batch must; for processes in step."""
+        self.common_chunk_count: Callable[[int], int] = int
+        """From this batch's number of chunks to the number that every process runs. ZeRO stage 3 gathers the output
+        matrix for each chunk, so all processes must run equally many."""
         self.splits = False
         self.splits = _splits_cleanly(self)
 
@@ -70,12 +71,12 @@ class TokenScorer(nn.Module):
         self, states_MD: Tensor, target_M: Tensor, temperature_M: Tensor, with_entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
         size = max(1, CHUNK_ELEMENTS // self.vocab_size)
-        rounds = self.agree(max(1, -(-len(target_M) // size)))
+        num_chunks = self.common_chunk_count(max(1, -(-len(target_M) // size)))
         logprobs, entropies = [], []
-        for number in range(rounds):
+        for number in range(num_chunks):
             part = slice(number * size, (number + 1) * size)
             inputs = (states_MD[part], target_M[part], temperature_M[part])
-            if torch.is_grad_enabled() and rounds > 1:
+            if torch.is_grad_enabled() and num_chunks > 1:
                 logprob, entropy = checkpoint(self._chunk, *inputs, with_entropy, use_reentrant=False)
             else:
                 logprob, entropy = self._chunk(*inputs, with_entropy)

@@ -26,10 +26,11 @@ from prepo_cli.data.rendering import Renderer
 from prepo_cli.engines import build_engine
 from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.settings import digest_model
-from prepo_cli.models import Policy, load_outline, load_policy, model_source, perplexities
-from prepo_cli.reporting.run_folder import atomic_write
-from prepo_cli.reporting.terminal import progress, say
+from prepo_cli.files import atomic_write
+from prepo_cli.policy.loading import load_model_spec, load_policy, model_source
+from prepo_cli.policy.policy import Policy, perplexities
 from prepo_cli.sections import EngineConfig, ModelConfig
+from prepo_cli.terminal import progress, say
 
 CHUNK_ROWS = 2048
 BATCH_ROWS = 256
@@ -117,7 +118,7 @@ class _Scorer:
 
     def __init__(self, config: ScoringConfig, dataset: PromptDataset) -> None:
         self.config, self.dataset = config, dataset
-        subject = load_policy(config.model) if config.engine.name == "hf" else load_outline(config.model)
+        subject = load_policy(config.model) if config.engine.name == "hf" else load_model_spec(config.model)
         self.renderer = Renderer(subject.tokenizer)
         limits = [limit for limit in (config.max_prompt_length, subject.max_context) if limit is not None]
         self.longest = min(limits, default=None)

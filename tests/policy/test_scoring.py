@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from prepo_cli.training import scoring
+from prepo_cli.policy import scoring
 from tests.models import CONFIGS, VOCAB, make_policy, naive_scores
 
 RNG = np.random.default_rng(3)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prepo_cli.evaluation.statistics import (
+from prepo_cli.statistics import (
     avg_at_k,
     bootstrap_interval,
     maj_at_k,
@@ -143,7 +143,7 @@ def test_bootstrap_of_a_million_prompts_stays_small() -> None:
 def test_bootstrap_of_many_distinct_values_works_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     values_P = np.random.default_rng(0).normal(size=500)
     whole = bootstrap_interval(values_P, resamples=100)
-    monkeypatch.setattr("prepo_cli.evaluation.statistics.DRAWS_AT_ONCE", 1500)
+    monkeypatch.setattr("prepo_cli.statistics.DRAWS_AT_ONCE", 1500)
     assert bootstrap_interval(values_P, resamples=100) == pytest.approx(whole, rel=1e-12)
 
 

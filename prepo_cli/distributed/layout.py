@@ -1,0 +1,131 @@
+"""How the policy lies over the processes, and how its gradients become an optimiser step there.
+
+`Replicated` keeps a copy in every process (DDP); fsdp.py shards with torch's `fully_shard`, zero.py with DeepSpeed.
+The optimiser's state is always saved unsharded and by parameter name, so a run can resume in another layout.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from prepo_cli.distributed.processes import Processes
+from prepo_cli.policy.policy import Policy
+from prepo_cli.policy.tensors import full_tensor
+from prepo_cli.sections import TrainingConfig
+
+OptimizerState = dict[str, dict[str, Any]]
+"""By parameter name, what the optimiser keeps of it: whole tensors on the CPU."""
+
+
+class Layout(ABC):
+    """A policy placed over the processes, with its optimiser; built by placing it.
+
+    `trained` is the scorer as it must be called for gradients. What a torch optimiser does is the same in every layout
+    and implemented here.
+    """
+
+    trained: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, policy: Policy, processes: Processes, training: TrainingConfig) -> None:
+        self.policy, self.processes, self.training = policy, processes, training
+        self.trained, self.optimizer = self._place()
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that are trained."""
+        return [p for p in self.policy.model.parameters() if p.requires_grad]
+
+    @abstractmethod
+    def _place(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Place the policy; returns `trained` and `optimizer`."""
+
+    @abstractmethod
+    def place_reference(self, reference: Policy) -> None:
+        """Place a second model, which is never trained, in the same way."""
+
+    @abstractmethod
+    def gathered(self) -> AbstractContextManager[None]:
+        """Within it every process holds all weights, so the model can be called without collectives."""
+
+    @abstractmethod
+    def micro_batch(self, last: bool) -> AbstractContextManager[None]:
+        """Around forward and backward of one micro-batch; `last` marks the one before the optimiser step."""
+
+    def reshard(self, policy: Policy) -> None:  # noqa: B027  (only some layouts shard)
+        """Free the gathered weights that a pass without gradients leaves behind."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the loss's gradients."""
+        self.processes.accelerator.backward(loss)
+
+    def step(self, learning_rate: float) -> float:
+        """One optimiser step on clipped gradients, then clear them; returns their norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(full_tensor(norm))
+
+    def optimizer_state(self, keep: bool) -> OptimizerState:
+        """The unsharded optimiser state; every process must ask, and those that don't `keep` it get an empty one."""
+        state: OptimizerState = {}
+        for name, parameter in self.policy.model.named_parameters():
+            entry = self.optimizer.state.get(parameter)
+            if entry:
+                full = {key: full_tensor(v) if isinstance(v, Tensor) else v for key, v in entry.items()}
+                if keep:
+                    state[name] = {key: v.cpu() if isinstance(v, Tensor) else v for key, v in full.items()}
+        return state
+
+    def load_optimizer_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Restore what `optimizer_state` returned in any layout."""
+        for name, parameter in self.policy.model.named_parameters():
+            if name in state:
+                self.optimizer.state[parameter] = {key: _placed(v, parameter) for key, v in state[name].items()}
+
+
+class Replicated(Layout):
+    """A whole copy in every process; gradients are averaged over them (DDP)."""
+
+    def _place(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        return self.processes.accelerator.prepare_model(self.policy.scorer), adamw(self.parameters, self.training)
+
+    def place_reference(self, reference: Policy) -> None:
+        """It is already whole in every process."""
+
+    def gathered(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[None]:
+        return nullcontext() if last else self.processes.accelerator.no_sync(self.trained)
+
+
+def adamw(parameters: Sequence[nn.Parameter], training: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimiser of the trained parameters."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=training.learning_rate,
+        betas=(training.adam_beta1, training.adam_beta2),
+        eps=training.adam_epsilon,
+        weight_decay=training.weight_decay,
+    )
+
+
+def _placed(value: Any, parameter: Tensor) -> Any:
+    """Moments are placed like their parameter; AdamW's step count stays on the CPU. Copies, since files are mapped."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.ndim == 0:
+        return value.clone()
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return value.to(parameter.device, copy=True)

@@ -1,0 +1,147 @@
+"""The policy: a causal LM with its tokenizer, and the questions one may ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from prepo_cli.policy.adapters import hub_weights
+from prepo_cli.policy.scoring import pad_rows, spans_mask, token_batches
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreBatch:
+    """Rows scored in one forward pass: the tokens in [start, end) of each, except a row's first token."""
+
+    rows: list[list[int]]
+    spans: list[tuple[int, int]]
+    temperatures: list[float]
+    with_entropy: bool = False
+
+
+Scores = list[tuple[FloatArray, FloatArray | None]]
+"""Log-probs and, where asked for, entropies (nats) of each row's scored tokens, float32."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What is known of a model without its weights; `source` is its folder or hub name."""
+
+    tokenizer: PreTrainedTokenizerBase
+    eos_token_ids: frozenset[int]
+    max_context: int | None
+    source: str
+
+
+@dataclass
+class Policy:
+    """A causal LM, its tokenizer, and the questions one may ask it.
+
+    `adapter` is the peft model around it, if any; `source` the folder or hub name it was loaded from.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    scorer: Any
+    device: torch.device
+    eos_token_ids: frozenset[int]
+    pad_token_id: int
+    adapter: Any | None = None
+    source: str = ""
+
+    @property
+    def max_context(self) -> int | None:
+        """Tokens that prompt and completion may take together, where the model has a limit."""
+        return max_context_of(self.model.config)
+
+    @property
+    def vocab_size(self) -> int:
+        """Size of the output distribution."""
+        return int(self.scorer.vocab_size)
+
+    @torch.no_grad()
+    def score_batch(self, batch: ScoreBatch) -> Scores:
+        """One padded forward pass."""
+        self.scorer.eval()
+        ids, mask = pad_rows(batch.rows, self.pad_token_id, self.device)
+        chosen = spans_mask(batch.spans, ids.shape[1], self.device)
+        heat = torch.tensor(batch.temperatures, dtype=torch.float32, device=self.device)
+        logprobs, entropies = self.scorer(ids, mask, chosen, heat, batch.with_entropy)
+        counts = chosen.sum(dim=1).tolist()
+        parts = [part.numpy() for part in logprobs.cpu().split(counts)]
+        if not batch.with_entropy:
+            return [(part, None) for part in parts]
+        return list(zip(parts, (part.numpy() for part in entropies.cpu().split(counts)), strict=True))
+
+    def score(
+        self,
+        rows: list[list[int]],
+        spans: list[tuple[int, int]],
+        temperatures: list[float],
+        max_batch_tokens: int,
+        with_entropy: bool = False,
+    ) -> Scores:
+        """Log-probs and entropies of each row's tokens in [start, end), except the first token of a row."""
+        results: list[Any] = [None] * len(rows)
+        for indices, batch in score_batches(rows, spans, temperatures, max_batch_tokens, with_entropy):
+            for i, scores in zip(indices, self.score_batch(batch), strict=True):
+                results[i] = scores
+        return results
+
+    def perplexity(
+        self, token_ids: list[list[int]], spans: list[tuple[int, int]], max_batch_tokens: int
+    ) -> npt.NDArray[np.float64]:
+        """Perplexity and number of scored tokens of each row's span, [N, 2]; NaN where no token can be scored."""
+        scores = self.score(token_ids, spans, [1.0] * len(token_ids), max_batch_tokens)
+        return perplexities([logprobs for logprobs, _ in scores])
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Full weights under the hub's names, adapters merged; what engines and exports take."""
+        return hub_weights(self.model)
+
+
+def score_batches(
+    rows: list[list[int]],
+    spans: list[tuple[int, int]],
+    temperatures: list[float],
+    max_batch_tokens: int,
+    with_entropy: bool = False,
+) -> Iterator[tuple[list[int], ScoreBatch]]:
+    """Batches of at most `max_batch_tokens` padded tokens, longest rows first, and which rows are in each."""
+    for indices in token_batches([len(row) for row in rows], max_batch_tokens):
+        yield (
+            indices,
+            ScoreBatch(
+                [rows[i] for i in indices],
+                [spans[i] for i in indices],
+                [temperatures[i] for i in indices],
+                with_entropy,
+            ),
+        )
+
+
+def perplexities(logprobs: Sequence[FloatArray]) -> npt.NDArray[np.float64]:
+    """Perplexity and number of scored tokens of each row [N, 2]; NaN where there is none.
+
+    P = exp(-(1/T) sum log p(x_t | x_<t)) at temperature 1 (PREPO, 2511.00794); token 0 has no prediction.
+    """
+    result_N2 = np.full((len(logprobs), 2), np.nan)
+    for i, row in enumerate(logprobs):
+        result_N2[i, 1] = len(row)
+        if len(row):
+            result_N2[i, 0] = np.exp(-np.mean(row, dtype=np.float64))
+    return result_N2
+
+
+def max_context_of(settings: Any) -> int | None:
+    """Tokens that a model of these settings can take; None without a limit."""
+    limit = getattr(settings.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None
