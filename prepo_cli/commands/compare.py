@@ -79,7 +79,7 @@ def _ensure(recipe: str, seed: str, root: Path, flags: dict[str, Any], config: l
         if read_yaml(folder / "config.yaml") != resolved.model_dump(mode="json"):
             raise UsageError(f"{folder} holds a run of other settings; name another --output-dir")
         return folder
-    from prepo_cli.training.run import train
+    from prepo_cli.training.train import train
 
     begun = any((folder / "checkpoints").glob("step-*"))
     train(resolved, resume=begun, overwrite=not begun)

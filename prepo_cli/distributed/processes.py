@@ -19,7 +19,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import torch
 import torch.distributed as dist
@@ -31,6 +31,7 @@ from prepo_cli.errors import UsageError
 from prepo_cli.sections import TrainingConfig
 
 T = TypeVar("T")
+Args = TypeVarTuple("Args")
 PATIENCE = timedelta(days=30)
 MAIN = 0
 UNSUPPORTED = ("MEGATRON_LM", "PARALLELISM_CONFIG")
@@ -93,16 +94,19 @@ class Processes:
         answer: T = box[0][1]
         return answer
 
-    def call(self, worker: Any, method: str, shares: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """`worker.method(*share)` on every process with its own share; results in the order of the processes."""
+    def call(self, method: Callable[[*Args], T], shares: Sequence[tuple[*Args]]) -> list[T]:
+        """A worker's method on every process, each with its own share; results in the order of the processes.
+
+        `method` is bound to this process's worker; the others call theirs, by the method's name, in `serve`.
+        """
         if self.count == 1:
-            return [getattr(worker, method)(*shares[0])]
+            return [method(*shares[0])]
         self._calling = True
-        self._broadcast([method])
+        self._broadcast([method.__name__])
         mine: list[Any] = [None]
         dist.scatter_object_list(mine, list(shares), src=MAIN, group=self._group)
         gathered: list[Any] = [None] * self.count
-        dist.gather_object(getattr(worker, method)(*mine[0]), gathered, dst=MAIN, group=self._group)
+        dist.gather_object(method(*mine[0]), gathered, dst=MAIN, group=self._group)
         self._calling = False
         return gathered
 

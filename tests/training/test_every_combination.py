@@ -24,7 +24,7 @@ from prepo_cli.policy.loading import load_tokenizer
 from prepo_cli.policy.policy import Policy
 from prepo_cli.policy.scoring import TokenScorer
 from prepo_cli.training import learner as learner_module
-from prepo_cli.training.run import train
+from prepo_cli.training.train import train
 from strategies import registry
 from strategies.types import derive_seed
 from tests.metrics import timeless

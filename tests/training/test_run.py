@@ -15,7 +15,7 @@ import pytest
 
 from prepo_cli.config import resolve
 from prepo_cli.errors import UsageError
-from prepo_cli.training.run import Run, train
+from prepo_cli.training.train import train
 from tests.metrics import timeless
 
 SMALL = [
