@@ -52,7 +52,7 @@ def train_loop(run: Run) -> None:
             step=run.step,
             total_steps=training.total_steps,
             epoch=ctx.epoch,
-            epoch_ended=run.stream.epoch > ctx.epoch,
+            epochs_ended=run.stream.epoch - ctx.epoch,
             temperature=ctx.temperature,
             entropy=batch.token_mean_entropy,
             reward=float(batch.rewards_N.mean()) if len(batch.rewards_N) else 0.0,
