@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from prepo_cli.losses import LOSSES
+from strategies.registry import did_you_mean
 
 EMBEDDED = "embedded"
 DEFAULT_RECIPE = "prepo"
@@ -96,7 +99,7 @@ class TrainingConfig(Section):
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     adam_epsilon: float = Field(1e-8, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    loss_type: Literal["grpo", "dapo", "dr_grpo"] = "dapo"
+    loss_type: str = Field("dapo", description=f"how token losses are averaged: {', '.join(LOSSES)}")
     epsilon: float = Field(0.2, ge=0, lt=1, description="lower clip range")
     epsilon_high: float = Field(0.28, ge=0, description="upper clip range")
     beta: float = Field(0.0, ge=0, description="weight of the KL term to the starting policy; 0 keeps no reference")
@@ -110,6 +113,13 @@ class TrainingConfig(Section):
     save_total_limit: int | None = Field(2, ge=1, description="checkpoints kept")
     mixed_precision: Literal["no", "bf16"] = "no"
     fsdp: bool = Field(False, description="shard weights, gradients and optimiser state over all processes")
+
+    @field_validator("loss_type")
+    @classmethod
+    def _known_loss(cls, name: str) -> str:
+        if name not in LOSSES:
+            raise ValueError(f"no such loss type{did_you_mean(name, LOSSES)}; choose one of {', '.join(LOSSES)}")
+        return name
 
 
 class EngineConfig(Section):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prepo_cli.rewards.judge import reward_metrics
+from prepo_cli.rewards.metrics import reward_metrics
 from prepo_cli.training.advantages import advantages
 from prepo_cli.training.costs import Costs
 from prepo_cli.training.rollouts import Collected, Groups, Sample

@@ -28,7 +28,7 @@ from strategies.types import derive_seed
 
 
 class Learner:
-    """One process's share of the computation. `reference` is the policy that the KL is to, if it is a separate model."""
+    """One process's share of the computation. `reference` is a policy of its own, if the KL needs one."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Learner:
             checkpoint.export_model(Path(folder), self.policy, state)
 
     def _backward(self, samples: Sequence[TrainingSample], divisor: float, with_entropy: bool) -> UpdateStats:
-        """Add one micro-batch's gradients. Without samples of its own a process passes a filler along with the others."""
+        """Add one micro-batch's gradients; a process without samples passes a filler while the others pass theirs."""
         filler = not samples
         if filler:
             samples = [TrainingSample.filler(self.policy.pad_token_id, self.options.beta > 0)]

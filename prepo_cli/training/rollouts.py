@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -89,17 +89,13 @@ class Collected:
     @property
     def kept(self) -> list[list[Sample]]:
         """The rollouts of the training batch, masked ones included: what advantages are taken over."""
-        return _by_group(self.groups, [[sample.kept for sample in group] for group in self.groups])
+        return _nonempty([s for s in group if s.kept] for group in self.groups)
 
     @property
     def trained(self) -> list[list[Sample]]:
         """The rollouts that the loss is taken over."""
-        return _by_group(self.groups, [[sample.fate == "trained" for sample in group] for group in self.groups])
+        return _nonempty([s for s in group if s.fate == "trained"] for group in self.groups)
 
 
-def _by_group(groups: Groups, masks: Sequence[Sequence[bool]]) -> list[list[Sample]]:
-    """The chosen rollouts of each group; groups without any are left out."""
-    chosen = [
-        [s for s, keep in zip(group, mask, strict=True) if keep] for group, mask in zip(groups, masks, strict=True)
-    ]
-    return [group for group in chosen if group]
+def _nonempty(groups: Iterable[list[Sample]]) -> list[list[Sample]]:
+    return [group for group in groups if group]
