@@ -18,7 +18,7 @@ from prepo_cli.data.rendering import Renderer
 from prepo_cli.data.stream import PromptStream
 from prepo_cli.distributed.processes import Processes
 from prepo_cli.errors import RunError
-from prepo_cli.evaluation.evaluate import evaluate
+from prepo_cli.evaluation.evaluator import Evaluator, Sampling
 from prepo_cli.policy.tensors import size
 from prepo_cli.reporting.hub import check_hub
 from prepo_cli.reporting.run_folder import RunFolder
@@ -71,6 +71,7 @@ class Run:
         exact = config.engine.name == "hf" and training.mixed_precision == "no" and config.model.dtype == "float32"
         self.updater = Updater(training, self.team, learner.options, exact)
         self.collector = Collector(config, self.strategies, self.stream, self.prompts, self.team, judge, self._decode)
+        self.evaluator = self._evaluator()
         self.costs = Costs()
         self.step = 0
         self.learning_rate = training.learning_rate
@@ -152,27 +153,12 @@ class Run:
 
     def evaluate(self) -> None:
         """Answer the evaluation set with the present policy and note the result."""
-        settings = self.config.evaluation
-        if settings.dataset_name is None:
+        if self.evaluator is None:
             return
-        dataset = load_prompts(settings.dataset_name, split=settings.split, limit=settings.limit)
-        with progress(f"evaluate (step {self.step})", len(dataset) * settings.num_samples, "rollouts") as advance:
-            evaluation = evaluate(
-                self.team,
-                self.policy.tokenizer,
-                dataset,
-                self.renderer,
-                self.judge,
-                k=settings.num_samples,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                max_completion_length=self.config.training.max_completion_length,
-                max_prompt_length=self.prompts.max_length,
-                seed=self.config.seed,
-                correct_reward=self.config.rewards.correct_reward,
-                progress=advance,
-            )
-        line = {"step": self.step, "name": settings.split, **evaluation.summary(self.config.seed)}
+        rollouts = len(self.evaluator.dataset) * self.evaluator.sampling.k
+        with progress(f"evaluate (step {self.step})", rollouts, "rollouts") as advance:
+            evaluation = self.evaluator.evaluate(advance)
+        line = {"step": self.step, "name": self.config.evaluation.split, **evaluation.summary(self.config.seed)}
         line |= {"rollouts_total": self.costs.rollouts_total, "rollouts_trained": self.costs.rollouts_trained}
         line |= {"train_seconds": self.costs.seconds, "prompt_ids": evaluation.prompt_ids}
         line |= {"per_prompt": evaluation.correct_PK.mean(axis=1).tolist()}
@@ -188,6 +174,21 @@ class Run:
         self.costs = Costs(**state["costs"])
         self.collector.lengths.load_state_dict(state["lengths"])
         self.folder.truncate(self.step, self.config.training.total_steps)
+
+    def _evaluator(self) -> Evaluator | None:
+        settings = self.config.evaluation
+        if settings.dataset_name is None:
+            return None
+        sampling = Sampling(
+            k=settings.num_samples,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_completion_length=self.config.training.max_completion_length,
+            max_prompt_length=self.prompts.max_length,
+            seed=self.config.seed,
+        )
+        dataset = load_prompts(settings.dataset_name, split=settings.split, limit=settings.limit)
+        return Evaluator(self.team, self.policy.tokenizer, dataset, self.renderer, self.judge, sampling)
 
     def _decode(self, token_ids: list[int]) -> str:
         return str(self.policy.tokenizer.decode(token_ids, skip_special_tokens=True))
