@@ -13,6 +13,8 @@ from prepo_cli.losses import LOSSES
 from strategies.registry import did_you_mean
 
 EMBEDDED = "embedded"
+VERDICTS = ("math", "exact", "boxed")
+"""Reward functions that tell right from wrong, in the order in which one is taken to decide what is correct."""
 DEFAULT_RECIPE = "prepo"
 
 
@@ -57,18 +59,47 @@ class DataConfig(Section):
 
 
 class RewardConfig(Section):
-    """How completions are judged."""
+    """How completions are scored, and which of them count as correct.
+
+    The reward is the weighted sum of all functions. Correctness is the verdict of one function on its own scale: other
+    functions and weights never change it.
+    """
 
     functions: list[str] = Field(["math"], min_length=1, description="math, exact, boxed or package.module:function")
-    weights: list[float] | None = Field(None, description="one for each function; 1 each by default")
-    correct_reward: float = Field(1.0, description="a rollout whose reward is at least this counts as correct")
-    timeout_s: float = Field(5.0, gt=0, description="for one completion; a hanging one is worth 0")
-    workers: int | None = Field(None, ge=1, description="processes; by default the cores, at most 8")
+    weights: list[float] | None = Field(None, description="one per function; 1 each by default")
+    verdict: str | None = Field(
+        None,
+        description="the function that decides correctness; by default the first of math, exact, boxed among them, "
+        "else the first",
+    )
+    correct_reward: float = Field(
+        1.0, description="a rollout is correct if the verdict function's own, unweighted value reaches this"
+    )
+    timeout_s: float = Field(5.0, gt=0, description="for checking one completion; past it the completion is wrong")
+    workers: int | None = Field(None, ge=1, description="processes; by default one per core, at most 8")
+
+    @property
+    def verdict_function(self) -> str:
+        """The function that decides correctness."""
+        if self.verdict is not None:
+            return self.verdict
+        return next((name for name in VERDICTS if name in self.functions), self.functions[0])
 
     @model_validator(mode="after")
     def _one_weight_each(self) -> RewardConfig:
         if self.weights is not None and len(self.weights) != len(self.functions):
-            raise ValueError(f"{len(self.weights)} weights for {len(self.functions)} functions")
+            raise ValueError(
+                f"rewards.weights: {len(self.weights)} weights for {len(self.functions)} functions; give one each"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _verdict_is_a_function(self) -> RewardConfig:
+        if self.verdict is not None and self.verdict not in self.functions:
+            raise ValueError(
+                f"rewards.verdict={self.verdict} is not one of the reward functions: {', '.join(self.functions)}; "
+                "name one of these, or add it to rewards.functions with weight 0"
+            )
         return self
 
 
@@ -153,15 +184,17 @@ class EngineConfig(Section):
 class EvaluationConfig(Section):
     """Evaluation before, during and after training."""
 
-    dataset_name: str | None = Field(None, description="none by default; the embedded test split for the embedded task")
+    dataset_name: str | None = Field(
+        None, description="no evaluation by default; the embedded task has its own test split"
+    )
     split: str = "test"
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, description="use only the first rows")
     num_samples: int = Field(16, ge=1, description="k of avg@k")
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
-    eval_steps: int | None = Field(None, ge=1, description="also every so many steps")
-    at_start: bool = True
-    at_end: bool = True
+    eval_steps: int | None = Field(None, ge=1, description="evaluate every so many steps as well")
+    at_start: bool = Field(True, description="evaluate before the first step")
+    at_end: bool = Field(True, description="evaluate after the last step")
 
 
 class ReportingConfig(Section):

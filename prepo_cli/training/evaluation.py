@@ -6,7 +6,7 @@ from typing import Any
 
 from prepo_cli.data.loading import load_prompts
 from prepo_cli.data.rendering import Renderer
-from prepo_cli.evaluation.evaluate import evaluate
+from prepo_cli.evaluation.evaluator import Evaluator, Sampling
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RunConfig
 from prepo_cli.terminal import progress as progress_bar
@@ -15,46 +15,40 @@ from prepo_cli.training.team import Team
 
 
 class TrainingEvaluation:
-    """Answers the evaluation set with the current policy."""
+    """Answers the evaluation set with the current policy; there is none unless the configuration names one."""
 
     def __init__(self, config: RunConfig, team: Team, renderer: Renderer, judge: Judge, max_prompt_length: int) -> None:
-        self.config, self.team, self.renderer, self.judge = config, team, renderer, judge
-        self.max_prompt_length = max_prompt_length
+        self.config = config
+        self._evaluator: Evaluator | None = None
         settings = config.evaluation
-        self.dataset = (
-            None
-            if settings.dataset_name is None
-            else load_prompts(settings.dataset_name, split=settings.split, limit=settings.limit)
-        )
-
-    def is_due(self, step: int) -> bool:
-        """Whether one is due after `step` steps, the end of the run apart."""
-        every = self.config.evaluation.eval_steps
-        return bool(every) and step % (every or 1) == 0 and step < self.config.training.total_steps
-
-    def run(self, progress: Progress) -> dict[str, Any] | None:
-        """A line of evaluations.jsonl; None where there is no evaluation set."""
-        if self.dataset is None:
-            return None
-        settings, k = self.config.evaluation, self.config.evaluation.num_samples
-        with progress_bar(f"evaluate (step {progress.step})", len(self.dataset) * k, "rollouts") as advance:
-            evaluation = evaluate(
-                self.team,
-                self.team.learner.policy.tokenizer,
-                self.dataset,
-                self.renderer,
-                self.judge,
-                k=k,
+        if settings.dataset_name is not None:
+            dataset = load_prompts(settings.dataset_name, split=settings.split, limit=settings.limit)
+            sampling = Sampling(
+                k=settings.num_samples,
                 temperature=settings.temperature,
                 top_p=settings.top_p,
-                max_completion_length=self.config.training.max_completion_length,
-                max_prompt_length=self.max_prompt_length,
-                seed=self.config.seed,
-                progress=advance,
+                max_completion_length=config.training.max_completion_length,
+                max_prompt_length=max_prompt_length,
+                seed=config.seed,
             )
+            tokenizer = team.learner.policy.tokenizer
+            self._evaluator = Evaluator(team, tokenizer, dataset, renderer, judge, sampling)
+
+    def is_due(self, step: int) -> bool:
+        """Whether an evaluation is due after `step` steps; the one at the end of the run is not counted."""
+        every = self.config.evaluation.eval_steps
+        return every is not None and step % every == 0 and step < self.config.training.total_steps
+
+    def run(self, progress: Progress) -> dict[str, Any] | None:
+        """A line of evaluations.jsonl; None without an evaluation set."""
+        if self._evaluator is None:
+            return None
+        rollouts = len(self._evaluator.dataset) * self._evaluator.sampling.k
+        with progress_bar(f"evaluate (step {progress.step})", rollouts, "rollouts") as advance:
+            evaluation = self._evaluator.evaluate(advance)
         return {
             "step": progress.step,
-            "name": settings.split,
+            "name": self.config.evaluation.split,
             **evaluation.summary(self.config.seed),
             "rollouts_total": progress.costs.rollouts_total,
             "rollouts_trained": progress.costs.rollouts_trained,
