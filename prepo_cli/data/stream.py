@@ -1,7 +1,7 @@
-"""The prompt stream: the training set in a new random order each epoch, endless and resumable.
+"""The prompt stream: an endless, resumable pass over the training set in a new random order each epoch.
 
-An epoch's order depends on the seed and the epoch's number alone, so the state is three numbers. At 10 million prompts
-an order takes 40 MB and is drawn once an epoch.
+An epoch's order depends only on the seed and the epoch number, so the state is a few integers. With 10 million prompts
+an order takes 40 MB and is drawn once per epoch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from strategies.types import Prompt, derive_seed
 
 
 class PromptStream:
-    """The source that selectors take from. `get` gives a row's prompt, or None for one that can't be used."""
+    """The source that selectors draw from. `get` returns a row's prompt, or None if the prompt is unusable."""
 
     def __init__(self, num_prompts: int, seed: int, get: Callable[[int], Prompt | None]) -> None:
         self._num_prompts, self._seed, self._get = num_prompts, seed, get
@@ -28,14 +28,14 @@ class PromptStream:
 
     @property
     def epoch(self) -> int:
-        """Passes over the training set that are complete."""
+        """Completed passes over the training set."""
         return self._epoch
 
     def take(self, m: int) -> list[Prompt]:
         """The next m usable prompts.
 
         Raises:
-            UsageError: a whole pass found no usable prompt.
+            UsageError: a full pass found no usable prompt.
         """
         taken: list[Prompt] = []
         while len(taken) < m:
@@ -51,7 +51,7 @@ class PromptStream:
         return taken
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands."""
+        """The stream's position."""
         return {
             "num_prompts": self._num_prompts,
             "epoch": self._epoch,
@@ -60,18 +60,18 @@ class PromptStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken; raises UsageError if it is of another training set."""
+        """Resume from `state`; raises UsageError if it belongs to another training set."""
         if state["num_prompts"] != self._num_prompts:
             raise UsageError(
                 f"the checkpoint's training set has {state['num_prompts']:,} prompts, this one {self._num_prompts:,}; "
-                "resume with the dataset that the run was started with"
+                "resume with the dataset that the run started with"
             )
         self._epoch, self._position, self.left_out = state["epoch"], state["position"], state["left_out"]
         self._order = self._shuffled(self._epoch)
 
     def _next_epoch(self) -> None:
         if not self._usable:
-            raise UsageError("no prompt of the training set can be used: all are longer than data.max_prompt_length")
+            raise UsageError("every prompt of the training set is longer than data.max_prompt_length; raise it")
         self._epoch, self._position, self._usable = self._epoch + 1, 0, False
         self._order = self._shuffled(self._epoch)
 
