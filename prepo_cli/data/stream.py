@@ -1,10 +1,10 @@
-"""The prompt stream: the training set in a new random order each epoch, endless and resumable.
+"""The prompt stream: an endless, resumable pass over the training set in a new random order each epoch.
 
-An epoch's order depends on the seed and the epoch's number alone, but for one thing: where a step goes on into the next
-epoch, prompts that it has already taken are moved to that epoch's end, those it has rolled out last of all. So the
-prompts of a step are distinct as long as the training set has enough of them, and every epoch still has each prompt
-once. The state is the position and the list of moved prompts. At 10 million prompts an order takes 40 MB and is drawn
-once an epoch.
+An epoch's order depends only on the seed and the epoch number, with one exception: where a step crosses into the next
+epoch, prompts that it has already taken move to that epoch's end, those that it has rolled out last of all. So the
+prompts of a step are distinct as long as the training set has enough of them, and every epoch still contains each
+prompt once. The state is the position and the list of moved prompts. With 10 million prompts an order takes 40 MB and
+is drawn once per epoch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Rows = npt.NDArray[np.int32]
 
 
 class PromptStream:
-    """The source that selectors take from. `get` returns a row's prompt, or None where it can't be used."""
+    """The source that selectors draw from. `get` returns a row's prompt, or None if the prompt is unusable."""
 
     def __init__(self, num_prompts: int, seed: int, get: Callable[[int], Prompt | None]) -> None:
         self._num_prompts, self._seed, self._get = num_prompts, seed, get
@@ -34,7 +34,7 @@ class PromptStream:
 
     @property
     def epoch(self) -> int:
-        """Complete passes over the training set."""
+        """Completed passes over the training set."""
         return self._epoch
 
     @property
@@ -55,10 +55,10 @@ class PromptStream:
             self._defer()
 
     def take(self, m: int, least: int | None = None) -> list[Prompt]:
-        """The next m usable prompts; with `least`, fewer rather than one that this step has had, but at least so many.
+        """The next m usable prompts; with `least`, fewer rather than one that this step already took, but at least that many.
 
         Raises:
-            UsageError: a whole pass found no usable prompt.
+            UsageError: a full pass found no usable prompt.
         """
         taken: list[Prompt] = []
         while len(taken) < m:
@@ -77,7 +77,7 @@ class PromptStream:
         return taken
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands; to be taken between steps."""
+        """The stream's position; valid between steps."""
         return {
             "num_prompts": self._num_prompts,
             "epoch": self._epoch,
@@ -88,11 +88,11 @@ class PromptStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state` was taken; raises UsageError if it is of another training set."""
+        """Resume from `state`; raises UsageError if it belongs to another training set."""
         if state["num_prompts"] != self._num_prompts:
             raise UsageError(
                 f"the checkpoint's training set has {state['num_prompts']:,} prompts, this one {self._num_prompts:,}; "
-                "resume with the dataset that the run was started with"
+                "resume with the dataset that the run started with"
             )
         self._epoch, self._position, self._moved = state["epoch"], state["position"], state["moved"]
         self._left_out, self._left_out_before = state["left_out"], state["left_out_before"]
@@ -102,7 +102,7 @@ class PromptStream:
 
     def _next_epoch(self) -> None:
         if self._left_out == self._num_prompts:
-            raise UsageError("no prompt of the training set can be used: all are longer than data.max_prompt_length")
+            raise UsageError("every prompt of the training set is longer than data.max_prompt_length; raise it")
         self._left_out, self._left_out_before = 0, self._left_out
         self._epoch, self._position = self._epoch + 1, 0
         self._order, self._moved = self._shuffled(self._epoch), np.empty(0, dtype=np.int32)

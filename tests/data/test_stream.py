@@ -1,4 +1,4 @@
-"""The prompt stream: whole epochs, new orders, exact resumption."""
+"""The prompt stream: complete epochs, new orders, exact resumption."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_resumed_equals_uninterrupted(n: int, before: list[int], after: int) -> 
     assert indices(resumed.take(after)) == indices(source.take(after))
 
 
-def test_prompts_that_are_left_out_are_counted() -> None:
+def test_unusable_prompts_are_counted() -> None:
     source = stream(6, missing=(1, 4))
     assert sorted(indices(source.take(4))) == [0, 2, 3, 5]
     source.take(4)
