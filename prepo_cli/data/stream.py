@@ -47,21 +47,23 @@ class PromptStream:
         self._taken: set[int] = set()
         self._rolled_out: set[int] = set()
         self._first_epoch = self._epoch
+        self._must_defer = False
 
     def mark_rolled_out(self, prompts: Iterable[Prompt]) -> None:
         """Note which prompts were selected, so that they come last should this step take every prompt again."""
         self._rolled_out |= {prompt.index for prompt in prompts}
-        if self._epoch > self._first_epoch:
-            self._defer()
+        self._must_defer = self._epoch > self._first_epoch
 
     def take(self, m: int, least: int | None = None) -> list[Prompt]:
-        """The next m usable prompts; with `least`, fewer rather than one that this step already took, but at least that many.
+        """The next m usable prompts; with `least`, fewer (at least that many) rather than one taken twice in a step.
 
         Raises:
             UsageError: a full pass found no usable prompt.
         """
         taken: list[Prompt] = []
         while len(taken) < m:
+            if self._must_defer:
+                self._defer()
             row = int(self._order[self._position])
             if least is not None and len(taken) >= least and row in self._taken:
                 break
@@ -106,16 +108,17 @@ class PromptStream:
         self._left_out, self._left_out_before = 0, self._left_out
         self._epoch, self._position = self._epoch + 1, 0
         self._order, self._moved = self._shuffled(self._epoch), np.empty(0, dtype=np.int32)
-        self._defer()
+        self._must_defer = True
 
     def _defer(self) -> None:
         """Move what this step has taken to the end of the epoch, behind it what it has rolled out."""
-        rows = self._order[self._position :]
+        rows = self._order[self._position :].copy()
         taken, rolled_out = (np.array(sorted(s), dtype=np.int32) for s in (self._taken, self._rolled_out))
         rank = np.isin(rows, taken).astype(np.int8) + np.isin(rows, rolled_out)
-        self._order[self._position :] = rows[np.argsort(rank, kind="stable")]
-        behind = [rows[rank == 1], rows[rank == 2]]
-        self._moved = np.concatenate([self._moved[~np.isin(self._moved, np.concatenate(behind))], *behind])
+        deferred = np.concatenate([rows[rank == 1], rows[rank == 2]])
+        self._order[self._position :] = np.concatenate([rows[rank == 0], deferred])
+        self._moved = np.concatenate([self._moved[~np.isin(self._moved, deferred)], deferred])
+        self._must_defer = False
 
     def _shuffled(self, epoch: int) -> Rows:
         order = np.arange(self._num_prompts, dtype=np.int32)

@@ -39,7 +39,7 @@ class PolicyProbe:
         self.score, self.prompts = score, prompts
 
     def perplexity(self, prompts: Sequence[Prompt], scope: str = "question") -> FloatArray:
-        """Perplexity of each prompt [N] at temperature 1; of the whole prompt where the question has no scorable token."""
+        """Perplexity of each prompt [N] at temperature 1; of all its tokens where the question has no scorable one."""
         rendered = [self.prompts.rendered(prompt.index) for prompt in prompts]
         full_spans = [(0, len(r.token_ids)) for r in rendered]
         spans = full_spans if scope == "prompt" else [r.question_span for r in rendered]
