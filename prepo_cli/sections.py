@@ -116,7 +116,7 @@ class EngineConfig(Section):
     """What generates."""
 
     name: Literal["hf", "vllm", "vllm-server"] = Field(
-        "hf", description="hf: transformers in process; vllm: vLLM in process; vllm-server: a server that runs already"
+        "hf", description="hf: transformers in process; vllm: vLLM in process; vllm-server: a running vLLM server"
     )
     max_batch_tokens: int = Field(131072, ge=1, description="hf: bound on rows x context in one decoding batch")
     vllm_gpu_memory_utilization: float = Field(0.3, gt=0, le=1, description="vllm: share of the GPU's memory")

@@ -8,7 +8,7 @@ from typing import Any
 
 from prepo_cli.data.loading import PromptDataset, load_prompts
 from prepo_cli.data.rendering import Renderer
-from prepo_cli.engines import build_engine
+from prepo_cli.engines import ENGINES, build_engine
 from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.evaluate import Evaluation, Sampling, evaluate_rows, join
 from prepo_cli.evaluation.folder import EvaluationFolder
@@ -45,7 +45,8 @@ def run_evaluation(config: EvalConfig, *, overwrite: bool = False) -> dict[str, 
 class _Session:
     def __init__(self, config: EvalConfig, dataset: PromptDataset, folder: EvaluationFolder, judge: Judge) -> None:
         self.dataset, self.folder, self.judge = dataset, folder, judge
-        self.subject = load_policy(config.model) if config.engine.name == "hf" else load_model_spec(config.model)
+        shares_weights = ENGINES[config.engine.name].load().shares_weights
+        self.subject = load_policy(config.model) if shares_weights else load_model_spec(config.model)
         self.config = config = config.with_lengths(self.subject.max_context)
         self.renderer = Renderer(self.subject.tokenizer, config.system_prompt, config.chat_template_kwargs)
         assert config.max_completion_length is not None and config.max_prompt_length is not None

@@ -62,7 +62,7 @@ class Learner:
 
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
         """Rollouts of each request with this process's engine."""
-        if self.config.engine.name != "hf":
+        if not self.engine.shares_weights:
             return self.engine.generate(requests, progress) if requests else []
         with self.layout.gathered(), self.processes.accelerator.autocast():
             return self.engine.generate(requests, progress)
@@ -98,7 +98,7 @@ class Learner:
 
     def sync(self) -> None:
         """Hand the policy's weights to the engine; every process of a sharded policy takes part."""
-        if self.config.engine.name != "hf":
+        if not self.engine.shares_weights:
             self.engine.sync(self.policy.named_weights())
 
     def save(self, folder: str) -> None:
@@ -138,7 +138,7 @@ class Learner:
         old_M = _optional([t.old_logprob_T for t in batch], device)
         reference_M = _optional([t.reference_logprob_T for t in batch], device)
         before_M = logprob_M.detach() if old_M is None else old_M
-        corrected = correction(before_M, engine_M, sequence_M, self.config.engine)
+        corrected = correction(before_M, engine_M, sequence_M, self.config.engine, self.engine.exact_logprobs)
         result = token_loss(logprob_M, before_M, factor_M * corrected.weight_M, sequence_M, self.options, reference_M)
         # Gradients are averaged over processes; the divisor is already that of all of them.
         loss = aggregate(result.loss_M, sequence_M, self.options) / over * self.processes.count

@@ -29,15 +29,18 @@ class Correction:
     sums: dict[str, float]
 
 
-def correction(trainer_M: Tensor, engine_M: Tensor, sequence_M: Tensor, config: EngineConfig) -> Correction:
+def correction(
+    trainer_M: Tensor, engine_M: Tensor, sequence_M: Tensor, config: EngineConfig, exact: bool = False
+) -> Correction:
     """Compare log-probs of the sampled tokens under the trainer (before this step's updates) and the engine.
 
     Args:
         trainer_M, engine_M: log-probs without gradient; sequence_M: number of each token's sequence, from 0.
+        exact: whether the engine's log-probs are the trainer's own (`Engine.exact_logprobs`).
 
     Returns:
-        weights (all 1 for the hf engine, which samples from the trainer's own weights, and for mode `none`) and
-        sums of |difference|, of the k3 estimate of KL(engine || trainer), of the ratios and of the share corrected.
+        weights (all 1 if exact, or in mode `none`) and sums of |difference|, of the k3 estimate of
+        KL(engine || trainer), of the ratios and of the share corrected.
     """
     gap_M = trainer_M - engine_M
     sums = {
@@ -46,7 +49,7 @@ def correction(trainer_M: Tensor, engine_M: Tensor, sequence_M: Tensor, config: 
         "sampling/kl": (gap_M.clamp(max=LARGEST_LOG_RATIO).exp() - gap_M - 1).sum().item(),
     }
     mode = config.vllm_importance_sampling_mode
-    if config.name == "hf" or mode == "none":
+    if exact or mode == "none":
         return Correction(torch.ones_like(gap_M), sums)
     level, _, action = mode.partition("_")
     log_ratio_M = gap_M if level == "token" else sequence_sum(gap_M, sequence_M)[sequence_M]

@@ -68,7 +68,9 @@ class Run:
         self.strategies = StrategySet(config.strategies.model_dump(), self._run_info())
         self.team = Team(learner.processes, learner, training.max_tokens_per_micro_batch)
         self.probe = PolicyProbe(self.team.perplexity, self.prompts)
-        exact = config.engine.name == "hf" and training.mixed_precision == "no" and config.model.dtype == "float32"
+        # Elsewhere rounding differs between the engine's forward passes and the update's.
+        float32 = training.mixed_precision == "no" and config.model.dtype == "float32"
+        exact = learner.engine.exact_logprobs and float32
         self.updater = Updater(training, self.team, learner.options, exact)
         self.collector = Collector(config, self.strategies, self.stream, self.prompts, self.team, judge, self._decode)
         self.costs = Costs()
@@ -101,7 +103,7 @@ class Run:
 
     def sync_engine(self) -> None:
         """Hand the weights to the engine; the first times, see that it took them."""
-        if self.config.engine.name == "hf":
+        if self.learner.engine.shares_weights:
             return
         self.team.sync()
         if self.engine_checks:
@@ -194,7 +196,7 @@ class Run:
 
     def _refuse_stale_engine(self, difference: float) -> None:
         limit = self.config.engine.vllm_max_logp_difference
-        if self.config.engine.name != "hf" and difference > limit:
+        if not self.learner.engine.shares_weights and difference > limit:
             raise RunError(
                 f"in step {self.step - 1} the engine's log-probs differ from the trainer's by {difference:.3f} on "
                 f"average, more than engine.vllm_max_logp_difference={limit}: it may not have taken the weights"

@@ -30,7 +30,7 @@ class Team:
 
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
         """Rollouts of each request; with several processes progress comes at the end of each call."""
-        if self.processes.count == 1 or self.learner.config.engine.name == "vllm-server":
+        if self.processes.count == 1 or self.learner.engine.serves_all:
             return self.learner.generate(requests, progress)
         shares = deal([expected_cost(request) for request in requests], self.processes.count)
         parts = self._call("generate", [([requests[i] for i in share],) for share in shares])

@@ -23,6 +23,9 @@ from strategies.types import derive_seed
 class Replay:
     """Answers that depend on the seeds alone, of very different lengths, right now and then."""
 
+    shares_weights = exact_logprobs = True
+    serves_all = scores_prompts = False
+
     def __init__(self, policy: Any) -> None:
         self.tokenizer = policy.tokenizer
         self.eos = min(policy.eos_token_ids)

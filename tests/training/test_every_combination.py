@@ -46,6 +46,9 @@ SETTINGS = [
 class FakeEngine:
     """Answers from seeds alone."""
 
+    shares_weights = exact_logprobs = True
+    serves_all = scores_prompts = False
+
     def generate(self, requests: Sequence[Request], progress: Any = None) -> list[list[Rollout]]:
         return [[self._answer(request, seed) for seed in request.seeds] for request in requests]
 

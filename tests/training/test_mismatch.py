@@ -18,9 +18,8 @@ MODES = ["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_
 SEQUENCES = st.lists(st.lists(st.tuples(st.floats(-6, 0), st.floats(-6, 0)), min_size=1, max_size=5), min_size=1)
 
 
-def make(mode: str, cap: float = 2.0, name: str = "vllm") -> EngineConfig:
-    settings = {"name": name, "vllm_importance_sampling_mode": mode, "vllm_importance_sampling_cap": cap}
-    return EngineConfig.model_validate(settings)
+def make(mode: str, cap: float = 2.0) -> EngineConfig:
+    return EngineConfig.model_validate({"vllm_importance_sampling_mode": mode, "vllm_importance_sampling_cap": cap})
 
 
 def naive(sequences: list[list[tuple[float, float]]], mode: str, cap: float) -> list[float]:
@@ -71,9 +70,9 @@ def test_by_hand() -> None:
     assert sequence.tolist() == pytest.approx([2, 2, 0.25])
 
 
-def test_the_hf_engine_is_measured_and_not_corrected() -> None:
+def test_an_exact_engine_is_measured_and_not_corrected() -> None:
     found = correction(
-        torch.tensor([1.0]), torch.zeros(1), torch.zeros(1, dtype=torch.long), make("token_mask", name="hf")
+        torch.tensor([1.0]), torch.zeros(1), torch.zeros(1, dtype=torch.long), make("token_mask"), exact=True
     )
     assert found.weight_M.tolist() == [1]
     assert found.sums["sampling/logp_difference"] == 1
