@@ -8,7 +8,7 @@ from typing import Any
 
 from prepo_cli.data.loading import PromptDataset, load_prompts
 from prepo_cli.data.rendering import Renderer
-from prepo_cli.engines import build_engine
+from prepo_cli.engines import ENGINES, build_engine
 from prepo_cli.engines.base import Engine
 from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.evaluator import Evaluator, Sampling
@@ -46,7 +46,8 @@ def run_evaluation(config: EvalConfig, *, overwrite: bool = False) -> dict[str, 
 
 def _prepare(config: EvalConfig, dataset: PromptDataset, judge: Judge) -> tuple[EvalConfig, Evaluator, Engine]:
     """The configuration with lengths that fit the model, the evaluator, and the engine it generates with."""
-    model = load_policy(config.model) if config.engine.name == "hf" else load_model_spec(config.model)
+    shares_weights = ENGINES[config.engine.name].load().shares_weights
+    model = load_policy(config.model) if shares_weights else load_model_spec(config.model)
     config = config.with_lengths(model.max_context)
     assert config.max_completion_length is not None and config.max_prompt_length is not None
     renderer = Renderer(model.tokenizer, config.system_prompt, config.chat_template_kwargs)

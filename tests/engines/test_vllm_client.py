@@ -24,13 +24,6 @@ from tests.engines.fake_vllm import CONTEXT, END, FakeVllm
 MANY = [Request([i, i + 1], [i, 7], 1.0, 10) for i in range(100)]
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeVllm]:
-    server = FakeVllm()
-    yield server
-    server.stop()
-
-
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_http, "FIRST_PAUSE_S", 0.01)

@@ -23,7 +23,8 @@ from strategies.types import derive_seed
 class Replay:
     """Answers that depend on the seeds alone, of very different lengths, right now and then."""
 
-    shares_weights, serves_all, exact_logprobs = True, False, True
+    shares_weights = exact_logprobs = True
+    serves_all = scores_prompts = False
 
     def __init__(self, policy: Any) -> None:
         self.tokenizer = policy.tokenizer

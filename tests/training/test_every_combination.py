@@ -46,7 +46,8 @@ SETTINGS = [
 class FakeEngine:
     """Answers from seeds alone."""
 
-    shares_weights, serves_all, exact_logprobs = True, False, True
+    shares_weights = exact_logprobs = True
+    serves_all = scores_prompts = False
 
     def generate(self, requests: Sequence[Request], progress: Any = None) -> list[list[Rollout]]:
         return [[self._answer(request, seed) for seed in request.seeds] for request in requests]

@@ -91,6 +91,16 @@ class Worker:
         return [self.policy.score_batch(batch) for batch in batches]
 
 
+class SeparateEngine(HfEngine):
+    """An engine with weights of its own."""
+
+    shares_weights = exact_logprobs = False
+
+    def sync(self, weights: Any) -> None:
+        for _ in weights:
+            pass
+
+
 def team(policy: Policy, engine: Policy | None = None) -> Team:
     return Team(Two(), Worker(policy, engine or policy), 60)
 
@@ -109,6 +119,25 @@ def test_generating_and_scoring_in_shares_is_generating_and_scoring() -> None:
     ):
         np.testing.assert_allclose(logprobs, naive, atol=1e-5)
         np.testing.assert_allclose(entropies, naive_entropies, atol=1e-5)
+
+
+def test_an_engine_that_serves_all_is_asked_once_by_the_main_process() -> None:
+    asked: list[Any] = []
+
+    class Server(SeparateEngine):
+        serves_all = True
+
+        def generate(self, requests: Any, progress: Any = None) -> Any:
+            asked.append(requests)
+            return super().generate(requests, progress)
+
+    policy = make_policy()
+    served = team(policy)
+    served.learner.engine = Server(policy, 10_000)
+    served.learner.generate = lambda requests, progress=None: served.learner.engine.generate(requests, progress)
+    requests = [Request([5, 6, i], [i], 1.0, 8) for i in range(5)]
+    served.generate(requests)
+    assert asked == [requests]
 
 
 PROMPTS = [[5, 6, 7], [9, 3, 2, 11, 4]]
@@ -141,7 +170,7 @@ def test_a_stale_engine_stops_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         other = load_policy(ModelConfig())
         for parameter in other.model.parameters():
             parameter.data.mul_(-1)
-        return HfEngine(other, 10_000)
+        return SeparateEngine(other, 10_000)
 
     monkeypatch.setattr(setup, "build_engine", wrong)
     sets = ["training.prompts_per_step=2", "training.num_generations=2", "training.max_completion_length=8",
