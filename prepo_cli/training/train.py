@@ -102,11 +102,13 @@ def _stop_after_step(progress: Progress) -> Iterator[None]:
 
 
 def announce(run: Run) -> None:
-    """One line on the data and one on the model."""
+    """A line on the data, one on the model, and what the strategies have to say."""
     dataset, policy, processes = run.dataset, run.learner.policy, run.team.processes
     say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
     parameters = sum(map(size, policy.model.parameters()))
     trained = sum(map(size, run.learner.layout.parameters))
     where = f"on {policy.device}" + (f" in {processes.count} processes" if processes.count > 1 else "")
     part = f", {trained:,} of them trained" if trained < parameters else ""
+    for note in run.strategies.notes():
+        say(note)
     say(f"{policy.model.config.model_type}: {parameters:,} parameters{part} {where}")

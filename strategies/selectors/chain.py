@@ -41,6 +41,9 @@ class Chain(Selector):
             source = _Through(selector, source, ctx)
         return self.selectors[-1].select(n, source, ctx)
 
+    def notes(self) -> list[str]:
+        return [note for selector in self.selectors for note in selector.notes()]
+
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
         for selector in self.selectors:
             selector.observe(groups, ctx)
