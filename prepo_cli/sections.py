@@ -5,12 +5,18 @@ How files, recipes, flags and `--set` come together is in config.py.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 EMBEDDED = "embedded"
 DEFAULT_RECIPE = "prepo"
+
+T = TypeVar("T")
+MAY_CHANGE = "may change on resume"
+MayChange = Annotated[T, MAY_CHANGE]
+"""Marks a setting, or a whole section, that a resumed run may change: where and how it computes, not what."""
 
 
 class Section(BaseModel):
@@ -25,8 +31,10 @@ class ModelConfig(Section):
     model_name_or_path: str = Field(EMBEDDED, description="hub name, folder, or 'embedded'")
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of weights and compute")
-    attn_implementation: str | None = Field(None, description="as in transformers: eager, sdpa, flash_attention_2")
-    gradient_checkpointing: bool = False
+    attn_implementation: MayChange[str | None] = Field(
+        None, description="as in transformers: eager, sdpa, flash_attention_2"
+    )
+    gradient_checkpointing: MayChange[bool] = False
     trust_remote_code: bool = False
     use_peft: bool = Field(False, description="train LoRA adapters and leave the weights as they are")
     lora_r: int = Field(16, ge=1, description="rank of the adapters")
@@ -60,7 +68,7 @@ class RewardConfig(Section):
     weights: list[float] | None = Field(None, description="one for each function; 1 each by default")
     correct_reward: float = Field(1.0, description="a rollout whose reward is at least this counts as correct")
     timeout_s: float = Field(5.0, gt=0, description="for one completion; a hanging one is worth 0")
-    workers: int | None = Field(None, ge=1, description="processes; by default the cores, at most 8")
+    workers: MayChange[int | None] = Field(None, ge=1, description="processes; by default the cores, at most 8")
 
     @model_validator(mode="after")
     def _one_weight_each(self) -> RewardConfig:
@@ -105,11 +113,13 @@ class TrainingConfig(Section):
     mask_truncated_completions: bool = False
     num_iterations: int = Field(1, ge=1, description="passes over each batch")
     mini_batch_prompts: int | None = Field(None, ge=1, description="groups for each optimiser step; all by default")
-    max_tokens_per_micro_batch: int = Field(16384, ge=1, description="padded tokens of one forward and backward")
-    save_steps: int = Field(50, ge=1)
-    save_total_limit: int | None = Field(2, ge=1, description="checkpoints kept")
+    max_tokens_per_micro_batch: MayChange[int] = Field(
+        16384, ge=1, description="padded tokens of one forward and backward"
+    )
+    save_steps: MayChange[int] = Field(50, ge=1)
+    save_total_limit: MayChange[int | None] = Field(2, ge=1, description="checkpoints kept")
     mixed_precision: Literal["no", "bf16"] = "no"
-    fsdp: bool = Field(False, description="shard weights, gradients and optimiser state over all processes")
+    fsdp: MayChange[bool] = Field(False, description="shard weights, gradients and optimiser state over all processes")
 
 
 class EngineConfig(Section):
@@ -174,15 +184,15 @@ class RunConfig(Section):
 
     recipe: str = DEFAULT_RECIPE
     seed: int = Field(0, ge=0)
-    output_dir: str = Field("", description="run folder; runs/<recipe>-seed<seed> by default")
+    output_dir: MayChange[str] = Field("", description="run folder; runs/<recipe>-seed<seed> by default")
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     rewards: RewardConfig = Field(default_factory=RewardConfig)
     strategies: StrategiesConfig
     training: TrainingConfig = Field(default_factory=TrainingConfig)
-    engine: EngineConfig = Field(default_factory=EngineConfig)
+    engine: MayChange[EngineConfig] = Field(default_factory=EngineConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
-    reporting: ReportingConfig = Field(default_factory=ReportingConfig)
+    reporting: MayChange[ReportingConfig] = Field(default_factory=ReportingConfig)
 
     @property
     def compute_dtype(self) -> str:
@@ -203,3 +213,21 @@ class RunConfig(Section):
         if not self.output_dir:
             self.__dict__["output_dir"] = f"runs/{self.recipe}-seed{self.seed}"
         return self
+
+
+class ScoringConfig(Section):
+    """All of `prepo score-ppl`."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    dataset_name: str = EMBEDDED
+    split: str = "train"
+    limit: int | None = Field(None, ge=1)
+    prompt_column: str | None = None
+    skip_bad_rows: bool = False
+    system_prompt: str | None = None
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    scope: Literal["question", "prompt"] = "question"
+    max_prompt_length: int | None = Field(None, ge=1, description="tokens; longer prompts get no perplexity")
+    batch_tokens: int = Field(16384, ge=1, description="padded tokens of one forward pass")
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    output: Path
