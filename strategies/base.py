@@ -30,6 +30,11 @@ class StrategyParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @property
+    def stored_scopes(self) -> frozenset[str]:
+        """Scopes of the stored perplexities (`Prompt.ppl`) that the strategy reads; none unless overridden."""
+        return frozenset()
+
 
 class Strategy(ABC):
     """One choice in one slot. The first line of the class docstring is its description in `prepo strategies`."""
@@ -75,6 +80,12 @@ class Selector(Strategy):
     """Which prompts to roll out."""
 
     slot = "selector"
+
+    @property
+    def stored_scopes(self) -> frozenset[str]:
+        """Scopes of the stored perplexities (`Prompt.ppl`) that it reads, for the trainer to check the dataset by."""
+        scopes: frozenset[str] = self.params.stored_scopes
+        return scopes
 
     @abstractmethod
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
