@@ -35,6 +35,7 @@ from prepo_cli.training.engine_check import check_engine
 from prepo_cli.training.learner import Learner, build_learner, longest_prompt
 from prepo_cli.training.prompts import PolicyProbe, Prompts
 from prepo_cli.training.schedule import learning_rate
+from prepo_cli.training.stored_ppl import check_stored_ppl
 from prepo_cli.training.team import Team
 from prepo_cli.training.update import Updater
 from strategies.strategy_set import StrategySet
@@ -66,6 +67,7 @@ class Run:
         order = config.seed if config.data.seed is None else config.data.seed
         self.stream = PromptStream(len(self.dataset), order, self.prompts.get)
         self.strategies = StrategySet(config.strategies.model_dump(), self._run_info())
+        check_stored_ppl(self.strategies.selector.stored_scopes, self.dataset, config.model, self.renderer)
         self.team = Team(learner.processes, learner, training.max_tokens_per_micro_batch)
         self.probe = PolicyProbe(self.team.perplexity, self.prompts)
         exact = config.engine.name == "hf" and training.mixed_precision == "no" and config.model.dtype == "float32"
