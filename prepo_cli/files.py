@@ -98,6 +98,12 @@ class Chunks:
 
         return pq.read_table(self._path(number), columns=None if columns is None else list(columns))
 
+    def schema(self, number: int) -> pa.Schema:
+        """The columns of a finished chunk."""
+        import pyarrow.parquet as pq
+
+        return pq.read_schema(self._path(number))
+
     def delete(self) -> None:
         """Delete the folder with all chunks, the fingerprint last: after a kill it still says whose they are."""
         if self.folder.is_dir():

@@ -58,7 +58,7 @@ def score_ppl(
     """
     from pydantic import ValidationError
 
-    from prepo_cli.config import section_of, template_arguments, validation_message
+    from prepo_cli.config import sections_of, template_arguments, validation_message
     from prepo_cli.sections import ScoringConfig
 
     settings: dict[str, Any] = {
@@ -73,7 +73,7 @@ def score_ppl(
         "scope": scope,
         "max_prompt_length": max_prompt_length,
         "batch_tokens": batch_tokens,
-        "engine": section_of("engine", set_ or (), {"name": engine, "vllm_gpu_memory_utilization": 0.9}),
+        "engine": sections_of(set_ or (), engine={"name": engine, "vllm_gpu_memory_utilization": 0.9})["engine"],
         "output": output or _beside(dataset),
     }
     try:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from prepo_cli.config import to_yaml
 from prepo_cli.errors import UsageError
-from prepo_cli.evaluation.evaluate import Evaluation
+from prepo_cli.evaluation.results import Evaluation
 from prepo_cli.evaluation.settings import EvalConfig
 from prepo_cli.files import Chunks, atomic_path, atomic_write, atomic_write_json
 
@@ -36,6 +36,8 @@ SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
     ]
 )
+REWARD_PREFIX = "reward_"
+"""Of the columns that hold one reward function's values."""
 COUNTS = b"prepo"
 
 
@@ -86,15 +88,21 @@ class EvaluationFolder:
             "length": chunk.lengths_PK.ravel(),
             "truncated": chunk.truncated_PK.ravel(),
         }
-        counts = {"k": k, "seconds": chunk.seconds, "left_out": chunk.left_out, "timeouts": chunk.timeouts}
-        table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({COUNTS: json.dumps(counts).encode()})
+        counts = {"k": k, "seconds": chunk.seconds, "left_out": chunk.left_out}
+        counts |= {"timeouts": chunk.timeouts, "errors": chunk.errors}
+        table = pa.table(columns, schema=SCHEMA)
+        for name, values_PK in chunk.by_function.items():
+            values = pa.array(values_PK.ravel(), pa.float64(), from_pandas=True)  # null where it does not apply
+            table = table.append_column(f"{REWARD_PREFIX}{name}", values)
+        table = table.replace_schema_metadata({COUNTS: json.dumps(counts).encode()})
         self._chunks.write(number, table)
 
     def read_part(self, number: int) -> Evaluation | None:
         """A chunk that an earlier run finished, without its texts; None if it is not finished."""
         if number not in self._chunks:
             return None
-        table = self._chunks.read(number, [name for name in SCHEMA.names if name != "text"])
+        names = [name for name in self._chunks.schema(number).names if name != "text"]
+        table = self._chunks.read(number, names)
         counts = json.loads(table.schema.metadata[COUNTS])
         k = counts.pop("k")
 
@@ -107,6 +115,9 @@ class EvaluationFolder:
             sources=table["source"].to_pylist()[::k],
             correct_PK=grid("correct").astype(np.bool_),
             rewards_PK=grid("reward"),
+            by_function={
+                name.removeprefix(REWARD_PREFIX): grid(name) for name in names if name.startswith(REWARD_PREFIX)
+            },
             answers_PK=[answers[start : start + k] for start in range(0, len(answers), k)],
             lengths_PK=grid("length").astype(np.int64),
             truncated_PK=grid("truncated").astype(np.bool_),
@@ -116,7 +127,8 @@ class EvaluationFolder:
 
     def finish(self, config: EvalConfig, parts: int, summary: dict[str, Any]) -> None:
         """Join all samples into one file, then write the summary, which marks the evaluation as done."""
-        with atomic_path(self.samples) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
+        schema = self._chunks.schema(0).remove_metadata()
+        with atomic_path(self.samples) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for number in range(parts):
                 writer.write_table(self._chunks.read(number).replace_schema_metadata())
         atomic_write(self.config, to_yaml(config))

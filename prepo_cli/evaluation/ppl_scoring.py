@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from prepo_cli.data.loading import PromptDataset, load_prompts
 from prepo_cli.data.rendering import Renderer
-from prepo_cli.engines import build_engine
+from prepo_cli.engines import ENGINES, build_engine
 from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.ppl_context import COLUMN, PerplexityContext
 from prepo_cli.evaluation.settings import digest_model
@@ -111,7 +111,8 @@ class _Scorer:
 
     def __init__(self, config: ScoringConfig, dataset: PromptDataset) -> None:
         self.scope, self.dataset = config.scope, dataset
-        model = load_policy(config.model) if config.engine.name == "hf" else load_model_spec(config.model)
+        scores_prompts = ENGINES[config.engine.name].load().scores_prompts
+        model = load_model_spec(config.model) if scores_prompts else load_policy(config.model)
         self.renderer = Renderer(model.tokenizer, config.system_prompt, config.chat_template_kwargs)
         self.context = PerplexityContext.of(config.model, self.renderer, config.scope)
         limits = [limit for limit in (config.max_prompt_length, model.max_context) if limit is not None]

@@ -16,7 +16,7 @@ CACHED_PROMPTS = 16384
 
 
 class Prompts:
-    """Renders prompts when they are needed, remembering the recent ones; leaves out those that are too long."""
+    """Renders prompts when they are needed and caches recent ones; leaves out prompts that are too long."""
 
     def __init__(self, dataset: PromptDataset, renderer: Renderer, max_length: int) -> None:
         self.dataset, self.renderer, self.max_length = dataset, renderer, max_length

@@ -23,8 +23,8 @@ from prepo_cli.policy.loading import load_policy
 from prepo_cli.policy.policy import Policy
 from prepo_cli.sections import ModelConfig
 from prepo_cli.training.prompts import PolicyProbe, Prompts
-from prepo_cli.training.run import train
 from prepo_cli.training.stored_ppl import check_stored_ppl
+from prepo_cli.training.train import train
 from strategies.registry import create
 from strategies.types import RunInfo
 from tests.metrics import timeless
