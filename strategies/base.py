@@ -34,6 +34,11 @@ class StrategyParams(BaseModel):
         """What the user should know about these parameters in this run, said once at the start."""
         return []
 
+    @property
+    def stored_scopes(self) -> frozenset[str]:
+        """Scopes of the stored perplexities (`Prompt.ppl`) that the strategy reads; none unless overridden."""
+        return frozenset()
+
 
 class Strategy(ABC):
     """One choice in one slot. The first line of the class docstring is its description in `prepo strategies`."""
@@ -83,6 +88,12 @@ class Selector(Strategy):
     """Which prompts to roll out."""
 
     slot = "selector"
+
+    @property
+    def stored_scopes(self) -> frozenset[str]:
+        """Scopes of the stored perplexities (`Prompt.ppl`) that it reads, for the trainer to check the dataset by."""
+        scopes: frozenset[str] = self.params.stored_scopes
+        return scopes
 
     @abstractmethod
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:

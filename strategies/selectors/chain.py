@@ -36,6 +36,10 @@ class Chain(Selector):
         self.selectors = tuple(selectors)
         self.name = "+".join(s.name for s in selectors)  # type: ignore[misc]  # a chain's name is its instance's
 
+    @property
+    def stored_scopes(self) -> frozenset[str]:
+        return frozenset().union(*(s.stored_scopes for s in self.selectors))
+
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
         for selector in self.selectors[:-1]:
             source = _Through(selector, source, ctx)
