@@ -159,7 +159,7 @@ def test_the_nucleus_limits_what_is_drawn(running: Running) -> None:
 
 
 @with_one_architecture
-def test_what_vllm_would_refuse_or_bend_is_an_error(running: Running) -> None:
+def test_what_vllm_would_reject_or_alter_is_an_error(running: Running) -> None:
     for request, words in (
         (Request([5] * (CONTEXT - 3), [1], 1.0, 4), "max-model-len"),
         (Request([], [1], 1.0, 4), "empty prompt"),
