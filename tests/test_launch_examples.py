@@ -250,7 +250,7 @@ def model_of(shape: Shape) -> Any:
         FAMILIES[shape.family](
             vocab_size=shape.vocabulary,
             hidden_size=shape.width,
-            intermediate_size=shape.inner,
+            intermediate_size=shape.intermediate,
             num_hidden_layers=shape.layers,
             num_attention_heads=shape.heads,
             num_key_value_heads=shape.kv_heads,
