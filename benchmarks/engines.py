@@ -94,7 +94,7 @@ def measure(prompts: int, max_tokens: int, repeats: int) -> dict[str, Any]:
             if repeat:
                 result["seconds"][name].append(seconds)
                 result["tokens"][name] += sum(len(rollout.token_ids) for group in groups for rollout in group)
-            if name == "vllm":
+            if not engine.shares_weights:
                 started = perf_counter()
                 engine.sync(policy.named_weights())
                 result["sync_s"][name] = perf_counter() - started

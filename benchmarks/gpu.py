@@ -30,8 +30,8 @@ from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines.base import Request
 from prepo_cli.policy.loading import load_tokenizer
 from prepo_cli.terminal import table
-from prepo_cli.training.learner import build_learner
-from prepo_cli.training.sample import Trainee
+from prepo_cli.training.sample import TrainingSample
+from prepo_cli.training.setup import build_learner
 from prepo_cli.training.team import Team
 from strategies.types import derive_seed
 
@@ -166,10 +166,10 @@ def run_step(work: Work, team: Team, watch: Stopwatch, repeat: int) -> float:
     count = work.prompts * work.rollouts * work.completion_tokens
     generated = watch.time("generate", partial(team.generate, requests), count)
     rows = [[*r.prompt_ids, *o.token_ids] for r, group in zip(requests, generated, strict=True) for o in group]
-    batch, over = make_batch(work, rows, repeat)
+    batch, divisor = make_batch(work, rows, repeat)
     count = sum(map(len, rows))
     watch.time("log-probs", partial(score, team, work, rows), count)
-    watch.time("update", partial(team.step, batch, over, 1e-6, repeat), count)
+    watch.time("update", partial(team.step, batch, divisor, 1e-6, repeat, False), count)
     watch.time("sync", team.sync, 0)
     long_rows = make_rows(work, work.long_rows, work.prompt_tokens + work.long_tokens, repeat)
     watch.time("long log-probs", partial(score, team, work, long_rows), sum(map(len, long_rows)))
@@ -182,12 +182,14 @@ def score(team: Team, work: Work, rows: list[list[int]]) -> Any:
     return team.score(rows, spans, [1.0] * len(rows), with_entropy=True)
 
 
-def make_batch(work: Work, rows: list[list[int]], seed: int) -> tuple[list[Trainee], float]:
+def make_batch(work: Work, rows: list[list[int]], seed: int) -> tuple[list[TrainingSample], float]:
     """Training samples with random advantages, and the number of their completion tokens."""
     rng = np.random.default_rng(seed)
     lengths = [len(row) - work.prompt_tokens for row in rows]
     batch = [
-        Trainee(row, work.prompt_tokens, 1.0, np.full(length, rng.normal()), np.zeros(length, dtype=np.float32), i)
+        TrainingSample(
+            row, work.prompt_tokens, 1.0, np.full(length, rng.normal()), np.zeros(length, dtype=np.float32), i
+        )
         for i, (row, length) in enumerate(zip(rows, lengths, strict=True))
     ]
     return batch, float(sum(lengths))

@@ -102,7 +102,7 @@ def measure_epoch_end(num_prompts: int) -> tuple[float, float]:
     """Seconds of E3's step in which an epoch ends, and MiB of its state."""
     budget = registry.create("budget", "e3", run_of(num_prompts))
     visit_all(budget, num_prompts)
-    report = StepReport(0, 1000, 0, True, 1.0, 0.5, 0.5, True, 0, 0)
+    report = StepReport(0, 1000, 0, 1, 1.0, 0.5, 0.5, True, 0, 0)
     started = perf_counter()
     budget.end_step(report)
     return perf_counter() - started, megabytes(budget.state_dict())
@@ -116,7 +116,7 @@ def measure(name: str, num_prompts: int) -> tuple[list[float], float]:
     stream, rng, seconds = Stream(num_prompts), np.random.default_rng(1), []
     for step in range(STEPS):
         ctx = StepContext(step, 1000, 1, 0, 0, probe=Probe())
-        report = StepReport(step, 1000, 1, False, 1.0, 0.5, 0.5, True, 0, 0)
+        report = StepReport(step, 1000, 1, 0, 1.0, 0.5, 0.5, True, 0, 0)
         started = perf_counter()
         chosen = selector.select(KEPT, stream, ctx)
         took = perf_counter() - started

@@ -71,17 +71,18 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
         raise UsageError(validation_message(error)) from error
 
 
-def section_of(name: str, sets: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` of one section with `--set name.key=value` items laid over; raises UsageError for other sections."""
-    given: dict[str, Any] = {name: dict(settings)}
+def sections_of(sets: Sequence[str], **sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings by section, overridden by `--set section.key=value` items; raises UsageError for other sections."""
+    given = {name: dict(settings) for name, settings in sections.items()}
     for item in sets:
         key, equals, text = item.partition("=")
-        if not equals or not key.startswith(f"{name}."):
-            raise UsageError(f"--set {item}: this command takes --set {name}.key=value only; the rest are flags")
+        name, dot, _ = key.strip().partition(".")
+        if not equals or not dot or name not in given:
+            known = " and ".join(f"--set {section}.key=value" for section in given)
+            raise UsageError(f"--set {item}: this command takes only {known}; everything else is a flag")
         _assign(given, key.strip(), _yaml_value(text, item))
     _refuse_unknown(given, RunConfig)
-    section: dict[str, Any] = given[name]
-    return section
+    return given
 
 
 def template_arguments(items: Sequence[str]) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
 def validation_message(error: ValidationError) -> str:
     """The first error of a pydantic ValidationError as one line."""
     first = error.errors()[0]
-    if not first["loc"]:  # about several settings, which the message names
+    if first["type"] == "value_error":  # from a validator of ours, whose message names the settings
         return first["msg"].removeprefix("Value error, ")
     return f"{'.'.join(map(str, first['loc']))}={json.dumps(first['input'], default=str)}: {first['msg']}"
 

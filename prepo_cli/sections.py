@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from prepo_cli.losses import LOSSES
+from strategies.registry import did_you_mean
 
 EMBEDDED = "embedded"
+VERDICTS = ("math", "exact", "boxed")
+"""Reward functions that tell right from wrong, in the order in which one is taken to decide what is correct."""
 DEFAULT_RECIPE = "prepo"
 
 
@@ -54,18 +59,47 @@ class DataConfig(Section):
 
 
 class RewardConfig(Section):
-    """How completions are judged."""
+    """How completions are scored, and which of them count as correct.
+
+    The reward is the weighted sum of all functions. Correctness is the verdict of one function on its own scale: other
+    functions and weights never change it.
+    """
 
     functions: list[str] = Field(["math"], min_length=1, description="math, exact, boxed or package.module:function")
-    weights: list[float] | None = Field(None, description="one for each function; 1 each by default")
-    correct_reward: float = Field(1.0, description="a rollout whose reward is at least this counts as correct")
-    timeout_s: float = Field(5.0, gt=0, description="for one completion; a hanging one is worth 0")
-    workers: int | None = Field(None, ge=1, description="processes; by default the cores, at most 8")
+    weights: list[float] | None = Field(None, description="one per function; 1 each by default")
+    verdict: str | None = Field(
+        None,
+        description="the function that decides correctness; by default the first of math, exact, boxed among them, "
+        "else the first",
+    )
+    correct_reward: float = Field(
+        1.0, description="a rollout is correct if the verdict function's own, unweighted value reaches this"
+    )
+    timeout_s: float = Field(5.0, gt=0, description="for checking one completion; past it the completion is wrong")
+    workers: int | None = Field(None, ge=1, description="processes; by default one per core, at most 8")
+
+    @property
+    def verdict_function(self) -> str:
+        """The function that decides correctness."""
+        if self.verdict is not None:
+            return self.verdict
+        return next((name for name in VERDICTS if name in self.functions), self.functions[0])
 
     @model_validator(mode="after")
     def _one_weight_each(self) -> RewardConfig:
         if self.weights is not None and len(self.weights) != len(self.functions):
-            raise ValueError(f"{len(self.weights)} weights for {len(self.functions)} functions")
+            raise ValueError(
+                f"rewards.weights: {len(self.weights)} weights for {len(self.functions)} functions; give one each"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _verdict_is_a_function(self) -> RewardConfig:
+        if self.verdict is not None and self.verdict not in self.functions:
+            raise ValueError(
+                f"rewards.verdict={self.verdict} is not one of the reward functions: {', '.join(self.functions)}; "
+                "name one of these, or add it to rewards.functions with weight 0"
+            )
         return self
 
 
@@ -96,7 +130,7 @@ class TrainingConfig(Section):
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     adam_epsilon: float = Field(1e-8, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    loss_type: Literal["grpo", "dapo", "dr_grpo"] = "dapo"
+    loss_type: str = Field("dapo", description=f"how token losses are averaged: {', '.join(LOSSES)}")
     epsilon: float = Field(0.2, ge=0, lt=1, description="lower clip range")
     epsilon_high: float = Field(0.28, ge=0, description="upper clip range")
     beta: float = Field(
@@ -112,6 +146,13 @@ class TrainingConfig(Section):
     save_total_limit: int | None = Field(2, ge=1, description="checkpoints kept")
     mixed_precision: Literal["no", "bf16"] = "no"
     fsdp: bool = Field(False, description="shard weights, gradients and optimiser state over all processes")
+
+    @field_validator("loss_type")
+    @classmethod
+    def _known_loss(cls, name: str) -> str:
+        if name not in LOSSES:
+            raise ValueError(f"no such loss type{did_you_mean(name, LOSSES)}; choose one of {', '.join(LOSSES)}")
+        return name
 
 
 class EngineConfig(Section):
@@ -153,13 +194,13 @@ class EvaluationConfig(Section):
 
     dataset_name: str | None = Field(None, description="default: none, or embedded when training on the embedded task")
     split: str = "test"
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, description="use only the first rows")
     num_samples: int = Field(16, ge=1, description="k of avg@k")
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
-    eval_steps: int | None = Field(None, ge=1, description="also evaluate after every this many steps")
-    at_start: bool = True
-    at_end: bool = True
+    eval_steps: int | None = Field(None, ge=1, description="evaluate every this many steps as well")
+    at_start: bool = Field(True, description="evaluate before the first step")
+    at_end: bool = Field(True, description="evaluate after the last step")
 
 
 class ReportingConfig(Section):

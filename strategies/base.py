@@ -109,9 +109,11 @@ class RolloutFilter(Strategy):
 
 
 class RolloutWeighting(Strategy):
-    """What each rollout's (or token's) advantage is multiplied with."""
+    """What each rollout's (or token's) advantage is multiplied by."""
 
     slot = "weighting"
+    needs_entropy: ClassVar[bool] = False
+    """Whether `weigh` reads the batch's entropies, which may cost a forward pass; without it there are none."""
 
     @abstractmethod
     def weigh(self, batch: Batch, ctx: StepContext) -> FloatArray:

@@ -201,7 +201,7 @@ def _import(slot: str, path: str) -> type[Strategy]:
         raise StrategyError(f"{slot} '{path}' fails to import: {type(error).__name__}: {error}") from error
     if not (inspect.isclass(cls) and issubclass(cls, SLOTS[slot])):
         raise StrategyError(f"'{path}' is no {SLOTS[slot].__name__}")
-    if not cls.name:
+    if "name" not in vars(cls):  # a subclass of a registered strategy is not that strategy
         cls.name = class_name
     found: type[Strategy] = cls
     return found

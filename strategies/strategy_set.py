@@ -6,6 +6,7 @@ A strategy that breaks its contract is named in the error, before anything is tr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -143,7 +144,7 @@ class StrategySet:
         """Weights [N, 1] or [N, T]; a batch without rollouts has none to give."""
         if not len(batch.rewards_N):
             return np.ones((0, 1))
-        weights = np.asarray(self.weighting.weigh(batch, ctx), dtype=np.float64)
+        weights = np.asarray(self._weights(batch, ctx), dtype=np.float64)
         n, t = batch.mask_NT.shape
         _require(
             weights.shape in ((n, 1), (n, t)), self.weighting, f"gave weights {weights.shape} for {n} x {t} tokens"
@@ -151,6 +152,23 @@ class StrategySet:
         sound = bool(np.isfinite(weights).all()) and bool((weights >= 0).all())
         _require(sound, self.weighting, "gave weights that are negative or not finite")
         return weights
+
+    def _weights(self, batch: Batch, ctx: StepContext) -> FloatArray:
+        """Unchecked weights; entropies are withheld from a weighting that does not ask for them, on every engine."""
+        if self.weighting.needs_entropy:
+            _require(
+                batch.entropy_NT is not None,
+                self.weighting,
+                "needs entropies, which the batch lacks: the trainer must compute them where needs_entropy is set",
+            )
+            return self.weighting.weigh(batch, ctx)
+        try:
+            return self.weighting.weigh(replace(batch, entropy_NT=None), ctx)
+        except TypeError as error:  # what reading None as an array ends in
+            raise StrategyError(
+                f"weighting '{self.weighting.name}' raised TypeError: {error}; "
+                "if it reads batch.entropy_NT, set needs_entropy = True on its class"
+            ) from error
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
         """Show a round's groups to all five."""

@@ -1,6 +1,6 @@
 """What strategies see: frozen records and three protocols. No tensor, no rank, no file.
 
-Axis letters: N rollouts of a batch, T completion tokens, right-padded.
+Axis letters: N rollouts of a batch, T completion tokens (right-padded), M all completion tokens of the batch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from strategies.errors import StrategyError
 
 FloatArray = npt.NDArray[np.floating[Any]]
 BoolArray = npt.NDArray[np.bool_]
@@ -67,16 +69,17 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is about to be trained on, over all processes.
+    """What is about to be trained on, over all processes; rollouts that are masked out are not in it.
 
-    `group_N` numbers the group of each rollout; `mask_NT` is true on completion tokens; `entropy_NT` is in nats,
-    of softmax(logits / temperature), zero where masked; `advantages_N` are normalised already.
+    `group_N` numbers the group of each rollout; `mask_NT` is true on completion tokens; `advantages_N` are normalised
+    already. `entropy_NT` is in nats, of softmax(logits / temperature), zero where masked; it is computed only for
+    weightings that set `needs_entropy`, else it is None.
     """
 
     group_N: IntArray
     rewards_N: FloatArray
     advantages_N: FloatArray
-    entropy_NT: FloatArray
+    entropy_NT: FloatArray | None
     mask_NT: BoolArray
 
     @property
@@ -86,16 +89,25 @@ class Batch:
         return lengths_N
 
     @property
+    def entropy_M(self) -> FloatArray:
+        """Entropies of all completion tokens, rollout by rollout; raises StrategyError if none were computed."""
+        if self.entropy_NT is None:
+            raise StrategyError("this batch has no entropies: set needs_entropy = True on the weighting's class")
+        return self.entropy_NT[self.mask_NT]
+
+    @property
     def mean_entropy_N(self) -> FloatArray:
-        """Mean entropy over each rollout's tokens, float64; 0 for an empty rollout."""
-        total_N: FloatArray = np.where(self.mask_NT, self.entropy_NT, 0.0).sum(axis=1, dtype=np.float64)
+        """Mean entropy over each rollout's tokens, float64, 0 for an empty rollout; raises as `entropy_M` does."""
+        rollout_M = np.repeat(np.arange(len(self.mask_NT)), self.lengths_N)
+        total_N = np.bincount(rollout_M, self.entropy_M, minlength=len(self.mask_NT))
         return total_N / np.maximum(self.lengths_N, 1)
 
     @property
     def token_mean_entropy(self) -> float | None:
-        """Mean entropy over all tokens of the batch; None without a token."""
-        tokens = int(self.mask_NT.sum())
-        return float(np.where(self.mask_NT, self.entropy_NT, 0.0).sum(dtype=np.float64)) / tokens if tokens else None
+        """Mean entropy over all tokens of the batch; None where entropies were not computed or there is no token."""
+        if self.entropy_NT is None or not self.mask_NT.any():
+            return None
+        return float(self.entropy_M.mean(dtype=np.float64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +176,16 @@ class StepContext:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What happened in a step, after the update. `entropy` is the token mean over the trained batch, in nats."""
+    """What happened in a step, after the update.
+
+    `epoch` is that of the step's start and `epochs_ended` how many ended in it; `entropy` is the token mean over the
+    trained batch, in nats; `rollouts_total` and `rollouts_trained` count from the start of the run.
+    """
 
     step: int
     total_steps: int
     epoch: int
-    epoch_ended: bool
+    epochs_ended: int
     temperature: float
     entropy: float | None
     reward: float
@@ -179,6 +195,10 @@ class StepReport:
 
 
 def derive_seed(*parts: object) -> int:
-    """A 63-bit seed from any printable parts; equal parts give equal seeds on every machine."""
+    """A 63-bit seed from any printable parts; equal parts give equal seeds on every machine.
+
+    >>> derive_seed(7, "rollout", 3, "p0001", 2)
+    6733963496582523418
+    """
     text = "\x1f".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1

@@ -249,7 +249,7 @@ class FakeRun:
             step=self.next_step,
             total_steps=self.info.total_steps,
             epoch=self.source.epoch,
-            epoch_ended=self.source.epoch > epoch,
+            epochs_ended=self.source.epoch - epoch,
             temperature=record.temperature,
             entropy=float(np.average([c.entropy or 0.0 for c in kept], weights=lengths)) if kept else None,
             reward=float(np.mean([c.reward for c in everything])),

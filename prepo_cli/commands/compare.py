@@ -88,7 +88,7 @@ def _ensure(recipe: str, seed: str, root: Path, flags: dict[str, Any], config: l
         if read_yaml(folder / "config.yaml") != resolved.model_dump(mode="json"):
             raise UsageError(f"{folder} holds a run with different settings; choose another --output-dir")
         return folder
-    from prepo_cli.training.run import train
+    from prepo_cli.training.train import train
 
     resumable = any((folder / "checkpoints").glob("step-*"))
     train(resolved, resume=resumable, overwrite=not resumable)

@@ -57,10 +57,10 @@ def score_ppl(
             raise UsageError(f"{name} {value}: must be at least 1")
     from pydantic import ValidationError
 
-    from prepo_cli.config import section_of, validation_message
+    from prepo_cli.config import sections_of, validation_message
     from prepo_cli.sections import EngineConfig, ModelConfig
 
-    engine_settings = section_of("engine", set_ or (), {"name": engine, "vllm_gpu_memory_utilization": 0.9})
+    engine_settings = sections_of(set_ or (), engine={"name": engine, "vllm_gpu_memory_utilization": 0.9})["engine"]
     try:
         settings = ModelConfig(model_name_or_path=model, dtype=dtype)
         engine_config = EngineConfig.model_validate(engine_settings)

@@ -84,7 +84,7 @@ def train(
     saved = Path(resolved.output_dir) / "config.yaml"
     if resume and saved.is_file():
         resolved = resolve((saved, *(config or ())), flags | {"output_dir": resolved.output_dir}, set_ or ())
-    from prepo_cli.training.run import train as run
+    from prepo_cli.training.train import train as run
 
     summary = run(resolved, resume=resume, overwrite=overwrite)
     if summary is None:  # not the main process

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from prepo_cli.config import write_yaml
 from prepo_cli.errors import UsageError
-from prepo_cli.evaluation.evaluate import Evaluation
+from prepo_cli.evaluation.results import Evaluation
 from prepo_cli.evaluation.settings import EvalConfig
 
 SCHEMA = pa.schema(
@@ -37,6 +37,8 @@ SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
     ]
 )
+REWARD_PREFIX = "reward_"
+"""Of the columns that hold one reward function's values."""
 COUNTS = b"prepo"
 
 
@@ -87,8 +89,13 @@ class EvaluationFolder:
             "length": chunk.lengths_PK.ravel(),
             "truncated": chunk.truncated_PK.ravel(),
         }
-        counts = {"k": k, "seconds": chunk.seconds, "left_out": chunk.left_out, "timeouts": chunk.timeouts}
-        table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({COUNTS: json.dumps(counts).encode()})
+        counts = {"k": k, "seconds": chunk.seconds, "left_out": chunk.left_out}
+        counts |= {"timeouts": chunk.timeouts, "errors": chunk.errors}
+        table = pa.table(columns, schema=SCHEMA)
+        for name, values_PK in chunk.by_function.items():
+            values = pa.array(values_PK.ravel(), pa.float64(), from_pandas=True)  # null where it does not apply
+            table = table.append_column(f"{REWARD_PREFIX}{name}", values)
+        table = table.replace_schema_metadata({COUNTS: json.dumps(counts).encode()})
         aside = self._part(number).with_suffix(".tmp")
         pq.write_table(table, aside)
         os.replace(aside, self._part(number))
@@ -97,7 +104,8 @@ class EvaluationFolder:
         """A chunk that an earlier run finished, without its texts; None if there is none."""
         if not self._part(number).exists():
             return None
-        table = pq.read_table(self._part(number), columns=[name for name in SCHEMA.names if name != "text"])
+        names = [name for name in pq.read_schema(self._part(number)).names if name != "text"]
+        table = pq.read_table(self._part(number), columns=names)
         counts = json.loads(table.schema.metadata[COUNTS])
         k = counts.pop("k")
 
@@ -110,6 +118,9 @@ class EvaluationFolder:
             sources=table["source"].to_pylist()[::k],
             correct_PK=grid("correct").astype(np.bool_),
             rewards_PK=grid("reward"),
+            by_function={
+                name.removeprefix(REWARD_PREFIX): grid(name) for name in names if name.startswith(REWARD_PREFIX)
+            },
             answers_PK=[answers[start : start + k] for start in range(0, len(answers), k)],
             lengths_PK=grid("length").astype(np.int64),
             truncated_PK=grid("truncated").astype(np.bool_),
@@ -120,7 +131,8 @@ class EvaluationFolder:
     def finish(self, config: EvalConfig, parts: int, summary: dict[str, Any]) -> None:
         """Put all samples into one file, then write the summary, which says that the evaluation is done."""
         aside = self.samples.with_suffix(".tmp")
-        with pq.ParquetWriter(aside, SCHEMA) as writer:
+        schema = pq.read_schema(self._part(0)).remove_metadata()
+        with pq.ParquetWriter(aside, schema) as writer:
             for number in range(parts):
                 writer.write_table(pq.read_table(self._part(number)).replace_schema_metadata())
         os.replace(aside, self.samples)

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from prepo_cli.data.loading import PromptDataset, load_prompts
 from prepo_cli.data.rendering import Renderer
-from prepo_cli.engines import build_engine
+from prepo_cli.engines import ENGINES, build_engine
 from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.settings import digest_model
 from prepo_cli.files import atomic_write
@@ -118,7 +118,8 @@ class _Scorer:
 
     def __init__(self, config: ScoringConfig, dataset: PromptDataset) -> None:
         self.config, self.dataset = config, dataset
-        subject = load_policy(config.model) if config.engine.name == "hf" else load_model_spec(config.model)
+        scores_prompts = ENGINES[config.engine.name].load().scores_prompts
+        subject = load_model_spec(config.model) if scores_prompts else load_policy(config.model)
         self.renderer = Renderer(subject.tokenizer)
         limits = [limit for limit in (config.max_prompt_length, subject.max_context) if limit is not None]
         self.longest = min(limits, default=None)

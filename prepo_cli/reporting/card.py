@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from prepo_cli.engines import ENGINES
 from prepo_cli.sections import EMBEDDED, RunConfig
 from strategies.registry import find, parse
 
@@ -194,10 +196,9 @@ def _versions(config: RunConfig) -> Iterator[tuple[str, str]]:
     packages += ["peft"] if config.model.use_peft else []
     for package in packages:
         yield package, version(package)
-    if config.engine.name == "vllm":
-        import vllm  # the distribution's name differs between builds, so importlib.metadata can't find it
-
-        yield "vllm", vllm.__version__
+    engine = ENGINES[config.engine.name].package
+    if engine is not None:  # the package itself is asked, since the names of vLLM's distributions differ
+        yield engine, import_module(engine).__version__
 
 
 def _papers(config: RunConfig) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ import torch
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.policy.policy import Policy
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 OPTIMIZER = "optimizer.pt"
 _ARRAY = "__array__"
 
@@ -44,7 +44,7 @@ def save(
         partial.mkdir(parents=True)
         write_tensors(partial)
         arrays: dict[str, np.ndarray[Any, Any]] = {}
-        document = {"version": STATE_VERSION, "step": step, "state": _split(state, arrays, "")}
+        document = {"version": STATE_VERSION, "state": _split(state, arrays, "")}
         (partial / "state.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
         with (partial / "strategies.npz").open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)

@@ -1,12 +1,15 @@
 """Rollout budgets by difficulty, E3 (2505.18573).
 
-Difficulty k of a prompt is its position / N when all are sorted by mean reward so far, descending (unseen prompts have
-mean 0), taken at each epoch's end; before, k is 0 and everyone gets G. Where `seed_with_rank` is set, the first epoch
-takes k from the dataset's `rank` column (>= 0, larger is harder, 0 if missing) and the second epoch's bounds. A prompt
-gets floor(G_min + rem * k / sum k); what the floors leave goes to the hardest first, each filled up to G_max.
+At the end of each epoch all prompts are sorted by their mean reward so far, highest first (a prompt never rolled out
+has mean 0); the difficulty k of a prompt is its position in that order, divided by the number of prompts. In the first
+epoch every k is 0 and everyone gets G rollouts. After that a prompt gets floor(G_min + rem * w), where rem is what is
+left of the total after G_min for everyone, and w = k / (sum of k + 1e-8), as in the public code: a share that would be
+exact falls just below its integer and loses one. What the floors leave goes to the hardest prompts first, each filled
+up to G_max.
 
-Choices: the bounds move by 2 towards 4 and 12 for G = 8 and in proportion for other G; the proportional share is not
-capped by G_max unless `cap` is set. k is held in float32.
+Choices: the bounds move by 2 an epoch towards 4 and 12 for G = 8, in proportion for other G; the proportional share may
+exceed G_max unless `cap` is set; with `seed_with_rank` the first epoch takes k from the dataset's `rank` column (larger
+is harder, missing counts as 0) and already uses the bounds of the second.
 """
 
 from __future__ import annotations
@@ -24,30 +27,39 @@ from strategies.registry import register
 from strategies.types import FloatArray, Group, IntArray, Prompt, RunInfo, StepContext, StepReport
 
 
-def difficulty_ranks(mean_reward_P: FloatArray) -> FloatArray:
-    """k of every prompt, float32 [P], in [0, 1): larger is harder; ties in dataset order."""
+def positions_by_reward(mean_reward_P: FloatArray) -> IntArray:
+    """Position of every prompt, int32 [P], when sorted by mean reward, highest first; ties in dataset order.
+
+    >>> import numpy as np
+    >>> positions_by_reward(np.array([0.25, 1.0, 0.0, 0.25])).tolist()
+    [1, 0, 3, 2]
+    """
     count = len(mean_reward_P)
-    order = np.argsort(-mean_reward_P, kind="stable")
-    k_P = np.empty(count, dtype=np.float32)
-    k_P[order] = np.arange(count) / count
-    return k_P
+    position_P = np.empty(count, dtype=np.int32)
+    position_P[np.argsort(-mean_reward_P, kind="stable")] = np.arange(count, dtype=np.int32)
+    return position_P
 
 
 def ranks(prompts: Sequence[Prompt]) -> FloatArray:
-    """The `rank` column of some prompts, 0 where it is missing; raises StrategyError on what can't be a difficulty."""
+    """The `rank` column of some prompts, 0 where it is missing; raises StrategyError if one is negative or infinite."""
     rank_n = np.array([0.0 if prompt.rank is None else prompt.rank for prompt in prompts])
     wrong = np.flatnonzero(~np.isfinite(rank_n) | (rank_n < 0))
     if len(wrong):
         first = prompts[wrong[0]]
-        raise StrategyError(f"budget 'e3': prompt '{first.id}' has rank={first.rank}; ranks are finite and >= 0")
+        raise StrategyError(f"budget 'e3': prompt '{first.id}' has rank={first.rank}; a rank must be finite and >= 0")
     return rank_n
 
 
 def budgets(k_n: FloatArray, total: int, low: int, high: int, cap: bool = False) -> IntArray:
-    """Rollouts [n] that sum to `total`, each at least `low`, never fewer for a harder prompt."""
+    """Rollouts [n] that sum to `total`, each at least `low`, never fewer for a harder prompt.
+
+    >>> import numpy as np
+    >>> budgets(np.array([0.0, 0.2, 0.4, 0.6, 0.8]), total=40, low=6, high=10).tolist()
+    [6, 6, 8, 10, 10]
+    """
     k_n = np.asarray(k_n, dtype=np.float64)
-    share_n = k_n / k_n.sum() if k_n.sum() > 0 else np.zeros_like(k_n)
-    counts_n = np.floor(low + (total - low * len(k_n)) * share_n).astype(np.int64)
+    share_n = k_n / (k_n.sum() + 1e-8)
+    counts_n: IntArray = np.floor(low + (total - low * len(k_n)) * share_n).astype(np.int64)
     if cap:
         counts_n = np.minimum(counts_n, high)
     left = total - int(counts_n.sum())
@@ -56,7 +68,7 @@ def budgets(k_n: FloatArray, total: int, low: int, high: int, cap: bool = False)
         extra = min(left, max(high - int(counts_n[i]), 0))
         counts_n[i] += extra
         left -= extra
-    # Only where total exceeds high for every prompt is anything left; it goes round, hardest first.
+    # Something is left only where every prompt has reached `high`; it is dealt out one by one, hardest first.
     for i in range(left):
         counts_n[hardest_first[i % len(k_n)]] += 1
     return counts_n
@@ -72,58 +84,61 @@ class E3Budget(BudgetAllocator):
         """Choices where the paper is silent."""
 
         cap: bool = Field(False, description="cap the proportional share at G_max too")
-        seed_with_rank: bool = Field(False, description="take the first epoch's k from the dataset's `rank` column")
+        seed_with_rank: bool = Field(False, description="take the first epoch's difficulty from the `rank` column")
 
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:
         if params.seed_with_rank and "rank" not in run.columns:
-            raise StrategyError("budget 'e3': seed_with_rank needs a column 'rank', which the dataset has not")
+            raise StrategyError("budget 'e3': seed_with_rank needs a column 'rank'; the dataset has none")
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)
         g = run.num_generations
         self.history = PromptHistory(run.num_prompts)
-        self.k_P = np.zeros(run.num_prompts, dtype=np.float32)
+        self.position_P: IntArray = np.zeros(run.num_prompts, dtype=np.int32)  # half the memory of k, and exact
         self.epochs_ended = 0
-        self.step = max(1, round(g / 4))
+        self.widening = max(1, round(g / 4))
         self.lowest = max(self.minimum, g // 2)
         self.highest = g + (g - self.lowest)
-        self.low, self.high = self._bounds()
 
-    def _bounds(self) -> tuple[int, int]:
-        widened = self.step * max(self.epochs_ended, int(self.params.seed_with_rank))
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """G_min and G_max of the current epoch."""
         g = self.run.num_generations
+        widened = self.widening * max(self.epochs_ended, int(self.params.seed_with_rank))
         return max(g - widened, self.lowest), min(g + widened, self.highest)
 
-    def allocate(self, prompts: Sequence[Prompt], total: int, ctx: StepContext) -> list[int]:
-        k_n: FloatArray = self.k_P[[prompt.index for prompt in prompts]]
+    def difficulty(self, prompts: Sequence[Prompt]) -> FloatArray:
+        """k of some prompts, float64 [n]: larger is harder."""
         if self.params.seed_with_rank and not self.epochs_ended:
-            k_n = ranks(prompts)
-        low = min(self.low, total // len(prompts))
-        return [int(count) for count in budgets(k_n, total, low, self.high, self.params.cap)]
+            return ranks(prompts)
+        return np.asarray(self.position_P[[prompt.index for prompt in prompts]] / self.run.num_prompts)
+
+    def allocate(self, prompts: Sequence[Prompt], total: int, ctx: StepContext) -> list[int]:
+        low, high = self.bounds
+        low = min(low, total // len(prompts))
+        return [int(count) for count in budgets(self.difficulty(prompts), total, low, high, self.params.cap)]
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
         self.history.add(groups)
 
     def end_step(self, report: StepReport) -> None:
-        if report.epoch_ended:
-            self.k_P = difficulty_ranks(self.history.mean_reward())
-            self.epochs_ended += 1
-            self.low, self.high = self._bounds()
+        if report.epochs_ended:
+            self.position_P = positions_by_reward(self.history.mean_reward())
+            self.epochs_ended += report.epochs_ended
 
     def metrics(self) -> dict[str, float]:
-        return {"g_min": float(self.low), "g_max": float(self.high)}
+        low, high = self.bounds
+        return {"g_min": float(low), "g_max": float(high)}
 
     def state_dict(self) -> State:
         return {
             "history": self.history.state_dict(),
-            "k": self.k_P.copy(),
-            "low": self.low,
-            "high": self.high,
+            "position": self.position_P.copy(),
             "epochs_ended": self.epochs_ended,
         }
 
     def load_state_dict(self, state: State) -> None:
         self.history.load_state_dict(state["history"])
-        self.k_P = restored(state["k"], self.k_P)
-        self.low, self.high, self.epochs_ended = state["low"], state["high"], state["epochs_ended"]
+        self.position_P = restored(state["position"], self.position_P)
+        self.epochs_ended = state["epochs_ended"]

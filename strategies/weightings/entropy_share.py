@@ -29,6 +29,7 @@ class EntropyShare(RolloutWeighting):
     """Each rollout's mean token entropy relative to its own group's."""
 
     paper = "2508.04349"
+    needs_entropy = True
 
     def weigh(self, batch: Batch, ctx: StepContext) -> FloatArray:
         return group_relative_entropy(batch)[:, None]

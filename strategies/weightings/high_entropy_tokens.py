@@ -18,7 +18,7 @@ from strategies.types import Batch, FloatArray, StepContext
 
 def top_tokens(batch: Batch, share: float) -> FloatArray:
     """Weights [N, T], 1 on the tokens of highest entropy."""
-    entropy_M = batch.entropy_NT[batch.mask_NT]
+    entropy_M = batch.entropy_M
     keep = math.ceil(share * len(entropy_M) - 1e-9)
     weight_M = np.zeros(len(entropy_M))
     if keep:
@@ -36,6 +36,7 @@ class HighEntropyTokens(RolloutWeighting):
     """Weight 1 on the batch's tokens of highest entropy, 0 on the rest."""
 
     paper = "2506.01939"
+    needs_entropy = True
 
     class Params(StrategyParams):
         """How many tokens."""

@@ -32,6 +32,7 @@ class RelEntropy(RolloutWeighting):
     """Each rollout's mean token entropy relative to the batch's."""
 
     paper = "2511.00794"
+    needs_entropy = True
 
     class Params(StrategyParams):
         """Choices where the paper is silent."""

@@ -18,34 +18,27 @@ from prepo_cli.engines.base import Request
 from prepo_cli.engines.vllm_server import VllmServerEngine
 from prepo_cli.engines.vllm_transfer import pieces
 from prepo_cli.errors import RunError, UsageError
-from prepo_cli.policy.policy import Policy
 from prepo_cli.sections import EngineConfig
 from tests.engines.fake_vllm import CONTEXT, END, FakeVllm
 
 MANY = [Request([i, i + 1], [i, 7], 1.0, 10) for i in range(100)]
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeVllm]:
-    server = FakeVllm()
-    yield server
-    server.stop()
-
-
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_http, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(vllm_http, "LONGEST_PAUSE_S", 0.05)
-    monkeypatch.setattr(vllm_server, "PULSE_S", 0.1)
-    monkeypatch.setattr(vllm_server, "ANSWER_S", 0.5)
+    monkeypatch.setattr(vllm_server, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(vllm_server, "REPLY_TIMEOUT_S", 0.5)
 
 
-def connect(fake: FakeVllm, folder: Path, patience: float = 20.0, **settings: Any) -> VllmServerEngine:
+def connect(fake: FakeVllm, folder: Path, give_up_after: float = 20.0, **settings: Any) -> VllmServerEngine:
     config = EngineConfig(
-        name="vllm-server", **{"vllm_server_base_url": fake.url, "vllm_server_timeout_s": patience, **settings}
+        name="vllm-server", **{"vllm_server_base_url": fake.url, "vllm_server_timeout_s": give_up_after, **settings}
     )
-    policy = Policy(None, None, None, torch.device("cpu"), frozenset({END}), 0, source="some/m")
-    return VllmServerEngine(config, policy=policy, max_model_len=CONTEXT, sync_dir=folder / "sync")
+    return VllmServerEngine(
+        config, model="some/m", eos_token_ids=frozenset({END}), max_model_len=CONTEXT, sync_dir=folder / "sync"
+    )
 
 
 def weights(number: int) -> Iterator[tuple[str, torch.Tensor]]:
@@ -165,7 +158,7 @@ def test_an_answer_from_before_the_weights_came_back_does_not_count(
                 time.sleep(0.01)
 
     fake.hook = hold_the_first_answer
-    monkeypatch.setattr(vllm_http.Calls, "drop", lambda calls: None)  # it would break the held answer off
+    monkeypatch.setattr(vllm_http.CallGroup, "abort", lambda group: None)  # it would break the held answer off
     check(MANY[:2], engine.generate(MANY[:2]), 5)
     assert len(fake.bodies) == 4
 
@@ -213,7 +206,7 @@ def test_a_restart_behind_a_connection_that_never_closes(fake: FakeVllm, tmp_pat
 
 @pytest.mark.parametrize("trouble", ["gone", "hanging", "failing"])
 def test_patience_ends_in_one_line(fake: FakeVllm, tmp_path: Path, trouble: str) -> None:
-    engine = connect(fake, tmp_path, patience=1.0)
+    engine = connect(fake, tmp_path, give_up_after=1.0)
     engine.sync(weights(5))
     if trouble == "gone":
         fake.stop()
@@ -234,7 +227,7 @@ def test_a_refusal_is_not_repeated(fake: FakeVllm, tmp_path: Path) -> None:
     engine = connect(fake, tmp_path)
     engine.sync(weights(5))
     fake.hook = lambda path, when: 400 if path == "/v1/completions" else None
-    with pytest.raises(RunError, match="refuses /v1/completions: as asked"):
+    with pytest.raises(RunError, match="rejects /v1/completions: as asked"):
         engine.generate(MANY[:1])
     assert fake.paths.count("/v1/completions") == 1
 
@@ -262,7 +255,7 @@ def test_another_run_on_the_same_server_is_noticed(fake: FakeVllm, tmp_path: Pat
     engine = connect(fake, tmp_path / "one")
     engine.sync(weights(5))
     other = connect(fake, tmp_path / "two")
-    with pytest.raises(UsageError, match="weights of another run"):
+    with pytest.raises(UsageError, match="another run's weights"):
         other.generate(MANY[:1])
     other.sync(weights(6))
     with pytest.raises(RunError, match="another run"):
@@ -274,7 +267,7 @@ def test_another_run_on_the_same_server_is_noticed(fake: FakeVllm, tmp_path: Pat
 
 def test_a_server_that_is_not_set_up_is_one_line_with_the_cure(fake: FakeVllm, tmp_path: Path) -> None:
     for attribute, value, words in (
-        ("reported", {"version": "0.19.1"}, r"vLLM 0\.19\.1; prepo works with 0\.28 up to 0\.33"),
+        ("reported", {"version": "0.19.1"}, r"vLLM 0\.19\.1; prepo needs vllm>=0\.28,<0\.33"),
         ("card", {"id": "n", "root": None, "max_model_len": CONTEXT}, "--served-model-name m"),
         ("card", {"id": "m", "root": "m", "max_model_len": CONTEXT - 1}, f"--max-model-len {CONTEXT}"),
         ("developer", False, "VLLM_SERVER_DEV_MODE=1"),
@@ -314,12 +307,12 @@ def test_an_end_at_a_strange_token_is_an_error(fake: FakeVllm, tmp_path: Path, m
 
 def test_weights_that_can_not_be_written_or_loaded(fake: FakeVllm, tmp_path: Path) -> None:
     (tmp_path / "sync").write_text("in the way", encoding="utf-8")
-    with pytest.raises(RunError, match=r"can't write weights .*engine\.vllm_sync_dir"):
+    with pytest.raises(RunError, match=r"cannot write weights .*engine\.vllm_sync_dir"):
         connect(fake, tmp_path).sync(weights(5))
     engine = connect(fake, tmp_path, vllm_sync_dir=str(tmp_path / "other"))
     engine.sync(weights(5))
     fake.hook = lambda path, when: 500 if path == "/collective_rpc" else None
-    with pytest.raises(RunError, match=r"can't load .*engine\.vllm_sync_dir"):
+    with pytest.raises(RunError, match=r"cannot load .*engine\.vllm_sync_dir"):
         engine.sync(weights(6))
     engine.close()
     assert not list((tmp_path / "other").iterdir())

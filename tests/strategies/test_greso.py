@@ -26,7 +26,7 @@ def make(text: str = "greso") -> Greso:
 
 
 def report(epoch: int) -> StepReport:
-    return StepReport(0, 20, epoch, False, 1.0, 0.5, 0.5, True, 0, 0)
+    return StepReport(0, 20, epoch, 0, 1.0, 0.5, 0.5, True, 0, 0)
 
 
 def visits(selector: Greso, *rewards: list[int], index: int = 0) -> None:

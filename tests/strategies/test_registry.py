@@ -173,6 +173,15 @@ def test_a_dotted_path_needs_no_registration() -> None:
     assert "Doubled" not in [cls.name for cls in registry.listed()]
 
 
+class Tripled(Doubled):
+    """Every rollout weighs 3."""
+
+
+def test_a_subclass_at_a_dotted_path_goes_by_its_own_name() -> None:
+    parent, child = (create("weighting", f"{__name__}:{cls.__name__}", RUN) for cls in (Doubled, Tripled))
+    assert (parent.name, child.name) == ("Doubled", "Tripled")
+
+
 def test_a_plug_in_is_found_by_its_entry_point(install: Callable[[str, str], None]) -> None:
     from prepo_cli.commands.strategy_cards import card
 

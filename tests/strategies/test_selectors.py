@@ -19,7 +19,7 @@ from strategies.types import Prompt, StepContext, StepReport
 from tests.fakes import FakeProbe, FakeSource, make_group, make_prompts, make_run, pass_rate
 
 CTX = StepContext(0, 20, 0, 0, 7, probe=FakeProbe())
-REPORT = StepReport(0, 20, 0, False, 1.0, 0.5, 0.5, True, 0, 0)
+REPORT = StepReport(0, 20, 0, 0, 1.0, 0.5, 0.5, True, 0, 0)
 PROMPTS = make_prompts(48)
 
 

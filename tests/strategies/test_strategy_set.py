@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from strategies import registry
+from strategies.base import RolloutWeighting
 from strategies.errors import StrategyError
 from strategies.strategy_set import StrategySet
 from strategies.types import Batch, Completion, Group, Prompt, RunInfo, StepContext
@@ -73,6 +76,43 @@ def test_weights(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
     break_method(monkeypatch, strategies.weighting, "weigh", answer)
     with pytest.raises(StrategyError, match="weighting 'uniform' gave weights"):
         strategies.weigh(BATCH, CTX)
+
+
+class Reads(RolloutWeighting):
+    """Weighs by entropy without asking for it."""
+
+    how = "entropy_NT"
+
+    def weigh(self, batch: Batch, ctx: StepContext) -> Any:
+        entropy = getattr(batch, self.how)
+        return entropy[:, :1] if entropy is None or entropy.ndim == 2 else entropy[:, None]
+
+
+class Asks(Reads):
+    """Weighs by entropy and says so."""
+
+    needs_entropy = True
+
+
+@pytest.mark.parametrize("how", ["entropy_NT", "mean_entropy_N"])
+def test_entropies_go_to_those_alone_that_ask_for_them(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(Reads, "how", how)
+    batch = replace(BATCH, entropy_NT=np.ones((2, 3)))
+    reads, asks = (StrategySet(PLAIN | {"weighting": f"{__name__}:{name}"}, RUN) for name in ("Reads", "Asks"))
+    for given in (batch, replace(batch, entropy_NT=None)):  # also where the trainer happens to know them
+        with pytest.raises(StrategyError, match="set needs_entropy = True on") as raised:
+            reads.weigh(given, CTX)
+        assert "\n" not in str(raised.value)
+    assert asks.weigh(batch, CTX).tolist() == [[1.0], [1.0]]
+    with pytest.raises(StrategyError, match="weighting 'Asks' needs entropies, which the batch lacks"):
+        asks.weigh(replace(batch, entropy_NT=None), CTX)
+
+
+def test_uniform_asks_for_no_entropy() -> None:
+    asking = {cls.name for cls in registry.listed() if issubclass(cls, RolloutWeighting) and cls.needs_entropy}
+    assert asking >= {"rel-entropy", "entropy-share", "high-entropy-tokens"}
+    assert make().weigh(replace(BATCH, entropy_NT=None), CTX).tolist() == [[1.0], [1.0]]
+    assert "uniform" not in asking
 
 
 def test_state_of_another_strategy_is_refused() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from strategies.errors import StrategyError
 from strategies.types import NoProbe, StepContext, derive_seed
 from tests.fakes import FakeSource, make_batch, make_completion, make_prompts
 
@@ -49,6 +52,17 @@ def test_batch_means_ignore_padding() -> None:
     assert batch.lengths_N.tolist() == lengths
     for row, length in enumerate(lengths):
         assert batch.mean_entropy_N[row] == pytest.approx(np.mean(batch.entropy_NT[row, :length]))
+    flat = [h for row, length in enumerate(lengths) for h in batch.entropy_NT[row, :length]]
+    assert batch.entropy_M.tolist() == flat
+    assert batch.token_mean_entropy == pytest.approx(np.mean(flat))
+
+
+def test_entropies_that_were_not_computed_are_never_taken_for_zeros() -> None:
+    batch = replace(make_batch([[make_completion(p, step=0, number=0)] for p in make_prompts(2)]), entropy_NT=None)
+    for read in ("entropy_M", "mean_entropy_N"):
+        with pytest.raises(StrategyError, match="set needs_entropy = True"):
+            getattr(batch, read)
+    assert batch.token_mean_entropy is None
 
 
 def test_the_fake_stream_is_a_shuffle_of_each_epoch() -> None:

@@ -62,7 +62,7 @@ def shake(policy: Policy, seed: int) -> None:
 
 
 def save(policy: Policy, folder: Path) -> Path:
-    """The model on disk, with a generation config that would change the sampling if an engine heeded it."""
+    """The model on disk, with a generation config that would change the sampling if an engine used it."""
     policy.model.save_pretrained(folder)
     (folder / "generation_config.json").write_text(
         '{"eos_token_id": [1, 7, 11], "top_k": 2, "repetition_penalty": 1.5, "temperature": 0.3}', encoding="utf-8"
@@ -93,15 +93,15 @@ def greedy(policy: Policy, max_tokens: int = 12) -> list[list[list[int]]]:
 
 def largest_gap(policy: Policy, asked: Sequence[Request], groups: list[list[Rollout]]) -> float:
     """Largest distance of the engine's log-probs from the trainer's."""
-    rows, spans, heats, found = [], [], [], []
+    rows, spans, temperatures, found = [], [], [], []
     for request, group in zip(asked, groups, strict=True):
         for rollout in group:
             start = len(request.prompt_ids)
             rows.append([*request.prompt_ids, *rollout.token_ids])
             spans.append((start, start + len(rollout.token_ids)))
-            heats.append(request.temperature or 1.0)
+            temperatures.append(request.temperature or 1.0)
             found.append(rollout.logprobs)
-    exact = [logprobs for logprobs, _ in policy.score(rows, spans, heats, 100_000)]
+    exact = [logprobs for logprobs, _ in policy.score(rows, spans, temperatures, 100_000)]
     assert [len(a) for a in exact] == [len(b) for b in found]
     return max(float(np.abs(a - b).max()) for a, b in zip(exact, found, strict=True))
 

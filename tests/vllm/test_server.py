@@ -47,7 +47,13 @@ class Running:
 
 def connect(policy: Policy, server: VllmServer, folder: Path, context: int = CONTEXT) -> VllmServerEngine:
     config = EngineConfig(name="vllm-server", vllm_server_base_url=server.url, vllm_server_timeout_s=120)
-    return VllmServerEngine(config, policy=policy, max_model_len=context, sync_dir=folder / "sync")
+    return VllmServerEngine(
+        config,
+        model=policy.source,
+        eos_token_ids=policy.eos_token_ids,
+        max_model_len=context,
+        sync_dir=folder / "sync",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +139,7 @@ def test_a_server_that_does_not_fit_is_one_line(running: Running, tmp_path: Path
         connect(running.policy, running.server, tmp_path, CONTEXT + 1)
     with pytest.raises(UsageError, match="--served-model-name other"):
         connect(replace(running.policy, source="somewhere/other"), running.server, tmp_path)
-    with pytest.raises(UsageError, match="weights of another run"):
+    with pytest.raises(UsageError, match="another run's weights"):
         connect(running.policy, running.server, tmp_path).generate(requests(1))
 
 

@@ -1,0 +1,16 @@
+"""A stand-in for a vLLM server, for as long as a test needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.engines.fake_vllm import FakeVllm
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeVllm]:
+    server = FakeVllm()
+    yield server
+    server.stop()
