@@ -30,8 +30,8 @@ from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines.base import Request
 from prepo_cli.policy.loading import load_tokenizer
 from prepo_cli.terminal import table
+from prepo_cli.training.build import build_learner
 from prepo_cli.training.sample import TrainingSample
-from prepo_cli.training.setup import build_learner
 from prepo_cli.training.team import Team
 from strategies.types import derive_seed
 

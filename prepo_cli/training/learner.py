@@ -1,7 +1,7 @@
 """What one process computes with: its copy or shard of the policy, the reference, the optimiser and an engine.
 
 Every process has one and runs the same methods at the same time on different data; `Team`, on the main process,
-splits the work. How it is built from a configuration is in setup.py.
+splits the work. How it is built from a configuration is in build.py.
 """
 
 from __future__ import annotations

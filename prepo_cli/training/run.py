@@ -15,6 +15,7 @@ from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RunConfig
 from prepo_cli.training import checkpoint
 from prepo_cli.training.batch import record_weights, rollout_rows
+from prepo_cli.training.build import longest_prompt
 from prepo_cli.training.collect import Collector
 from prepo_cli.training.engine_check import EngineMonitor
 from prepo_cli.training.evaluation import TrainingEvaluation
@@ -23,7 +24,6 @@ from prepo_cli.training.log import RunLog
 from prepo_cli.training.progress import Progress
 from prepo_cli.training.prompts import PolicyProbe, Prompts
 from prepo_cli.training.rollouts import Collected
-from prepo_cli.training.setup import longest_prompt
 from prepo_cli.training.team import Team
 from prepo_cli.training.update import Updater
 from strategies import StrategySet

@@ -18,11 +18,11 @@ from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RunConfig
 from prepo_cli.terminal import say
 from prepo_cli.training import checkpoint
+from prepo_cli.training.build import build_learner
 from prepo_cli.training.log import RunLog
 from prepo_cli.training.loop import train_loop
 from prepo_cli.training.progress import Progress
 from prepo_cli.training.run import Run
-from prepo_cli.training.setup import build_learner
 
 
 def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any] | None:

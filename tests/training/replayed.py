@@ -16,7 +16,7 @@ import numpy as np
 from prepo_cli.config import resolve
 from prepo_cli.engines.base import Progress, Request, Rollout
 from prepo_cli.policy import scoring
-from prepo_cli.training import setup, train
+from prepo_cli.training import build, train
 from strategies.types import derive_seed
 
 
@@ -54,7 +54,7 @@ class Replay:
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     scoring.CHUNK_ELEMENTS = settings["chunk_elements"] or scoring.CHUNK_ELEMENTS
-    setup.build_engine = lambda config, policy, *parts, **options: Replay(policy)
+    build.build_engine = lambda config, policy, *parts, **options: Replay(policy)
     train.train(resolve(sets=settings["sets"]), resume=settings["resume"])
 
 

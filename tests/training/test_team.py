@@ -164,7 +164,7 @@ def test_an_engine_with_other_weights_is_found_out(sharded: bool) -> None:
 
 
 def test_a_stale_engine_stops_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prepo_cli.training import setup, train
+    from prepo_cli.training import build, train
 
     def wrong(config: Any, policy: Policy, *parts: Any, **options: Any) -> Any:
         other = load_policy(ModelConfig())
@@ -172,7 +172,7 @@ def test_a_stale_engine_stops_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             parameter.data.mul_(-1)
         return SeparateEngine(other, 10_000)
 
-    monkeypatch.setattr(setup, "build_engine", wrong)
+    monkeypatch.setattr(build, "build_engine", wrong)
     sets = ["training.prompts_per_step=2", "training.num_generations=2", "training.max_completion_length=8",
             "evaluation.dataset_name=null", "engine.name=vllm", f"output_dir={tmp_path / 'run'}",
             "data.max_prompt_length=30"]  # fmt: skip
