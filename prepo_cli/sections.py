@@ -15,7 +15,7 @@ from strategies.registry import did_you_mean
 
 EMBEDDED = "embedded"
 VERDICTS = ("math", "exact", "boxed")
-"""Reward functions that tell right from wrong, in the order in which one is taken to decide what is correct."""
+"""Reward functions that can decide correctness, in order of precedence."""
 DEFAULT_RECIPE = "prepo"
 
 T = TypeVar("T")
@@ -161,7 +161,9 @@ class TrainingConfig(Section):
     @classmethod
     def _known_loss(cls, name: str) -> str:
         if name not in LOSSES:
-            raise ValueError(f"no such loss type{did_you_mean(name, LOSSES)}; choose one of {', '.join(LOSSES)}")
+            raise ValueError(
+                f"training.loss_type={name} is unknown{did_you_mean(name, LOSSES)}; known: {', '.join(LOSSES)}"
+            )
         return name
 
 

@@ -17,13 +17,14 @@ from typing import Any
 import yaml
 
 from prepo_cli.engines import ENGINES
+from prepo_cli.losses import LOSSES
 from prepo_cli.sections import EMBEDDED, RunConfig
 from strategies.registry import find, parse
 
 Interval = Mapping[str, float]
 ARXIV = "https://arxiv.org/abs/"
 GRPO, LORA, GSPO = "2402.03300", "2106.09685", "2507.18071"
-LOSSES = {"dapo": "2503.14476", "dr_grpo": "2503.20783"}
+
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 DATA_FILES = (".jsonl", ".json", ".parquet", ".csv")
 COSTS = {
@@ -204,8 +205,9 @@ def _versions(config: RunConfig) -> Iterator[tuple[str, str]]:
 def _papers(config: RunConfig) -> Iterator[tuple[str, str]]:
     """What the run uses, each with its paper."""
     yield "GRPO", GRPO
-    if config.training.loss_type in LOSSES:
-        yield f"loss `{config.training.loss_type}`", LOSSES[config.training.loss_type]
+    loss_paper = LOSSES[config.training.loss_type].paper
+    if loss_paper != GRPO:
+        yield f"loss `{config.training.loss_type}`", loss_paper
     if config.training.importance_sampling_level == "sequence":
         yield "sequence-level importance ratios (GSPO)", GSPO
     if config.model.use_peft:
