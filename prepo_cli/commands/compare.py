@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prepo_cli.errors import UsageError
+from prepo_cli.startup import large_imports
 
 if TYPE_CHECKING:
     from prepo_cli.reporting.compare import Run
@@ -79,7 +80,8 @@ def _ensure(recipe: str, seed: str, root: Path, flags: dict[str, Any], config: l
         if read_yaml(folder / "config.yaml") != resolved.model_dump(mode="json"):
             raise UsageError(f"{folder} holds a run of other settings; name another --output-dir")
         return folder
-    from prepo_cli.training.run import train
+    with large_imports():
+        from prepo_cli.training.run import train
 
     begun = any((folder / "checkpoints").glob("step-*"))
     train(resolved, resume=begun, overwrite=not begun)

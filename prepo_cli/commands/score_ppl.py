@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from prepo_cli.errors import UsageError
+from prepo_cli.startup import large_imports
 
 
 def score_ppl(
@@ -66,7 +67,8 @@ def score_ppl(
         engine_config = EngineConfig.model_validate(engine_settings)
     except ValidationError as error:
         raise UsageError(validation_message(error)) from error
-    from prepo_cli.evaluation.ppl_scoring import ScoringConfig, score_dataset
+    with large_imports():
+        from prepo_cli.evaluation.ppl_scoring import ScoringConfig, score_dataset
 
     config = ScoringConfig(
         dataset_name=dataset,

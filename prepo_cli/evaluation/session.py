@@ -45,6 +45,7 @@ def run_evaluation(config: EvalConfig, *, overwrite: bool = False) -> dict[str, 
 class _Session:
     def __init__(self, config: EvalConfig, dataset: PromptDataset, folder: EvaluationFolder, judge: Judge) -> None:
         self.dataset, self.folder, self.judge = dataset, folder, judge
+        judge.start()
         self.subject = load_policy(config.model) if config.engine.name == "hf" else load_model_spec(config.model)
         self.config = config = config.with_lengths(self.subject.max_context)
         self.renderer = Renderer(self.subject.tokenizer, config.system_prompt, config.chat_template_kwargs)

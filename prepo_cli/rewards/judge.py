@@ -81,6 +81,11 @@ class Judge:
             total_N += weight * np.where(np.isnan(values_N), 0.0, values_N)
         return Scores(total_N, by_function, counts["timeout"], counts["error"])
 
+    def start(self) -> None:
+        """Start the workers of `math` ahead of the first call, so that they load while the model does."""
+        if MATH in self._functions:
+            self._pool.start()
+
     def close(self) -> None:
         """End the workers."""
         self._pool.close()
