@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from prepo_cli.errors import UsageError
+from prepo_cli.startup import large_imports
 
 
 def evaluate_command(
@@ -109,7 +110,8 @@ def evaluate_command(
     except ValidationError as error:
         raise UsageError(validation_message(error)) from error
 
-    from prepo_cli.evaluation.session import run_evaluation
+    with large_imports():
+        from prepo_cli.evaluation.session import run_evaluation
 
     summary = run_evaluation(config, overwrite=overwrite)
     if json_output:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from prepo_cli.errors import UsageError
+from prepo_cli.startup import large_imports
 
 
 def score_ppl(
@@ -80,7 +81,8 @@ def score_ppl(
         config = ScoringConfig.model_validate(settings)
     except ValidationError as error:
         raise UsageError(validation_message(error)) from error
-    from prepo_cli.evaluation.ppl_scoring import score_dataset
+    with large_imports():
+        from prepo_cli.evaluation.ppl_scoring import score_dataset
 
     report, ppl_N = score_dataset(config)
     if plot is not None:

@@ -31,13 +31,18 @@ COMMAND = (sys.executable, "-P", "-m", "prepo_cli.rewards.worker")
 
 
 class WorkerPool:
-    """Up to `size` workers, started when first needed; `timeout_s` limits a single job."""
+    """Up to `size` workers, started when first needed or by `start`; `timeout_s` limits a single job."""
 
     def __init__(self, size: int, timeout_s: float) -> None:
         self.size, self.timeout_s = size, timeout_s
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._stop = weakref.finalize(self, _kill_all, self._workers, os.getpid())
+
+    def start(self) -> None:
+        """Start all workers, which load their parsers while the caller does something else."""
+        while len(self._workers) < self.size:
+            self._add_worker()
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """The outcome of each job; 'timeout' if it took too long, 'error' if it killed its worker.
@@ -64,9 +69,7 @@ class WorkerPool:
 
     def _hand_out(self, jobs: Sequence[Job], waiting: deque[deque[int]]) -> None:
         while len(self._workers) < min(self.size, len(waiting)):
-            worker = _Worker(self.timeout_s)
-            self._workers.append(worker)
-            self._selector.register(worker.answers, selectors.EVENT_READ, worker)
+            self._add_worker()
         for worker in list(self._workers):
             if worker.ready and not worker.queue and waiting:
                 chunk = waiting.popleft()
@@ -78,6 +81,11 @@ class WorkerPool:
                 else:
                     worker.queue = chunk
                     worker.deadline = monotonic() + self.timeout_s
+
+    def _add_worker(self) -> None:
+        worker = _Worker(self.timeout_s)
+        self._workers.append(worker)
+        self._selector.register(worker.answers, selectors.EVENT_READ, worker)
 
     def _collect(self, outcomes: list[Outcome], waiting: deque[deque[int]]) -> None:
         busy = [worker for worker in self._workers if worker.queue or not worker.ready]

@@ -39,13 +39,17 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         check_hub(config)
         newest = checkpoint.newest(folder.checkpoints) if resume else None
         folder.check(config, resume=resume, overwrite=overwrite)
+        Judge(config.rewards)  # refuses unknown functions
         return newest
 
     resume_from = processes.share(check)
+    judge = Judge(config.rewards) if processes.is_main else None
+    if judge is not None:
+        judge.start()  # its workers load while the model does
     learner = build_learner(config, processes, resume_from)
     summary = None
-    if processes.is_main:
-        with processes.controlling(), Judge(config.rewards) as judge:
+    if judge is not None:
+        with processes.controlling(), judge:
             summary = _control(Run(config, folder, judge, learner), resume_from)
     else:
         processes.serve(learner)
