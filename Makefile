@@ -56,8 +56,7 @@ test-vllm: $(VLLM_INSTALLED)
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict -p strategies
-	$(BIN)/mypy -p prepo_cli
+	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
 	$(PYTEST)
 

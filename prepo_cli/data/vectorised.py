@@ -34,7 +34,7 @@ def has_duplicates(table: Any, column: str) -> bool:
     values = table.select_columns([column]).with_format("arrow")[:][column]
     if not (_is_text(values.type) or pa.types.is_integer(values.type)):
         return True  # other types are compared row by row, as text
-    return int(pc.count_distinct(values, mode="only_valid").as_py()) < len(values) - values.null_count
+    return bool(pc.count_distinct(values, mode="only_valid").as_py() < len(values) - values.null_count)
 
 
 def _blank(texts: Any) -> Any:

@@ -56,7 +56,8 @@ class Processes:
         if AcceleratorState._shared_state.get("_mixed_precision", training.mixed_precision) != training.mixed_precision:
             AcceleratorState._reset_state()  # an earlier run in this process had another precision
         self.accelerator = Accelerator(mixed_precision=training.mixed_precision)
-        self.count, self.index = self.accelerator.num_processes, self.accelerator.process_index
+        self.count: int = self.accelerator.num_processes
+        self.index: int = self.accelerator.process_index
         self.device: torch.device = self.accelerator.device
         if self.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, where it is installed, prints that it is

@@ -89,7 +89,8 @@ def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
     plain = saved.is_file() and (Path(name) / "tokenizer.json").is_file()
     if plain and json.loads(saved.read_text(encoding="utf-8")).get("tokenizer_class") in PLAIN_TOKENIZERS:
         return PreTrainedTokenizerFast.from_pretrained(name)
-    return AutoTokenizer.from_pretrained(name, **options)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **options)
+    return tokenizer
 
 
 def model_source(name: str) -> str:

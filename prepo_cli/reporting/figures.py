@@ -80,7 +80,7 @@ def smoothed(values: np.ndarray[Any, np.dtype[np.float64]], share: float = 0.1) 
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
-    return (sums[high] - sums[low]) / (high - low)
+    return np.asarray((sums[high] - sums[low]) / (high - low))
 
 
 @contextmanager

@@ -36,4 +36,4 @@ def advantages(
     if scale_rewards == "batch":
         return centred_N / (float(np.std(rewards_N, ddof=1)) + EPSILON) if len(rewards_N) > 1 else centred_N
     variance_G = np.bincount(group_N, centred_N**2) / np.maximum(counts_G - 1, 1)
-    return centred_N / (np.sqrt(variance_G)[group_N] + EPSILON)
+    return np.asarray(centred_N / (np.sqrt(variance_G)[group_N] + EPSILON))

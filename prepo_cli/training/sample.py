@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prepo_cli.policy.scoring import pad_rows, spans_mask
-from prepo_cli.training.collect import Sample
+from prepo_cli.training.rollouts import Sample
 from strategies.types import FloatArray
 
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from prepo_cli.policy.policy import Scores
 from prepo_cli.sections import TrainingConfig
-from prepo_cli.training.collect import Sample
 from prepo_cli.training.loss import LossOptions, divisor
+from prepo_cli.training.rollouts import Sample
 from prepo_cli.training.sample import TrainingSample
 from prepo_cli.training.team import Team
 from prepo_cli.training.update_stats import UpdateStats

@@ -29,7 +29,9 @@ def test_candidate_counts(kept: int, ratio: float, candidates: int) -> None:
 @given(st.integers(1, 5000), st.integers(1, 100))
 def test_candidates_are_the_least_that_keep_the_ratio(kept: int, percent: int) -> None:
     exact = Fraction(kept * 100, percent)
-    assert CandidateParams(ratio=percent / 100).candidates(kept, make_run(10**6)) == -(-exact.numerator // exact.denominator)
+    assert CandidateParams(ratio=percent / 100).candidates(kept, make_run(10**6)) == -(
+        -exact.numerator // exact.denominator
+    )
 
 
 def test_full_is_the_stream_and_an_epoch_sees_each_prompt_once() -> None:
