@@ -87,9 +87,11 @@ def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
     """
     saved = Path(name) / "tokenizer_config.json"
     plain = saved.is_file() and (Path(name) / "tokenizer.json").is_file()
+    tokenizer: PreTrainedTokenizerBase
     if plain and json.loads(saved.read_text(encoding="utf-8")).get("tokenizer_class") in PLAIN_TOKENIZERS:
-        return PreTrainedTokenizerFast.from_pretrained(name)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **options)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(name)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
     return tokenizer
 
 
