@@ -12,7 +12,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-START_S = 180.0
+START_S = 300.0
+"""A server needs 20 s on an idle machine and over 200 s on a busy one."""
 
 
 def free_port() -> int:

@@ -19,7 +19,7 @@ from prepo_cli.engines.vllm_server import VllmServerEngine
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.policy.policy import Policy
 from prepo_cli.sections import EngineConfig
-from tests.vllm.servers import VllmServer
+from tests.vllm.servers import START_S, VllmServer
 from tests.vllm.small_models import (
     CONTEXT,
     EOS,
@@ -46,7 +46,7 @@ class Running:
 
 
 def connect(policy: Policy, server: VllmServer, folder: Path, context: int = CONTEXT) -> VllmServerEngine:
-    config = EngineConfig(name="vllm-server", vllm_server_base_url=server.url, vllm_server_timeout_s=120)
+    config = EngineConfig(name="vllm-server", vllm_server_base_url=server.url, vllm_server_timeout_s=START_S)
     return VllmServerEngine(
         config,
         model=policy.source,
