@@ -61,7 +61,13 @@ def register(name: str) -> Callable[[S], S]:
 
 
 def parse(text: str) -> list[Spec]:
-    """Specs of a chain, in order: 'greso+ppl-schedule:ratio=0.2' -> two specs.
+    """Specs of a chain, in order.
+
+    >>> parse("greso+ppl-schedule:ratio=0.25,scope=prompt")
+    [Spec(name='greso', params={}),
+     Spec(name='ppl-schedule', params={'ratio': 0.25, 'scope': 'prompt'})]
+    >>> str(parse("my_package.my_module:MySelector:ratio=0.5")[0])
+    'my_package.my_module:MySelector:ratio=0.5'
 
     Raises:
         StrategyError: an empty part or a parameter without '='.
@@ -101,6 +107,14 @@ def find(slot: str, name: str) -> type[Strategy]:
 
 def create(slot: str, text: str, run: RunInfo) -> Strategy:
     """Build the strategy (or chain of selectors) that `text` names.
+
+    >>> run = RunInfo(num_prompts=100, total_steps=10, prompts_per_step=2, num_generations=4)
+    >>> create("selector", "greso+ppl-schedule", run).name
+    'greso+ppl-schedule'
+    >>> create("selector", "ppl-shedule", run)
+    Traceback (most recent call last):
+        ...
+    strategies.errors.StrategyError: no selector 'ppl-shedule', did you mean 'ppl-schedule'?; there are: ...
 
     Raises:
         StrategyError: unknown name, unknown or out-of-bound parameter, a combination that makes no sense.

@@ -23,12 +23,21 @@ from strategies.types import FloatArray, Group, Prompt, RunInfo, StepContext
 
 
 def marginal(p: float, rollouts: int) -> float:
-    """What one rollout more is worth after `rollouts`."""
+    """What one more rollout is worth after `rollouts`.
+
+    >>> [marginal(0.5, rollouts) for rollouts in (2, 3, 4)]
+    [0.03125, 0.015625, 0.0078125]
+    """
     return (p**rollouts * (1 - p) + (1 - p) ** rollouts * p) * p * (1 - p) ** 2
 
 
 def greedy(p_n: FloatArray, total: int, minimum: int) -> list[int]:
-    """Rollouts that sum to `total`, each at least `minimum`, of greatest worth together; ties to the earlier prompt."""
+    """Rollouts that sum to `total`, each at least `minimum`, worth most together; ties go to the earlier prompt.
+
+    >>> import numpy as np
+    >>> greedy(np.array([0.1, 0.5, 0.9]), total=24, minimum=2)
+    [15, 7, 2]
+    """
     counts = [minimum] * len(p_n)
     heap = [(-marginal(float(p), minimum), i) for i, p in enumerate(p_n)]
     heapq.heapify(heap)

@@ -20,7 +20,14 @@ from strategies.types import FloatArray, Group, IntArray, Prompt, RunInfo, StepC
 
 
 def proportional(weight_n: FloatArray, room_n: IntArray, total: int) -> IntArray:
-    """Whole numbers in proportion to the weights that sum to `total` where the room allows, within their room."""
+    """Whole numbers in proportion to the weights, none above its room, that sum to `total` if the room allows.
+
+    >>> import numpy as np
+    >>> proportional(np.array([4.0, 3.0, 0.0]), room_n=np.array([20, 20, 20]), total=16).tolist()
+    [9, 7, 0]
+    >>> proportional(np.array([4.0, 3.0, 0.0]), room_n=np.array([5, 20, 20]), total=16).tolist()
+    [5, 11, 0]
+    """
     given_n = np.zeros(len(weight_n), dtype=np.int64)
     open_n = (weight_n > 0) & (room_n > 0)
     left = min(total, int(room_n[open_n].sum()))

@@ -15,7 +15,12 @@ from strategies.types import BoolArray, FloatArray, Group, StepContext
 
 
 def max_variance_subset(rewards_N: FloatArray, m: int) -> BoolArray:
-    """Mask [N] of the m rewards of greatest population variance."""
+    """Mask [N] of the m rewards of greatest population variance.
+
+    >>> import numpy as np
+    >>> max_variance_subset(np.array([0.0, 0.5, 1.0, 0.6, 0.1, 1.0]), m=4).tolist()
+    [True, False, True, False, True, True]
+    """
     n = len(rewards_N)
     order = np.argsort(rewards_N, kind="stable")
     ordered = rewards_N[order] - rewards_N.mean()

@@ -34,6 +34,16 @@ def label_of(group: Group) -> int:
     return EASY if group.num_correct == len(group.completions) else HARD
 
 
+def roll_probability(streak_N: IntArray, base_N: FloatArray, minimum: float = 0.01) -> FloatArray:
+    """Probability of rolling out prompts with such streaks, `base_N` the p of each one's label.
+
+    >>> import numpy as np
+    >>> roll_probability(np.array([0, 1, 3, 6, 7]), np.full(5, 0.5)).tolist()
+    [1.0, 0.5, 0.125, 0.015625, 0.01]
+    """
+    return np.asarray(np.maximum(base_N**streak_N, minimum))
+
+
 @register("greso")
 class Greso(Selector):
     """Skips prompts whose last visits had zero variance, with a probability that adapts to how many there are."""
@@ -65,7 +75,7 @@ class Greso(Selector):
     def probability(self, index: IntArray) -> FloatArray:
         """Probability of rolling out some prompts."""
         base = np.array([1.0, self.p_easy, self.p_hard])[self.labels_P[index]]
-        return np.asarray(np.maximum(base ** self.streaks_P[index], self.params.minimum))
+        return roll_probability(self.streaks_P[index], base, self.params.minimum)
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
         rng = ctx.rng("selector/greso")

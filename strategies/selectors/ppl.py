@@ -23,8 +23,25 @@ from strategies.types import FloatArray, IntArray, Prompt, PromptSource, RunInfo
 
 
 def window_start(candidates: int, kept: int, rho: float) -> int:
-    """First kept rank, l = floor(rho * (B - K)), for rho in [0, 1]."""
+    """First kept rank, l = floor(rho * (B - K)), for rho in [0, 1].
+
+    >>> [window_start(1280, 256, rho) for rho in (0.0, 0.3, 1.0)]
+    [0, 307, 1024]
+    """
     return math.floor(rho * (candidates - kept) + 1e-9)
+
+
+def window(ppl_B: FloatArray, index_B: IntArray, start: int, kept: int) -> IntArray:
+    """Positions of the candidates at ranks start .. start + kept - 1 by perplexity, ties by prompt index.
+
+    >>> import numpy as np
+    >>> ppl_B = np.array([9.0, 2.0, 5.0, 3.0, 7.0])
+    >>> starts = [window_start(5, 2, rho) for rho in (0.0, 0.5, 1.0)]
+    >>> [ppl_B[window(ppl_B, np.arange(5), start, 2)].tolist() for start in starts]
+    [[2.0, 3.0], [3.0, 5.0], [7.0, 9.0]]
+    """
+    ranked: IntArray = np.lexsort((index_B, ppl_B))
+    return ranked[start : start + kept]
 
 
 PACING = {"linear": lambda rho: rho, "quadratic": lambda rho: rho * rho, "sqrt": math.sqrt}
@@ -54,13 +71,13 @@ class _ByPerplexity(Selector):
         prompts = source.take(self.params.candidates(n, self.run))
         ppl_B = self.params.perplexities(self.name, prompts, ctx)
         start = self.start(len(prompts), n, ctx)
-        ranks: IntArray = np.lexsort((np.array([p.index for p in prompts]), ppl_B))[start : start + n]
+        chosen = window(ppl_B, np.array([prompt.index for prompt in prompts]), start, n)
         if ctx.step != self._step:
             self._step, self._scored, self._kept, self._starts = ctx.step, [], [], []
         self._scored.append(ppl_B)
-        self._kept.append(ppl_B[ranks])
+        self._kept.append(ppl_B[chosen])
         self._starts.append(start)
-        return [prompts[i] for i in ranks]
+        return [prompts[i] for i in chosen]
 
     def metrics(self) -> dict[str, float]:
         if not self._scored:

@@ -16,7 +16,15 @@ from strategies.types import Batch, FloatArray, StepContext
 
 
 def group_relative_entropy(batch: Batch) -> FloatArray:
-    """Weights [N] with mean 1 in every group."""
+    """Weights [N] with mean 1 in every group.
+
+    >>> import numpy as np
+    >>> from strategies import Batch
+    >>> entropy_NT = np.array([[0.2, 0.4], [0.1, 0.1], [0.6, 0.0], [0.6, 0.6]])
+    >>> batch = Batch(np.array([0, 0, 1, 1]), np.zeros(4), np.zeros(4), entropy_NT, entropy_NT > 0)
+    >>> group_relative_entropy(batch).round(6).tolist()
+    [1.5, 0.5, 1.0, 1.0]
+    """
     _, group_N = np.unique(batch.group_N, return_inverse=True)
     entropy_N = batch.mean_entropy_N
     mean_G = np.bincount(group_N, entropy_N) / np.bincount(group_N)

@@ -17,7 +17,15 @@ from strategies.types import Batch, FloatArray, StepContext
 
 
 def top_tokens(batch: Batch, share: float) -> FloatArray:
-    """Weights [N, T], 1 on the tokens of highest entropy."""
+    """Weights [N, T], 1 on the tokens of highest entropy.
+
+    >>> import numpy as np
+    >>> from strategies import Batch
+    >>> entropy_NT = np.array([[0.2, 0.4, 1.5], [0.1, 0.9, 0.0]])
+    >>> batch = Batch(np.array([0, 0]), np.zeros(2), np.zeros(2), entropy_NT, entropy_NT > 0)
+    >>> top_tokens(batch, share=0.4).tolist()
+    [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+    """
     entropy_M = batch.entropy_M
     keep = math.ceil(share * len(entropy_M) - 1e-9)
     weight_M = np.zeros(len(entropy_M))

@@ -19,7 +19,17 @@ from strategies.types import Batch, FloatArray, RunInfo, StepContext
 
 
 def relative_entropy(batch: Batch, mean: str = "token") -> FloatArray:
-    """Weights [N], float64, with mean 1 over tokens (`token`) or rollouts (`sequence`)."""
+    """Weights [N], float64, with mean 1 over tokens (`token`) or rollouts (`sequence`).
+
+    >>> import numpy as np
+    >>> from strategies import Batch
+    >>> entropy_NT = np.array([[0.2, 0.4, 0.0, 0.0], [0.6, 0.0, 0.0, 0.0], [0.1, 0.1, 0.1, 0.5]])
+    >>> batch = Batch(np.zeros(3, int), np.zeros(3), np.zeros(3), entropy_NT, entropy_NT > 0)
+    >>> relative_entropy(batch).round(6).tolist()
+    [1.05, 2.1, 0.7]
+    >>> relative_entropy(batch, mean="sequence").round(6).tolist()
+    [0.818182, 1.636364, 0.545455]
+    """
     entropy_N, lengths_N = batch.mean_entropy_N, batch.lengths_N
     weight_by = lengths_N if mean == "token" else (lengths_N > 0)
     total = float(np.sum(weight_by))
