@@ -121,9 +121,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def write_yaml(path: Path, config: BaseModel) -> None:
+def to_yaml(config: BaseModel) -> str:
     """The configuration as YAML, in the order of its fields."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:

@@ -5,7 +5,8 @@ How files, recipes, flags and `--set` are merged is in config.py.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -16,6 +17,11 @@ EMBEDDED = "embedded"
 VERDICTS = ("math", "exact", "boxed")
 """Reward functions that can decide correctness, in order of precedence."""
 DEFAULT_RECIPE = "prepo"
+
+T = TypeVar("T")
+MAY_CHANGE = "may change on resume"
+MayChange = Annotated[T, MAY_CHANGE]
+"""Marks a setting, or a whole section, that a resumed run may change: where and how it computes, not what."""
 
 
 class Section(BaseModel):
@@ -30,8 +36,10 @@ class ModelConfig(Section):
     model_name_or_path: str = Field(EMBEDDED, description="Hub name, folder, or 'embedded'")
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of weights and computation")
-    attn_implementation: str | None = Field(None, description="as in transformers: eager, sdpa, flash_attention_2")
-    gradient_checkpointing: bool = False
+    attn_implementation: MayChange[str | None] = Field(
+        None, description="as in transformers: eager, sdpa, flash_attention_2"
+    )
+    gradient_checkpointing: MayChange[bool] = False
     trust_remote_code: bool = False
     use_peft: bool = Field(False, description="train LoRA adapters and freeze the base weights")
     lora_r: int = Field(16, ge=1, description="LoRA rank")
@@ -76,7 +84,7 @@ class RewardConfig(Section):
         1.0, description="a rollout is correct if the verdict function's own, unweighted value reaches this"
     )
     timeout_s: float = Field(5.0, gt=0, description="for checking one completion; past it the completion is wrong")
-    workers: int | None = Field(None, ge=1, description="processes; by default one per core, at most 8")
+    workers: MayChange[int | None] = Field(None, ge=1, description="processes; by default one per core, at most 8")
 
     @property
     def verdict_function(self) -> str:
@@ -141,11 +149,13 @@ class TrainingConfig(Section):
     mask_truncated_completions: bool = False
     num_iterations: int = Field(1, ge=1, description="passes over each batch")
     mini_batch_prompts: int | None = Field(None, ge=1, description="groups per optimiser step; all by default")
-    max_tokens_per_micro_batch: int = Field(16384, ge=1, description="padded tokens of one forward and backward")
-    save_steps: int = Field(50, ge=1)
-    save_total_limit: int | None = Field(2, ge=1, description="checkpoints kept")
+    max_tokens_per_micro_batch: MayChange[int] = Field(
+        16384, ge=1, description="padded tokens of one forward and backward"
+    )
+    save_steps: MayChange[int] = Field(50, ge=1)
+    save_total_limit: MayChange[int | None] = Field(2, ge=1, description="checkpoints kept")
     mixed_precision: Literal["no", "bf16"] = "no"
-    fsdp: bool = Field(False, description="shard weights, gradients and optimiser state over all processes")
+    fsdp: MayChange[bool] = Field(False, description="shard weights, gradients and optimiser state over all processes")
 
     @field_validator("loss_type")
     @classmethod
@@ -225,15 +235,15 @@ class RunConfig(Section):
 
     recipe: str = DEFAULT_RECIPE
     seed: int = Field(0, ge=0)
-    output_dir: str = Field("", description="run folder; runs/<recipe>-seed<seed> by default")
+    output_dir: MayChange[str] = Field("", description="run folder; runs/<recipe>-seed<seed> by default")
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     rewards: RewardConfig = Field(default_factory=RewardConfig)
     strategies: StrategiesConfig
     training: TrainingConfig = Field(default_factory=TrainingConfig)
-    engine: EngineConfig = Field(default_factory=EngineConfig)
+    engine: MayChange[EngineConfig] = Field(default_factory=EngineConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
-    reporting: ReportingConfig = Field(default_factory=ReportingConfig)
+    reporting: MayChange[ReportingConfig] = Field(default_factory=ReportingConfig)
 
     @property
     def compute_dtype(self) -> str:
@@ -254,3 +264,21 @@ class RunConfig(Section):
         if not self.output_dir:
             self.__dict__["output_dir"] = f"runs/{self.recipe}-seed{self.seed}"
         return self
+
+
+class ScoringConfig(Section):
+    """All of `prepo score-ppl`."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    dataset_name: str = EMBEDDED
+    split: str = "train"
+    limit: int | None = Field(None, ge=1)
+    prompt_column: str | None = None
+    skip_bad_rows: bool = False
+    system_prompt: str | None = None
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    scope: Literal["question", "prompt"] = "question"
+    max_prompt_length: int | None = Field(None, ge=1, description="tokens; longer prompts get no perplexity")
+    batch_tokens: int = Field(16384, ge=1, description="padded tokens of one forward pass")
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    output: Path

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from prepo_cli.config import recipes, resolve, write_yaml
+from prepo_cli.config import recipes, resolve, to_yaml
 from prepo_cli.errors import UsageError
 from prepo_cli.sections import RunConfig
 from strategies.base import SLOTS
@@ -166,6 +166,6 @@ def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
 
 def test_the_written_configuration_resolves_to_itself(tmp_path: Path) -> None:
     config = resolve(flags={"recipe": "dapo", "seed": 5}, sets=["training.learning_rate=1e-5", "data.limit=10"])
-    write_yaml(tmp_path / "config.yaml", config)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert resolve([tmp_path / "config.yaml"]) == config
     assert set(SLOTS) == set(RunConfig.model_fields["strategies"].annotation.model_fields)

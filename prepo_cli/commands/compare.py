@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prepo_cli.errors import UsageError
+from prepo_cli.startup import large_imports
 
 if TYPE_CHECKING:
     from prepo_cli.reporting.compare import Run
@@ -88,7 +89,8 @@ def _ensure(recipe: str, seed: str, root: Path, flags: dict[str, Any], config: l
         if read_yaml(folder / "config.yaml") != resolved.model_dump(mode="json"):
             raise UsageError(f"{folder} holds a run with different settings; choose another --output-dir")
         return folder
-    from prepo_cli.training.train import train
+    with large_imports():
+        from prepo_cli.training.train import train
 
     resumable = any((folder / "checkpoints").glob("step-*"))
     train(resolved, resume=resumable, overwrite=not resumable)

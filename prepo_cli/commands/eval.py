@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from prepo_cli.errors import UsageError
+from prepo_cli.startup import large_imports
 
 
 def evaluate_command(
@@ -54,7 +55,7 @@ def evaluate_command(
     ] = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any setting of engine or rewards: rewards.weights=[1,0.1]; repeatable."),
+        typer.Option("--set", help="Any setting of engine or rewards: rewards.correct_reward=0.5; repeatable."),
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the evaluation in the folder.")] = False,
@@ -70,7 +71,7 @@ def evaluate_command(
       prepo eval --model runs/latest --k 16 --json
       prepo eval --model Qwen/Qwen2.5-Math-1.5B --dataset aime24 --k 4 --dtype bfloat16
       prepo eval --model Qwen/Qwen3-4B --dataset math500 --engine vllm --dtype bfloat16
-      prepo eval --reward math --reward my_rewards:short --set rewards.weights=[1,0.1]
+      prepo eval --reward math --reward my_rewards:short --set 'rewards.weights=[1, 0.1]'
     """
     if k < 1:
         raise UsageError(f"--k {k}: take at least 1 sample per prompt")
@@ -109,7 +110,8 @@ def evaluate_command(
     except ValidationError as error:
         raise UsageError(validation_message(error)) from error
 
-    from prepo_cli.evaluation.session import run_evaluation
+    with large_imports():
+        from prepo_cli.evaluation.session import run_evaluation
 
     summary = run_evaluation(config, overwrite=overwrite)
     if json_output:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from prepo_cli.startup import large_imports
+
 SLOT_HELP = "strategy spec such as name:key=value,key=value; see `prepo strategies`"
 
 
@@ -84,7 +86,8 @@ def train(
     saved = Path(resolved.output_dir) / "config.yaml"
     if resume and saved.is_file():
         resolved = resolve((saved, *(config or ())), flags | {"output_dir": resolved.output_dir}, set_ or ())
-    from prepo_cli.training.train import train as run
+    with large_imports():
+        from prepo_cli.training.train import train as run
 
     summary = run(resolved, resume=resume, overwrite=overwrite)
     if summary is None:  # not the main process

@@ -25,6 +25,12 @@ class Rendered:
     token_ids: list[int]
     question_span: tuple[int, int]
 
+    def scored_span(self, scope: str) -> tuple[int, int]:
+        """The tokens whose perplexity counts: the question's, or all; also all if the question has none to score."""
+        start, end = self.question_span
+        # Nothing predicts the first token of a prompt.
+        return self.question_span if scope == "question" and end > max(start, 1) else (0, len(self.token_ids))
+
 
 class Renderer:
     """Renders chat messages with the tokenizer's chat template and generation prompt, or as plain text without one."""

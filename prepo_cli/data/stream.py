@@ -1,15 +1,19 @@
 """The prompt stream: an endless, resumable pass over the training set in a new random order each epoch.
 
-An epoch's order depends only on the seed and the epoch number, with one exception: where a step crosses into the next
-epoch, prompts that it has already taken move to that epoch's end, those that it has rolled out last of all. So the
-prompts of a step are distinct as long as the training set has enough of them, and every epoch still contains each
-prompt once. The state is the position and the list of moved prompts. With 10 million prompts an order takes 40 MB and
-is drawn once per epoch.
+A step's prompts are distinct as long as the training set has enough of them, and every epoch still contains each prompt
+once:
+
+- Where a step crosses into the next epoch, prompts that it has already taken move to that epoch's end.
+- Once a step has taken the whole training set, it takes again what it did not roll out.
+
+So an epoch's order depends only on the seed, the epoch number and the list of moved prompts, which is in the state.
+With 10 million prompts an order takes 40 MB and is drawn once per epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,38 +49,52 @@ class PromptStream:
     def begin_step(self) -> None:
         """Forget which prompts the last step took."""
         self._taken: set[int] = set()
+        self._not_rolled_out: deque[Prompt] = deque()
+        self._crossed_epochs = False
         self._rolled_out: set[int] = set()
-        self._first_epoch = self._epoch
-        self._must_defer = False
 
-    def mark_rolled_out(self, prompts: Iterable[Prompt]) -> None:
-        """Note which prompts were selected, so that they come last should this step take every prompt again."""
-        self._rolled_out |= {prompt.index for prompt in prompts}
-        self._must_defer = self._epoch > self._first_epoch
-
-    def take(self, m: int, least: int | None = None) -> list[Prompt]:
-        """The next m usable prompts; with `least`, fewer (at least that many) rather than one taken twice in a step.
+    def take(self, m: int) -> list[Prompt]:
+        """The next m usable prompts.
 
         Raises:
             UsageError: a full pass found no usable prompt.
         """
         taken: list[Prompt] = []
         while len(taken) < m:
-            if self._must_defer:
-                self._defer()
+            if self._crossed_epochs:
+                self._defer_taken()
             row = int(self._order[self._position])
-            if least is not None and len(taken) >= least and row in self._taken:
-                break
+            if row in self._taken:  # this step has taken the whole training set
+                # What this call took stands at the right end.
+                again = min(m - len(taken), len(self._not_rolled_out) - len(taken))
+                if again > 0:
+                    taken += [self._not_rolled_out[i] for i in range(again)]
+                    self._not_rolled_out.rotate(-again)
+                    continue
             prompt = self._get(row)
             if prompt is None:
                 self._left_out += 1
             else:
                 taken.append(prompt)
-                self._taken.add(row)
+                if row not in self._taken:
+                    self._taken.add(row)
+                    self._not_rolled_out.append(prompt)
             self._position += 1
             if self._position == self._num_prompts:
                 self._next_epoch()
         return taken
+
+    def without_repeats(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """A round's prompts, repeats of this step or round replaced as long as there are other prompts.
+
+        A selector may choose one again once the step has taken the whole training set. All count as rolled out.
+        """
+        distinct = {p.index: p for p in prompts if p.index not in self._rolled_out}
+        self._mark_rolled_out(distinct)
+        others = {p.index: p for p in self.take(len(prompts) - len(distinct)) if p.index not in self._rolled_out}
+        self._mark_rolled_out(others)
+        found = [*distinct.values(), *others.values()]
+        return found + list(prompts)[: len(prompts) - len(found)]
 
     def state_dict(self) -> dict[str, Any]:
         """The stream's position; valid between steps."""
@@ -108,17 +126,18 @@ class PromptStream:
         self._left_out, self._left_out_before = 0, self._left_out
         self._epoch, self._position = self._epoch + 1, 0
         self._order, self._moved = self._shuffled(self._epoch), np.empty(0, dtype=np.int32)
-        self._must_defer = True
+        self._crossed_epochs = True
 
-    def _defer(self) -> None:
-        """Move what this step has taken to the end of the epoch, behind it what it has rolled out."""
-        rows = self._order[self._position :].copy()
-        taken, rolled_out = (np.array(sorted(s), dtype=np.int32) for s in (self._taken, self._rolled_out))
-        rank = np.isin(rows, taken).astype(np.int8) + np.isin(rows, rolled_out)
-        deferred = np.concatenate([rows[rank == 1], rows[rank == 2]])
-        self._order[self._position :] = np.concatenate([rows[rank == 0], deferred])
-        self._moved = np.concatenate([self._moved[~np.isin(self._moved, deferred)], deferred])
-        self._must_defer = False
+    def _mark_rolled_out(self, rows: Iterable[int]) -> None:
+        self._rolled_out.update(rows)
+        self._not_rolled_out = deque(prompt for prompt in self._not_rolled_out if prompt.index not in self._rolled_out)
+
+    def _defer_taken(self) -> None:
+        """Move what this step has taken to the end of the epoch that it has crossed into."""
+        taken = np.isin(self._order, np.fromiter(self._taken, dtype=np.int32))
+        self._moved = self._order[taken]
+        self._order = np.concatenate([self._order[~taken], self._moved])
+        self._crossed_epochs = False
 
     def _shuffled(self, epoch: int) -> Rows:
         order = np.arange(self._num_prompts, dtype=np.int32)

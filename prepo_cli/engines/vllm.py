@@ -218,9 +218,9 @@ def _import_vllm() -> Any:
 
 def _read(output: Any) -> Answer:
     """A finished request's answer."""
-    completions = [Completion(one.token_ids, one.logprobs.logprobs, one.finish_reason) for one in output.outputs]
-    scores = output.prompt_logprobs
-    return Answer(completions, () if scores is None else scores.logprobs)
+    if output.prompt_logprobs is not None:
+        return Answer([], output.prompt_logprobs.logprobs)
+    return Answer([Completion(one.token_ids, one.logprobs.logprobs, one.finish_reason) for one in output.outputs])
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """vLLM's answer to a job; `prompt_logprobs` are those of every token but the first, where they were asked for."""
+    """vLLM's answer: completions, or with `SCORING_SETTINGS` the log-probs of every prompt token but the first."""
 
     completions: Sequence[Completion]
     prompt_logprobs: Sequence[float] = ()

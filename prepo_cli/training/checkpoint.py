@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +75,25 @@ def write_model(folder: Path, policy: Policy, state: Mapping[str, torch.Tensor])
 
 def export_model(folder: Path, policy: Policy, state: Mapping[str, torch.Tensor]) -> None:
     """A whole model with its tokenizer in the hub's format; `state` has full weights, adapters merged."""
-    policy.model.save_pretrained(folder, state_dict=state)
+    with _unaware_of_deepspeed():
+        policy.model.save_pretrained(folder, state_dict=state)
     policy.tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _unaware_of_deepspeed() -> Iterator[None]:
+    """Before saving, transformers imports DeepSpeed where it is installed, to see whether a model is wrapped in its engine.
+
+    Ours never is. Only a run that uses DeepSpeed has imported it by now.
+    """
+    unused = "deepspeed" not in sys.modules
+    if unused:
+        sys.modules["deepspeed"] = None  # type: ignore[assignment]  # how an import is made to fail
+    try:
+        yield
+    finally:
+        if unused:
+            del sys.modules["deepspeed"]
 
 
 def write_optimizer(folder: Path, state: Mapping[str, Any]) -> None:

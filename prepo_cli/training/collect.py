@@ -92,10 +92,9 @@ class _Round:
         self.of, self.ctx, self.step, self.numbers = of, ctx, step, numbers
         self.total = size * of.training.num_generations
         started = perf_counter()
-        self.prompts: list[Prompt] = of.strategies.select(size, of.stream, ctx)
+        self.prompts: list[Prompt] = of.stream.without_repeats(of.strategies.select(size, of.stream, ctx))
         self.counts = of.strategies.allocate(self.prompts, self.total, ctx)
         step.seconds["select"] += perf_counter() - started
-        of.stream.mark_rolled_out(self.prompts)
         self.rendered: list[Rendered] = [of.prompts.rendered(prompt.index) for prompt in self.prompts]
         self.groups: list[list[Sample]] = [[] for _ in self.prompts]
 

@@ -39,9 +39,6 @@ class PolicyProbe:
         self.score, self.prompts = score, prompts
 
     def perplexity(self, prompts: Sequence[Prompt], scope: str = "question") -> FloatArray:
-        """Perplexity of each prompt [N] at temperature 1; of all its tokens where the question has no scorable one."""
+        """Perplexity of each prompt [N] at temperature 1."""
         rendered = [self.prompts.rendered(prompt.index) for prompt in prompts]
-        full_spans = [(0, len(r.token_ids)) for r in rendered]
-        spans = full_spans if scope == "prompt" else [r.question_span for r in rendered]
-        spans = [span if span[1] > max(span[0], 1) else full for span, full in zip(spans, full_spans, strict=True)]
-        return self.score([list(r.token_ids) for r in rendered], spans)[:, 0]
+        return self.score([list(r.token_ids) for r in rendered], [r.scored_span(scope) for r in rendered])[:, 0]

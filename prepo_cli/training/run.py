@@ -24,6 +24,7 @@ from prepo_cli.training.log import RunLog
 from prepo_cli.training.progress import Progress
 from prepo_cli.training.prompts import PolicyProbe, Prompts
 from prepo_cli.training.rollouts import Collected
+from prepo_cli.training.stored_ppl import check_stored_ppl
 from prepo_cli.training.team import Team
 from prepo_cli.training.update import Updater
 from strategies import StrategySet
@@ -53,6 +54,7 @@ class Run:
         order = config.seed if data.seed is None else data.seed
         self.stream = PromptStream(len(self.dataset), order, self.prompts.get)
         self.strategies = StrategySet(config.strategies.model_dump(), self._run_info())
+        check_stored_ppl(self.strategies.selector.stored_scopes, self.dataset, config.model, renderer)
         self.team = Team(learner.processes, learner, training.max_tokens_per_micro_batch)
         self.probe = PolicyProbe(self.team.perplexity, self.prompts)
         full_precision = training.mixed_precision == "no" and config.model.dtype == "float32"

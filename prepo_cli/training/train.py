@@ -39,13 +39,17 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         check_hub(config)
         newest = checkpoint.newest(folder.checkpoints) if resume else None
         folder.check(config, resume=resume, overwrite=overwrite)
+        Judge(config.rewards)  # refuses unknown functions
         return newest
 
     resume_from = processes.share(check)
+    judge = Judge(config.rewards) if processes.is_main else None
+    if judge is not None:
+        judge.start()  # its workers load while the model does
     learner = build_learner(config, processes, resume_from)
     summary = None
-    if processes.is_main:
-        with processes.controlling(), Judge(config.rewards) as judge:
+    if judge is not None:
+        with processes.controlling(), judge:
             summary = _control(Run(config, folder, judge, learner), resume_from)
     else:
         processes.serve(learner)
@@ -102,11 +106,13 @@ def _stop_after_step(progress: Progress) -> Iterator[None]:
 
 
 def announce(run: Run) -> None:
-    """One line on the data and one on the model."""
+    """A line on the data, one on the model, and what the strategies have to say."""
     dataset, policy, processes = run.dataset, run.learner.policy, run.team.processes
     say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
     parameters = sum(map(size, policy.model.parameters()))
     trained = sum(map(size, run.learner.layout.parameters))
     where = f"on {policy.device}" + (f" in {processes.count} processes" if processes.count > 1 else "")
     part = f", {trained:,} of them trained" if trained < parameters else ""
+    for note in run.strategies.notes():
+        say(note)
     say(f"{policy.model.config.model_type}: {parameters:,} parameters{part} {where}")

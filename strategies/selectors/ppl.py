@@ -51,7 +51,7 @@ class _ByPerplexity(Selector):
         """First kept rank."""
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
-        prompts = source.take(self.params.candidates(n))
+        prompts = source.take(self.params.candidates(n, self.run))
         ppl_B = self.params.perplexities(self.name, prompts, ctx)
         start = self.start(len(prompts), n, ctx)
         ranks: IntArray = np.lexsort((np.array([p.index for p in prompts]), ppl_B))[start : start + n]

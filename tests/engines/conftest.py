@@ -1,4 +1,4 @@
-"""A stand-in for a vLLM server, for as long as a test needs it."""
+"""A fake vLLM server for the duration of a test."""
 
 from __future__ import annotations
 

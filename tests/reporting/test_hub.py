@@ -15,7 +15,7 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub import HfApi, ModelCard
 
-from prepo_cli.config import resolve, write_yaml
+from prepo_cli.config import resolve, to_yaml
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.reporting import hub
 from prepo_cli.reporting.card import model_card
@@ -153,7 +153,7 @@ def run_folder(tmp_path: Path) -> Path:
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
     (tmp_path / "learning_curve.png").write_bytes(b"\x89PNG")
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
-    write_yaml(tmp_path / "config.yaml", configuration())
+    (tmp_path / "config.yaml").write_text(to_yaml(configuration()))
     (tmp_path / "README.md").write_text(model_card(configuration(), SUMMARY))
     return tmp_path
 

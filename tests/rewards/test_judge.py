@@ -106,7 +106,7 @@ def test_what_is_not_finite_is_left_out_and_counted() -> None:
         ("mth", "did you mean 'math'"),
         ("nowhere.at_all:f", "PYTHONPATH"),
         ("own_rewards:lenght", "does not import: AttributeError"),
-        ("own_rewards:number", "is a int, not a function"),
+        ("own_rewards:number", "is not a function but of type int"),
     ],
 )
 def test_names_are_checked_before_any_work(name: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Random models of shapes that vLLM's CPU kernels take, and what the tests compare engines with."""
+"""Random models of shapes that vLLM's CPU kernels support, and what the tests compare engines with."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make_policy(architecture: str, eos: frozenset[int] = EOS) -> Policy:
 
 
 def shake(policy: Policy, seed: int) -> None:
-    """New random weights, every parameter of them."""
+    """New random weights for every parameter."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in policy.model.parameters():
@@ -92,7 +92,7 @@ def greedy(policy: Policy, max_tokens: int = 12) -> list[list[list[int]]]:
 
 
 def largest_gap(policy: Policy, asked: Sequence[Request], groups: list[list[Rollout]]) -> float:
-    """Largest distance of the engine's log-probs from the trainer's."""
+    """Largest difference between the engine's log-probs and the trainer's."""
     rows, spans, temperatures, found = [], [], [], []
     for request, group in zip(asked, groups, strict=True):
         for rollout in group:
@@ -107,7 +107,7 @@ def largest_gap(policy: Policy, asked: Sequence[Request], groups: list[list[Roll
 
 
 def first_token_fits(policy: Policy, prompt: list[int], temperature: float, drawn: Sequence[int]) -> bool:
-    """Whether first tokens follow softmax(logits / T), by a chi-square test that a right engine fails once in 1e5."""
+    """Whether first tokens follow softmax(logits / T): a chi-square test that a correct engine fails once in 1e5."""
     with torch.no_grad():
         p = torch.softmax(policy.model(torch.tensor([prompt])).logits[0, -1].double() / temperature, -1).numpy()
     counts = np.bincount(np.asarray(drawn), minlength=VOCAB)

@@ -154,12 +154,12 @@ def test_the_nucleus_limits_what_is_drawn(running: Running) -> None:
     (group,) = running.engine.generate([Request(PROMPTS[0], list(range(300)), 1.0, 1, top_p=0.5)])
     assert {r.token_ids[0] for r in group} == nucleus
     for rollout in group:
-        expected = np.log(p[rollout.token_ids[0]] / order.values[:size].sum())
+        expected = float(torch.log(p[rollout.token_ids[0]] / order.values[:size].sum()))
         assert abs(rollout.logprobs[0] - expected) < 5e-5
 
 
 @with_one_architecture
-def test_what_vllm_would_refuse_or_bend_is_an_error(running: Running) -> None:
+def test_what_vllm_would_reject_or_alter_is_an_error(running: Running) -> None:
     for request, words in (
         (Request([5] * (CONTEXT - 3), [1], 1.0, 4), "max-model-len"),
         (Request([], [1], 1.0, 4), "empty prompt"),

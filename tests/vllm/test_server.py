@@ -1,4 +1,4 @@
-"""The client of a vLLM server against the trainer's own decoding and log-probs, on a real server that also dies."""
+"""The vLLM server engine against the trainer's own decoding and log-probs, with a real server that is also killed."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_samples_follow_the_exact_softmax(running: Running) -> None:
     assert not first_token_fits(running.policy, PROMPTS[0], 1.3, drawn)
 
 
-def test_a_server_that_does_not_fit_is_one_line(running: Running, tmp_path: Path) -> None:
+def test_a_server_that_is_set_up_wrongly_is_one_line(running: Running, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"--max-model-len {CONTEXT + 1}"):
         connect(running.policy, running.server, tmp_path, CONTEXT + 1)
     with pytest.raises(UsageError, match="--served-model-name other"):
@@ -173,7 +173,7 @@ def test_a_killed_server_comes_back_with_the_current_weights(running: Running) -
     assert tokens(running.engine.generate(requests(1, temperature=0.0))) == greedy(running.policy)
 
 
-def test_weights_of_another_run_are_noticed(running: Running, tmp_path: Path) -> None:
+def test_weights_of_another_run_are_detected(running: Running, tmp_path: Path) -> None:
     other = connect(running.policy, running.server, tmp_path)
     other.sync(weights(running.policy))
     with pytest.raises(RunError, match="another run"):
