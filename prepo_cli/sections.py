@@ -150,10 +150,10 @@ class TrainingConfig(Section):
     num_iterations: int = Field(1, ge=1, description="passes over each batch")
     mini_batch_prompts: int | None = Field(None, ge=1, description="groups per optimiser step; all by default")
     max_tokens_per_micro_batch: MayChange[int] = Field(
-        16384, ge=1, description="padded tokens of one forward and backward"
+        16384, ge=1, description="padded tokens per forward and backward pass"
     )
     save_steps: MayChange[int] = Field(50, ge=1)
-    save_total_limit: MayChange[int | None] = Field(2, ge=1, description="checkpoints kept")
+    save_total_limit: MayChange[int | None] = Field(2, ge=1, description="number of checkpoints to keep")
     mixed_precision: Literal["no", "bf16"] = "no"
     fsdp: MayChange[bool] = Field(False, description="shard weights, gradients and optimiser state over all processes")
 
@@ -267,7 +267,7 @@ class RunConfig(Section):
 
 
 class ScoringConfig(Section):
-    """All of `prepo score-ppl`."""
+    """All settings of `prepo score-ppl`."""
 
     model: ModelConfig = Field(default_factory=ModelConfig)
     dataset_name: str = EMBEDDED
@@ -279,6 +279,6 @@ class ScoringConfig(Section):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     scope: Literal["question", "prompt"] = "question"
     max_prompt_length: int | None = Field(None, ge=1, description="tokens; longer prompts get no perplexity")
-    batch_tokens: int = Field(16384, ge=1, description="padded tokens of one forward pass")
+    batch_tokens: int = Field(16384, ge=1, description="padded tokens per forward pass")
     engine: EngineConfig = Field(default_factory=EngineConfig)
     output: Path

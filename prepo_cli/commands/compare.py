@@ -35,7 +35,7 @@ def compare(
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the comparison as one JSON object.")] = False,
 ) -> None:
-    """Compare finished runs by accuracy, cost and rollouts needed to reach a target accuracy.
+    """Compare finished runs by accuracy, cost and rollouts to a target accuracy.
 
     Prints a table and writes four figures and an HTML page. With --recipes, missing runs are trained first and
     interrupted ones are resumed.
