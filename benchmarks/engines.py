@@ -1,6 +1,6 @@
-"""Rollouts per second of the engines on the same work, by turns: the embedded task, 64 prompts of 8 rollouts.
+"""Rollouts per second of the hf and vllm engines, measured in turns on the same requests of the embedded task.
 
-Needs vLLM beside prepo (`make test-vllm` sets up an environment with its CPU build):
+Needs vLLM in prepo's environment (`make test-vllm` sets one up with vLLM's CPU build):
 
     python -m benchmarks.engines
     python -m benchmarks.engines --prompts 256 --repeats 9 --json
@@ -30,12 +30,12 @@ ROLLOUTS = 8
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure both engines and print their rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=96)
-    parser.add_argument("--repeats", type=int, default=5, help="measured, after one to warm up")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--repeats", type=int, default=5, help="measured repeats, after one warm-up")
+    parser.add_argument("--json", action="store_true", help="print the raw measurements as one JSON object")
     arguments = parser.parse_args()
     result = measure(arguments.prompts, arguments.max_tokens, arguments.repeats)
     if arguments.json:
@@ -50,26 +50,26 @@ def main() -> None:
             [name, f"{np.median(rates):,.0f} ({rates[0]:,.0f} to {rates[-1]:,.0f})",
              f"{mean_tokens / np.median(seconds):,.0f}", "-" if sync is None else f"{1000 * sync:,.0f} ms"]
         )  # fmt: skip
-    columns = ["engine", "rollouts / s: median, min to max", "tokens / s", "weight sync"]
+    columns = ["engine", "rollouts / s: median (min to max)", "tokens / s", "weight sync"]
     title = (
         f"{arguments.prompts} prompts x {ROLLOUTS} rollouts, at most {arguments.max_tokens} tokens, {result['device']}"
     )
     table(title, columns, rows)
     ratio = np.array(result["seconds"]["hf"]) / np.array(result["seconds"]["vllm"])
-    print(f"vllm / hf, repeat by repeat: {np.median(ratio):.2f} [{ratio.min():.2f}, {ratio.max():.2f}]")
+    print(f"vllm / hf, per repeat, median [min, max]: {np.median(ratio):.2f} [{ratio.min():.2f}, {ratio.max():.2f}]")
 
 
 def measure(prompts: int, max_tokens: int, repeats: int) -> dict[str, Any]:
-    """Seconds of each engine, one value a repeat; both answer the same requests."""
+    """Seconds of each engine, one value per repeat; both answer the same requests."""
     model = ModelConfig()
     policy = load_policy(model)
     renderer = Renderer(policy.tokenizer)
     dataset = load_prompts(EMBEDDED, limit=prompts)
     rows = [renderer(dataset.messages(i)).token_ids for i in range(len(dataset))]
-    room = max(map(len, rows)) + max_tokens
+    max_context = max(map(len, rows)) + max_tokens
     engines = {
         name: build_engine(
-            EngineConfig.model_validate({"name": name}), policy, model, max_context=room, seed=0, sync_dir=Path()
+            EngineConfig.model_validate({"name": name}), policy, model, max_context=max_context, seed=0, sync_dir=Path()
         )
         for name in ("hf", "vllm")
     }
@@ -94,7 +94,7 @@ def measure(prompts: int, max_tokens: int, repeats: int) -> dict[str, Any]:
             if repeat:
                 result["seconds"][name].append(seconds)
                 result["tokens"][name] += sum(len(rollout.token_ids) for group in groups for rollout in group)
-            if name == "vllm":
+            if not engine.shares_weights:
                 started = perf_counter()
                 engine.sync(policy.named_weights())
                 result["sync_s"][name] = perf_counter() - started

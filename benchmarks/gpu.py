@@ -1,13 +1,13 @@
-"""One training step of a 1.5B model on one GPU, phase by phase, and a log-prob pass over long completions.
+"""Time one training step of a 1.5B model on one GPU, phase by phase, and a log-prob pass over long completions.
 
-The model has the shape of Qwen2.5-1.5B and random weights in bfloat16, so nothing is downloaded. The step has 64
-prompts of 8 rollouts of 512 tokens: generate, one log-prob and entropy pass, one update; then log-probs of 8,192-token
-completions. Utilisation is the share that the model's own FLOPs of the update (forward and backward, recomputation not
-counted) take of what a large matrix product reaches in the same run on the same device.
+The model has the shape of Qwen2.5-1.5B and random bfloat16 weights, so nothing is downloaded. The step has 64 prompts
+with 8 rollouts of 512 tokens each: generate, one log-prob and entropy pass, one update. Then follow log-probs of
+8,192-token completions. Utilisation is the update's model FLOP/s (forward and backward, without recomputation) divided
+by the FLOP/s of a large matrix product in the same run on the same device.
 
     python -m benchmarks.gpu                   # needs a GPU with 80 GB
-    python -m benchmarks.gpu --engine vllm     # rollouts by vLLM in process
-    python -m benchmarks.gpu --small           # a tiny model on the CPU, to see that it runs
+    python -m benchmarks.gpu --engine vllm     # generate with vLLM in process
+    python -m benchmarks.gpu --small           # a tiny model on the CPU, as a smoke test
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines.base import Request
 from prepo_cli.policy.loading import load_tokenizer
 from prepo_cli.terminal import table
-from prepo_cli.training.learner import build_learner
-from prepo_cli.training.sample import Trainee
+from prepo_cli.training.build import build_learner
+from prepo_cli.training.sample import TrainingSample
 from prepo_cli.training.team import Team
 from strategies.types import derive_seed
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured: a model's shape and a step's size."""
+    """The workload: the shape of the model and the size of the step."""
 
     shape: dict[str, Any]
     prompts: int
@@ -67,16 +67,16 @@ PHASES = ("generate", "log-probs", "update", "sync", "long log-probs")
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=["hf", "vllm"], default="hf")
-    parser.add_argument("--small", action="store_true", help="a tiny model, on the CPU too")
+    parser.add_argument("--small", action="store_true", help="a tiny model, also on the CPU")
     parser.add_argument("--gradient-checkpointing", action="store_true")
-    parser.add_argument("--repeats", type=int, default=3, help="steps measured, after one to warm up")
+    parser.add_argument("--repeats", type=int, default=3, help="measured steps, after one warm-up")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     if not arguments.small and not torch.cuda.is_available():
-        parser.error("no GPU here; --small runs a tiny model on the CPU")
+        parser.error("no GPU found; run a tiny model on the CPU with --small")
     work = SMALL if arguments.small else QWEN_1_5B
     with tempfile.TemporaryDirectory() as folder:
         save_random(Path(folder) / "model", work)
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def save_random(folder: Path, work: Work) -> None:
-    """The model with random weights, and a tokenizer that nothing is encoded with."""
+    """Save the model with random weights, and a tokenizer that only has to load."""
     torch.manual_seed(0)
     tokenizer = load_tokenizer(str(ASSETS / "model"))
     config = Qwen2Config(**work.shape, tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id)
@@ -96,8 +96,33 @@ def save_random(folder: Path, work: Work) -> None:
     tokenizer.save_pretrained(folder)
 
 
+class Stopwatch:
+    """Seconds, tokens and peak memory by phase; the warm-up is not recorded."""
+
+    def __init__(self) -> None:
+        self.warming_up = True
+        self.seconds: dict[str, list[float]] = {name: [] for name in PHASES}
+        self.tokens = dict.fromkeys(PHASES, 0)
+        self.peak_gib = dict.fromkeys(PHASES, 0.0)
+
+    def time(self, phase: str, call: Any, tokens: int) -> Any:
+        """Time a call that processes `tokens` tokens; returns its result."""
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        synchronise()
+        started = perf_counter()
+        result = call()
+        synchronise()
+        if not self.warming_up:
+            self.seconds[phase].append(perf_counter() - started)
+            self.tokens[phase] = tokens
+            if torch.cuda.is_available():
+                self.peak_gib[phase] = max(self.peak_gib[phase], torch.cuda.max_memory_allocated() / 2**30)
+        return result
+
+
 def measure(work: Work, folder: Path, engine: str, checkpointing: bool, repeats: int) -> dict[str, Any]:
-    """Seconds of each phase (one value a repeat), memory and utilisation."""
+    """Seconds of each phase (one value per repeat), memory and utilisation."""
     config = resolve(
         flags={
             "model.model_name_or_path": str(folder / "model"),
@@ -116,39 +141,10 @@ def measure(work: Work, folder: Path, engine: str, checkpointing: bool, repeats:
     learner = build_learner(config, processes, None)
     team = Team(processes, learner, work.micro_batch_tokens)
     team.sync()
-    phases: dict[str, list[float]] = {name: [] for name in PHASES}
-    tokens = dict.fromkeys(phases, 0)
-    peaks = dict.fromkeys(phases, 0.0)
-
-    def timed(name: str, call: Any, counted: int, keep: bool) -> Any:
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        synchronise()
-        started = perf_counter()
-        result = call()
-        synchronise()
-        if keep:
-            phases[name].append(perf_counter() - started)
-            tokens[name] = counted
-            if torch.cuda.is_available():
-                peaks[name] = max(peaks[name], torch.cuda.max_memory_allocated() / 2**30)
-        return result
-
-    update_flops = 0.0
+    watch = Stopwatch()
     for repeat in range(repeats + 1):
-        keep = repeat > 0
-        requests = make_requests(work, repeat)
-        count = work.prompts * work.rollouts * work.completion_tokens
-        generated = timed("generate", partial(team.generate, requests), count, keep)
-        rows = [[*r.prompt_ids, *o.token_ids] for r, group in zip(requests, generated, strict=True) for o in group]
-        batch, over = make_batch(work, rows, repeat)
-        count = sum(map(len, rows))
-        timed("log-probs", partial(score, team, work, rows), count, keep)
-        timed("update", partial(team.step, batch, over, 1e-6, repeat), count, keep)
-        update_flops = 3 * sum(forward_flops(work, len(row), len(row) - work.prompt_tokens) for row in rows)
-        timed("sync", team.sync, 0, keep)
-        rows = make_rows(work, work.long_rows, work.prompt_tokens + work.long_tokens, repeat)
-        timed("long log-probs", partial(score, team, work, rows), sum(map(len, rows)), keep)
+        watch.warming_up = repeat == 0
+        update_flops = run_step(work, team, watch, repeat)
     learner.engine.close()
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
@@ -156,12 +152,28 @@ def measure(work: Work, folder: Path, engine: str, checkpointing: bool, repeats:
         "engine": engine,
         "gradient_checkpointing": checkpointing,
         "parameters": sum(p.numel() for p in learner.policy.model.parameters()),
-        "seconds": phases,
-        "tokens": tokens,
-        "peak_gib": peaks,
+        "seconds": watch.seconds,
+        "tokens": watch.tokens,
+        "peak_gib": watch.peak_gib,
         "matrix_flops_per_s": matrix_flops(work.matrix, learner.policy.device),
         "update_flops": update_flops,
     }
+
+
+def run_step(work: Work, team: Team, watch: Stopwatch, repeat: int) -> float:
+    """Time all phases of one step; returns the model FLOPs of its update."""
+    requests = make_requests(work, repeat)
+    count = work.prompts * work.rollouts * work.completion_tokens
+    generated = watch.time("generate", partial(team.generate, requests), count)
+    rows = [[*r.prompt_ids, *o.token_ids] for r, group in zip(requests, generated, strict=True) for o in group]
+    batch, divisor = make_batch(work, rows, repeat)
+    count = sum(map(len, rows))
+    watch.time("log-probs", partial(score, team, work, rows), count)
+    watch.time("update", partial(team.step, batch, divisor, 1e-6, repeat, False), count)
+    watch.time("sync", team.sync, 0)
+    long_rows = make_rows(work, work.long_rows, work.prompt_tokens + work.long_tokens, repeat)
+    watch.time("long log-probs", partial(score, team, work, long_rows), sum(map(len, long_rows)))
+    return 3 * sum(forward_flops(work, len(row), len(row) - work.prompt_tokens) for row in rows)
 
 
 def score(team: Team, work: Work, rows: list[list[int]]) -> Any:
@@ -170,19 +182,21 @@ def score(team: Team, work: Work, rows: list[list[int]]) -> Any:
     return team.score(rows, spans, [1.0] * len(rows), with_entropy=True)
 
 
-def make_batch(work: Work, rows: list[list[int]], seed: int) -> tuple[list[Trainee], float]:
-    """Rows with random advantages, and the number of their completion tokens."""
+def make_batch(work: Work, rows: list[list[int]], seed: int) -> tuple[list[TrainingSample], float]:
+    """Training samples with random advantages, and the number of their completion tokens."""
     rng = np.random.default_rng(seed)
     lengths = [len(row) - work.prompt_tokens for row in rows]
     batch = [
-        Trainee(row, work.prompt_tokens, 1.0, np.full(length, rng.normal()), np.zeros(length, dtype=np.float32), i)
+        TrainingSample(
+            row, work.prompt_tokens, 1.0, np.full(length, rng.normal()), np.zeros(length, dtype=np.float32), i
+        )
         for i, (row, length) in enumerate(zip(rows, lengths, strict=True))
     ]
     return batch, float(sum(lengths))
 
 
 def forward_flops(work: Work, length: int, predicted: int) -> float:
-    """Of one row: products with weights for each token, causal attention, the output matrix where tokens are scored."""
+    """Forward FLOPs of one row: weights for every token, causal attention, the output matrix for predicted tokens."""
     shape = work.shape
     width, layers = shape["hidden_size"], shape["num_hidden_layers"]
     kv_width = width // shape["num_attention_heads"] * shape["num_key_value_heads"]
@@ -192,7 +206,7 @@ def forward_flops(work: Work, length: int, predicted: int) -> float:
 
 
 def matrix_flops(size: int, device: torch.device) -> float:
-    """What a bfloat16 product of two square matrices reaches, FLOP/s: the best of ten."""
+    """The FLOP/s of a bfloat16 product of two square matrices: the best of ten."""
     a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
     best = float("inf")
     for _ in range(10):
@@ -211,7 +225,7 @@ def make_rows(work: Work, count: int, length: int, seed: int) -> list[list[int]]
 
 
 def make_requests(work: Work, seed: int) -> list[Request]:
-    """A step's requests, each prompt another."""
+    """The requests of one step, with different prompts."""
     rows = make_rows(work, work.prompts, work.prompt_tokens, seed)
     return [
         Request(row, [derive_seed(seed, i, k) for k in range(work.rollouts)], 1.0, work.completion_tokens)
@@ -220,13 +234,13 @@ def make_requests(work: Work, seed: int) -> list[Request]:
 
 
 def synchronise() -> None:
-    """Wait for the device."""
+    """Wait until the device is idle."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def show(result: dict[str, Any]) -> None:
-    """A table a person can read."""
+    """Print the result as a table."""
     rows = []
     for name, seconds in result["seconds"].items():
         median = float(np.median(seconds))
@@ -235,11 +249,11 @@ def show(result: dict[str, Any]) -> None:
         rows.append([name, spread, f"{result['tokens'][name]:,}", rate, f"{result['peak_gib'][name]:,.1f}"])
     title = f"{result['parameters'] / 1e9:,.2f}B parameters, {result['engine']}, {result['device']}"
     table(title, ["phase", "seconds: median, min to max", "tokens", "tokens / s", "peak GiB"], rows)
-    reached = result["update_flops"] / float(np.median(result["seconds"]["update"]))
+    update = result["update_flops"] / float(np.median(result["seconds"]["update"]))
     limit = result["matrix_flops_per_s"]
     print(
-        f"update: {reached / 1e12:,.2f} TFLOP/s, {reached / limit:.1%} of the {limit / 1e12:,.2f} TFLOP/s that a large "
-        "matrix product reaches here"
+        f"update: {update / 1e12:,.2f} TFLOP/s, {update / limit:.1%} of the {limit / 1e12:,.2f} TFLOP/s of a large "
+        "matrix product"
     )
 
 

@@ -1,13 +1,13 @@
-"""What training takes of a GPU's memory, by model size: computed from the models' shapes, not measured.
+"""GPU memory that training needs, by model size: computed from the models' shapes, not measured.
 
-python benchmarks/memory_table.py                                  # the Markdown of docs/gpu.md
+python benchmarks/memory_table.py                                  # the Markdown in docs/gpu.md
 python benchmarks/memory_table.py --max-tokens-per-micro-batch 8192 --gpus 16
 
-Counted for each GPU: weights, gradients, AdamW's two moments, what the step itself takes (activations of a full
+Counted per GPU: weights, gradients, AdamW's two moments, the temporary memory of a step (activations of a full
 micro-batch with gradient checkpointing, one chunk of logits, bfloat16 copies of float32 weights, gathered layers under
-FSDP2, DDP's buckets, temporaries of the AdamW step), and what vLLM holds while it generates. There are no master
-copies: AdamW updates the weights themselves, in their own precision. Not counted: the CUDA context, communication
-buffers, vLLM's CUDA graphs and fragmentation, together some gigabytes.
+FSDP2, DDP's buckets, temporaries of the AdamW step), and vLLM's memory while it generates. There are no master copies:
+AdamW updates the weights themselves, in their own precision. Not counted: the CUDA context, communication buffers,
+vLLM's CUDA graphs and fragmentation, together a few gigabytes.
 
 The activation formulas are those of transformers' Qwen2, Qwen3 and Llama with a fused attention kernel; a test compares
 them with the tensors that autograd saves.
@@ -23,22 +23,21 @@ from typing import Literal
 GIB = 2**30
 CHUNK_ELEMENTS = 2**25
 CHUNK_COPIES = 5
-"""float32 tensors of a chunk's size alive at once: logits, divided by the temperature, softmax, two gradients."""
-LORA_MATRICES = 7  # of a layer: q, k, v, o, gate, up, down
+"""Live float32 tensors of a chunk's size: logits, logits divided by the temperature, softmax, two gradients."""
 
 Weights = Literal["float32", "bfloat16"]
-Spread = Literal["one", "ddp", "fsdp2"]
+Layout = Literal["one", "ddp", "fsdp2"]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A published configuration."""
+    """The shape of a published model."""
 
     name: str
     family: Literal["qwen2", "qwen3", "llama"]
     layers: int
     width: int
-    inner: int
+    intermediate: int
     heads: int
     kv_heads: int
     head_width: int
@@ -47,50 +46,57 @@ class Shape:
 
     @property
     def linear(self) -> list[tuple[int, int]]:
-        """Inputs and outputs of a layer's matrices."""
+        """(inputs, outputs) of every matrix in a layer: q, k, v, o, gate, up, down."""
         query, key = self.heads * self.head_width, self.kv_heads * self.head_width
         attention = [(self.width, query), (self.width, key), (self.width, key), (query, self.width)]
-        return [*attention, (self.width, self.inner), (self.width, self.inner), (self.inner, self.width)]
+        return [
+            *attention,
+            (self.width, self.intermediate),
+            (self.width, self.intermediate),
+            (self.intermediate, self.width),
+        ]
 
     @property
     def layer_parameters(self) -> int:
-        """Of one layer: matrices, biases, norms."""
-        more = {
+        """Parameters of one layer: matrices, biases, norms."""
+        biases_and_head_norms = {
             "qwen2": (self.heads + 2 * self.kv_heads) * self.head_width,
             "qwen3": 2 * self.head_width,
             "llama": 0,
         }[self.family]
-        return sum(rows * columns for rows, columns in self.linear) + more + 2 * self.width
+        return sum(rows * columns for rows, columns in self.linear) + biases_and_head_norms + 2 * self.width
 
     @property
     def outer_parameters(self) -> int:
-        """Of embedding and output matrix."""
+        """Parameters of the embedding and the output matrix."""
         return self.vocabulary * self.width * (1 if self.tied else 2)
 
     @property
     def parameters(self) -> int:
-        """Of the whole model."""
+        """Parameters of the whole model."""
         return self.layers * self.layer_parameters + self.outer_parameters + self.width
 
     def adapters(self, rank: int) -> int:
-        """Parameters of LoRA adapters on all matrices but the output's."""
+        """Parameters of LoRA adapters on every matrix except the output matrix."""
         return self.layers * rank * sum(rows + columns for rows, columns in self.linear)
 
     def layer_input(self, weights: Weights) -> int:
-        """Bytes for a token that gradient checkpointing keeps of a layer; float32 weights make a float32 stream."""
+        """Bytes per token that gradient checkpointing keeps per layer: its input, in the precision of the weights."""
         return self.width * (4 if weights == "float32" else 2)
 
     def layer_activations(self, weights: Weights) -> int:
-        """Bytes for a token that a layer keeps for its backward pass, computing in bfloat16."""
+        """Bytes per token that a layer keeps for its backward pass when computing in bfloat16."""
         rotated = (self.heads + self.kv_heads) * self.head_width
-        normed = 2 * self.width * (4 + (4 if weights == "float32" else 2) + 2)  # input, normalised, the matrices' input
-        attended = 2 * (2 * self.heads + 2 * self.kv_heads) * self.head_width + 4 * self.heads  # q, k, v, output, sums
-        copies = 4 * rotated if weights == "float32" else 0  # float32 from the rotation
+        norms = (
+            2 * self.width * (4 + (4 if weights == "float32" else 2) + 2)
+        )  # input, normalised, input of the matrices
+        attention = 2 * (2 * self.heads + 2 * self.kv_heads) * self.head_width + 4 * self.heads  # q, k, v, output, sums
+        copies = 4 * rotated if weights == "float32" else 0  # float32 results of the rotary embedding
         head_norms = (6 * self.head_width + 4) * (self.heads + self.kv_heads) if self.family == "qwen3" else 0
-        return normed + 8 + attended + copies + head_norms + 4 * 2 * self.inner
+        return norms + 8 + attention + copies + head_norms + 4 * 2 * self.intermediate
 
     def kv_cache(self) -> int:
-        """Bytes for a token in bfloat16."""
+        """Bytes of KV cache per token, in bfloat16."""
         return 2 * 2 * self.layers * self.kv_heads * self.head_width
 
 
@@ -107,7 +113,7 @@ MODELS = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What the figures depend on besides the model."""
+    """Everything besides the model that the figures depend on."""
 
     tokens: int = 16384
     gpus: int = 8
@@ -118,14 +124,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes on one GPU at the two high points of a step; with an engine elsewhere only the first counts."""
+    """Bytes on one GPU at the two peaks of a step; with a server only `update` counts."""
 
     update: float
     generation: float
 
 
 def activations(shape: Shape, weights: Weights, tokens: int, checkpointing: bool) -> float:
-    """Bytes kept for the backward pass of one micro-batch; with checkpointing one layer at a time is whole."""
+    """Bytes kept for the backward pass of one micro-batch; checkpointing recomputes one layer at a time."""
     layer = shape.layer_activations(weights)
     if not checkpointing:
         return float(tokens * shape.layers * layer)
@@ -133,54 +139,54 @@ def activations(shape: Shape, weights: Weights, tokens: int, checkpointing: bool
 
 
 def logits_chunk() -> float:
-    """Bytes of one chunk of logits with what is made of it (prepo_cli/policy/scoring.py)."""
+    """Bytes of one chunk of logits and the tensors derived from it (prepo_cli/policy/scoring.py)."""
     return float(CHUNK_ELEMENTS * 4 * CHUNK_COPIES)
 
 
 def engine(shape: Shape, setting: Setting) -> float:
-    """Bytes of vLLM in one process: bfloat16 weights and the cache of as many full sequences."""
+    """Bytes of vLLM in one process: bfloat16 weights and the KV cache of `setting.sequences` full sequences."""
     return float(2 * shape.parameters + setting.sequences * setting.context * shape.kv_cache())
 
 
-def peak(shape: Shape, weights: Weights, spread: Spread, setting: Setting, lora: bool = False) -> Peak:
-    """Bytes on each GPU, gradient checkpointing on, vLLM in process and asleep during the update."""
+def peak(shape: Shape, weights: Weights, layout: Layout, setting: Setting, lora: bool = False) -> Peak:
+    """Bytes on each GPU with gradient checkpointing and vLLM in process, asleep during the update."""
     size = 4 if weights == "float32" else 2
     trained, trained_size = (shape.adapters(setting.rank), 4) if lora else (shape.parameters, size)
-    share = setting.gpus if spread == "fsdp2" else 1
-    frozen = shape.parameters * size / share if lora else 0.0
-    kept = frozen + 3 * trained * trained_size / share
-    gradients = trained * trained_size / share
-    kept += trained * trained_size if spread == "ddp" else 0  # buckets
+    shards = setting.gpus if layout == "fsdp2" else 1
+    frozen = shape.parameters * size / shards if lora else 0.0
+    permanent = frozen + 3 * trained * trained_size / shards
+    gradients = trained * trained_size / shards
+    permanent += trained * trained_size if layout == "ddp" else 0  # buckets
     copies = 0.0
-    if spread == "fsdp2":
-        copies = 2.0 * (2 * shape.layer_parameters + shape.outer_parameters) * (1 if lora else 2)  # and their gradients
-    elif weights == "float32":  # autocast keeps its copies of what is trained, and makes the others anew in each layer
+    if layout == "fsdp2":
+        copies = 2.0 * (2 * shape.layer_parameters + shape.outer_parameters) * (1 if lora else 2)  # with gradients
+    elif weights == "float32":  # autocast caches its copies of trained weights and recreates those of frozen ones
         copies = 2.0 * (shape.layer_parameters + shape.outer_parameters if lora else shape.parameters)
     backward = activations(shape, weights, setting.tokens, True) + logits_chunk() + copies
-    step = trained * trained_size / share
-    return Peak(kept + gradients + max(backward, step), kept + engine(shape, setting))
+    optimiser_step = trained * trained_size / shards
+    return Peak(permanent + gradients + max(backward, optimiser_step), permanent + engine(shape, setting))
 
 
 def markdown(setting: Setting) -> str:
-    """All tables."""
-    pieces = [
+    """All tables as Markdown."""
+    lines = [
         "| model | parameters | LoRA adapters | activations, float32 | bfloat16 | without checkpointing, float32 "
         "| bfloat16 | vLLM weights | cache |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for shape in MODELS:
-        kept = [
+        saved = [
             activations(shape, weights, setting.tokens, checkpointing)
             for checkpointing in (True, False)
             for weights in ("float32", "bfloat16")
         ]
         cache = setting.sequences * setting.context * shape.kv_cache()
-        sizes = " | ".join(gib(value) for value in (*kept, 2 * shape.parameters, cache))
+        sizes = " | ".join(gib(value) for value in (*saved, 2 * shape.parameters, cache))
         millions = f"{shape.adapters(setting.rank) / 1e6:,.0f} M"
-        pieces.append(f"| {shape.name} | {shape.parameters / 1e9:.2f} B | {millions} | {sizes} |")
-    totals = []
+        lines.append(f"| {shape.name} | {shape.parameters / 1e9:.2f} B | {millions} | {sizes} |")
+    lines += ["", "With gradient checkpointing:"]
     for weights in ("float32", "bfloat16"):
-        totals += [
+        lines += [
             "",
             f"{weights} weights, update / generation:",
             "",
@@ -189,20 +195,24 @@ def markdown(setting: Setting) -> str:
             "| --- | ---: | ---: | ---: | ---: | ---: |",
         ]
         for shape in MODELS:
-            peaks = [peak(shape, weights, spread, setting) for spread in ("one", "ddp", "fsdp2")]
-            peaks += [peak(shape, weights, spread, setting, lora=True) for spread in ("one", "fsdp2")]
+            peaks = [peak(shape, weights, layout, setting) for layout in ("one", "ddp", "fsdp2")]
+            peaks += [peak(shape, weights, layout, setting, lora=True) for layout in ("one", "fsdp2")]
             cells = " | ".join(f"{gib(p.update)} / {gib(p.generation)}" for p in peaks)
-            totals.append(f"| {shape.name} | {cells} |")
-    head = (
-        f"Computed, not measured, in GiB for each GPU: micro-batches of {setting.tokens:,} tokens, bf16 arithmetic,\n"
-        f"LoRA of rank {setting.rank}, vLLM with {setting.sequences} sequences of {setting.context:,} tokens. "
+            lines.append(f"| {shape.name} | {cells} |")
+    assumptions = (
+        f"Computed, not measured; GiB per GPU. Micro-batches of {setting.tokens:,} tokens, bf16 computation, LoRA rank "
+        f"{setting.rank},\nvLLM with {setting.sequences} sequences of {setting.context:,} tokens. "
         f"A chunk of logits takes {gib(logits_chunk())} for every model."
     )
-    return "\n".join([head, "", *pieces, "", "With gradient checkpointing:", *totals])
+    return "\n".join([assumptions, "", *lines])
 
 
 def gib(value: float) -> str:
-    """Bytes as GiB, one decimal below 10."""
+    """Bytes as GiB, with one decimal below 10.
+
+    >>> gib(2**30), gib(20 * 2**30)
+    ('1.0', '20')
+    """
     return f"{value / GIB:.1f}" if value < 10 * GIB else f"{value / GIB:,.0f}"
 
 
@@ -212,8 +222,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     default = Setting()
     parser.add_argument("--max-tokens-per-micro-batch", dest="tokens", type=int, default=default.tokens)
     parser.add_argument("--gpus", type=int, default=default.gpus)
-    parser.add_argument("--sequences", type=int, default=default.sequences, help="that vLLM decodes together")
-    parser.add_argument("--context", type=int, default=default.context, help="tokens of a sequence in vLLM")
+    parser.add_argument("--sequences", type=int, default=default.sequences, help="sequences in vLLM")
+    parser.add_argument("--context", type=int, default=default.context, help="tokens per sequence in vLLM")
     parser.add_argument("--lora-r", dest="rank", type=int, default=default.rank)
     given = vars(parser.parse_args(argv))
     wrong = next((name for name, value in given.items() if value < 1), None)

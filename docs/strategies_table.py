@@ -14,7 +14,7 @@ import numpy as np
 
 from prepo_cli.config import recipes, resolve
 from prepo_cli.files import read_lines
-from prepo_cli.training.run import train
+from prepo_cli.training.train import train
 
 PAGE = Path(__file__).parent / "strategies.md"
 STEPS = 30

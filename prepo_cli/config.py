@@ -1,9 +1,9 @@
-"""How a run's configuration comes about: YAML layers, recipes, flags and overrides over the sections' defaults.
+"""Resolve a run's configuration from defaults, presets, recipes, YAML files and flags.
 
 Layers, later ones win: defaults, the embedded preset (for the embedded model), the recipe, `--config` files, flags,
-`--set section.key=value`. An unknown key is an error that names the nearest known one. Without a recipe and without
-any slot the recipe is prepo; slots without a recipe start from the plain ones. `recipe` names what came out: a
-recipe whose slots these are, else `custom`.
+`--set section.key=value`. An unknown key is an error that suggests the nearest known one. If neither a recipe nor a
+slot is set, the recipe is prepo; slots set without a recipe leave the other slots at their plain defaults. The
+resolved `recipe` is the one whose slots match, else `custom`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CUSTOM = "custom"
 
 
 def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, sets: Sequence[str] = ()) -> RunConfig:
-    """Merge all layers into one checked configuration.
+    """Merge all layers into one validated configuration.
 
     Args:
         files: YAML files of `--config`, later ones win.
@@ -35,7 +35,7 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
         sets: `section.key=value` items of `--set`.
 
     Raises:
-        UsageError: unreadable file, unknown key, bad value; StrategyError: a slot names no known strategy.
+        UsageError: unreadable file, unknown key or bad value; StrategyError: unknown strategy.
     """
     given: dict[str, Any] = {}
     for path in files:
@@ -71,21 +71,22 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
         raise UsageError(validation_message(error)) from error
 
 
-def section_of(name: str, sets: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` of one section with `--set name.key=value` items laid over; raises UsageError for other sections."""
-    given: dict[str, Any] = {name: dict(settings)}
+def sections_of(sets: Sequence[str], **sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings by section, overridden by `--set section.key=value` items; raises UsageError for other sections."""
+    given = {name: dict(settings) for name, settings in sections.items()}
     for item in sets:
         key, equals, text = item.partition("=")
-        if not equals or not key.startswith(f"{name}."):
-            raise UsageError(f"--set {item}: this command takes --set {name}.key=value only; the rest are flags")
+        name, dot, _ = key.strip().partition(".")
+        if not equals or not dot or name not in given:
+            known = " and ".join(f"--set {section}.key=value" for section in given)
+            raise UsageError(f"--set {item}: this command takes only {known}; everything else is a flag")
         _assign(given, key.strip(), _yaml_value(text, item))
     _refuse_unknown(given, RunConfig)
-    section: dict[str, Any] = given[name]
-    return section
+    return given
 
 
 def template_arguments(items: Sequence[str]) -> dict[str, Any]:
-    """`--template-arg key=value` items as the chat template is given them; raises UsageError for another form."""
+    """`--template-arg key=value` items as keyword arguments of the chat template; raises UsageError if malformed."""
     for item in items:
         if "=" not in item:
             raise UsageError(f"--template-arg {item}: write key=value, for example enable_thinking=false")
@@ -93,40 +94,46 @@ def template_arguments(items: Sequence[str]) -> dict[str, Any]:
 
 
 def recipes() -> dict[str, Path]:
-    """Names and files of all recipes."""
+    """All recipes: names and files."""
     here = Path(__file__).parent
     folder = next(d for d in (here / "recipes", here.parent / "examples" / "recipes") if d.is_dir())
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def recipe_path(name: str) -> Path:
-    """The file of a recipe; raises UsageError with the nearest name."""
+    """The file of a recipe; raises UsageError with the nearest name if it is unknown."""
     known = recipes()
     if name not in known:
-        raise UsageError(f"no recipe '{name}'{did_you_mean(name, known)}; there are: {', '.join(known)}")
+        raise UsageError(f"unknown recipe '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}")
     return known[name]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping; raises UsageError if there is none."""
+    """Read a YAML mapping; raises UsageError if the file is missing or something else."""
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"no configuration file {path}") from None
+        raise UsageError(f"configuration file {path} not found") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
-        raise UsageError(f"{path} holds no mapping of sections")
+        raise UsageError(f"{path} is not a mapping of sections; write, for example, training: {{total_steps: 100}}")
     return loaded
 
 
-def write_yaml(path: Path, config: BaseModel) -> None:
+def to_yaml(config: BaseModel) -> str:
     """The configuration as YAML, in the order of its fields."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Lay `layer` over `into`, section by section."""
+    """Merge `layer` into `into`, section by section; values of `layer` win.
+
+    >>> config = {"training": {"total_steps": 5, "beta": 0.0}}
+    >>> merge(config, {"training": {"total_steps": 6}, "seed": 1})
+    >>> config
+    {'training': {'total_steps': 6, 'beta': 0.0}, 'seed': 1}
+    """
     for key, value in layer.items():
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             merge(into[key], value)
@@ -135,16 +142,16 @@ def merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 
 def validation_message(error: ValidationError) -> str:
-    """The first fault of a pydantic error as one line."""
+    """The first error of a pydantic ValidationError as one line."""
     first = error.errors()[0]
-    if not first["loc"]:  # about several settings, which the message names
+    if first["type"] == "value_error":  # from a validator of ours, whose message names the settings
         return first["msg"].removeprefix("Value error, ")
     return f"{'.'.join(map(str, first['loc']))}={json.dumps(first['input'], default=str)}: {first['msg']}"
 
 
-def _recipe_of(slots: dict[str, str], asked: str) -> str:
-    """The recipe with exactly these slots, the one asked for first; `custom` if there is none."""
-    for name in sorted(recipes(), key=lambda name: name != asked):
+def _recipe_of(slots: dict[str, str], requested: str) -> str:
+    """The recipe with exactly these slots, preferably the requested one; `custom` if no recipe matches."""
+    for name in sorted(recipes(), key=lambda name: name != requested):
         if resolve_slots(read_yaml(recipe_path(name)).get("strategies", {})) == slots:
             return name
     return CUSTOM
@@ -154,16 +161,16 @@ def _refuse_unknown(given: Mapping[str, Any], model: type[BaseModel], place: str
     for key, value in given.items():
         fields = model.model_fields
         if key not in fields:
-            hint = did_you_mean(key, fields) or _elsewhere(key)
+            hint = did_you_mean(key, fields) or _hint_from_other_sections(key)
             raise UsageError(f"unknown setting '{place}{key}'{hint}; known: {', '.join(fields)}")
         kind = fields[key].annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             if not isinstance(value, Mapping):
-                raise UsageError(f"'{place}{key}' is a section: write {place}{key}.<setting>")
+                raise UsageError(f"'{place}{key}' is a section; set {place}{key}.<setting> instead")
             _refuse_unknown(value, kind, f"{place}{key}.")
 
 
-def _elsewhere(key: str) -> str:
+def _hint_from_other_sections(key: str) -> str:
     for name, field in RunConfig.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel) and key in kind.model_fields:
@@ -176,7 +183,7 @@ def _assign(into: dict[str, Any], dotted: str, value: Any) -> None:
     for section in sections:
         into = into.setdefault(section, {})
         if not isinstance(into, dict):
-            raise UsageError(f"'{dotted}': '{section}' is not a section")
+            raise UsageError(f"'{dotted}': '{section}' is a setting, not a section; write section.key")
     into[key] = value
 
 
@@ -193,8 +200,8 @@ def _yaml_value(text: str, item: str) -> Any:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"--set {item} is not readable YAML: {' '.join(str(error).split())}") from error
-    if isinstance(value, str):  # YAML 1.1 reads 1e-5 as text
+        raise UsageError(f"--set {item} is not valid YAML: {' '.join(str(error).split())}") from error
+    if isinstance(value, str):  # YAML 1.1 parses 1e-5 as text
         try:
             return float(value)
         except ValueError:

@@ -1,4 +1,4 @@
-"""The Typer app: commands, exit codes and errors in one line.
+"""The Typer app: commands, exit codes and one-line errors.
 
 Parsing imports neither torch nor numpy; each command imports what it needs when it runs.
 """
@@ -34,7 +34,7 @@ DEBUG = "--debug"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line (`sys.argv` by default) and exit with its code."""
+    """Run a command line (`sys.argv` by default) and exit with its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = DEBUG in arguments
     arguments = [argument for argument in arguments if argument != DEBUG]
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def build_app(debug: bool = False) -> typer.Typer:
-    """The app with all commands; `debug` has them print tracebacks besides the one line."""
+    """The app with all commands; with `debug` they print tracebacks besides the one-line error."""
     built = typer.Typer(
         name="prepo",
         rich_markup_mode=None,
@@ -67,14 +67,16 @@ def _root(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     debug: Annotated[
-        bool, typer.Option(DEBUG, help="Show tracebacks of errors; may stand anywhere on the line.")
+        bool, typer.Option(DEBUG, help="Show a traceback for errors; allowed anywhere on the command line.")
     ] = False,
 ) -> None:
-    """Choose which prompts to roll out, how often, and what each rollout counts, and see what that costs and gains.
+    """Train language models with RL on verifiable rewards, and spend fewer rollouts on it.
 
-    Without arguments, `prepo train` trains the embedded model on the embedded task on the CPU.
+    Choose which prompts to roll out, how often, which rollouts to train on, how much each counts and at which
+    temperature, and see what that costs and gains. Without arguments, `prepo train` trains the embedded model on the
+    embedded task on the CPU.
 
-    Results go to stdout, progress and log to stderr. Exit codes: 0 done, 1 failed at run time, 2 bad input or usage,
+    Results go to stdout, progress and logs to stderr. Exit codes: 0 success, 1 run-time failure, 2 bad input or usage,
     130 interrupted.
     """
     if version:
@@ -85,7 +87,7 @@ def _root(
 
 
 def _guarded(command: Callable[..., None], debug: bool) -> Callable[..., None]:
-    """The command with every failure turned into one line and an exit code."""
+    """Wrap a command so that every failure becomes one line and an exit code."""
 
     @functools.wraps(command)
     def run(*args: object, **kwargs: object) -> None:
@@ -97,7 +99,7 @@ def _guarded(command: Callable[..., None], debug: bool) -> Callable[..., None]:
         except KeyboardInterrupt as error:
             _say(str(error) or "interrupted")
             raise typer.Exit(INTERRUPTED) from None
-        except Exception as error:  # the outermost frame: nothing may reach the user as a traceback unasked
+        except Exception as error:  # the outermost frame: users see tracebacks only with --debug
             if debug:
                 traceback.print_exc()
             message, code = _explain(error)
@@ -108,18 +110,18 @@ def _guarded(command: Callable[..., None], debug: bool) -> Callable[..., None]:
 
 
 def _refuse_launcher(command: str) -> None:
-    """Several processes would write the same files; training shares its work out, the others take engines that do."""
+    """Only training distributes its work; several processes of any other command would write the same files."""
     count = os.environ.get("WORLD_SIZE", "1")
     if command != "train" and count.isdecimal() and int(count) > 1:
         raise UsageError(
-            f"a launcher started {count} processes and this command runs as one process; start it without, and take "
-            "--engine vllm with engine.vllm_tensor_parallel_size for several GPUs"
+            f"this command runs as one process, but a launcher started {count}; run it without the launcher, and use "
+            "several GPUs with --engine vllm --set engine.vllm_tensor_parallel_size=N"
         )
 
 
 def _explain(error: Exception) -> tuple[str, int]:
-    """The line to print and the exit code."""
-    from strategies.errors import StrategyError  # its package brings numpy, which parsing does without
+    """The error line and the exit code."""
+    from strategies.errors import StrategyError  # the package imports numpy, which parsing does without
 
     if isinstance(error, RunError):
         return str(error), FAILED

@@ -1,7 +1,7 @@
 """pass@k, avg@k, maj@k and bootstrap intervals, as pure functions.
 
-Axis letters: P prompts, K samples of each. avg@k is the mean over k samples; pass@k is the unbiased closed form
-1 - C(n-c, k) / C(n, k) of Codex (2107.03374) for c right of n samples; maj@k follows self-consistency (2203.11171),
+Axis letters: P prompts, K samples per prompt. avg@k is the mean over k samples; pass@k is the unbiased closed form
+1 - C(n-c, k) / C(n, k) of Codex (2107.03374) for c correct of n samples; maj@k follows self-consistency (2203.11171),
 with ties counted by their expected value instead of broken at random.
 """
 
@@ -28,9 +28,12 @@ class Interval(NamedTuple):
 
 
 def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> FloatArray:
-    """Probability that k of n samples, drawn without replacement, hold one of the c right ones.
+    """Probability that k of n samples, drawn without replacement, include one of the c correct ones.
 
-    `n` and `c` are whole numbers or arrays that broadcast; the result has their shape.
+    `n` and `c` are integers or arrays that broadcast; the result has their shape.
+
+    >>> pass_at_k(4, [0, 1, 2, 4], 2).round(3).tolist()
+    [0.0, 0.5, 0.833, 1.0]
 
     Raises:
         ValueError: unless 0 <= c <= n and 1 <= k <= n.
@@ -40,23 +43,30 @@ def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> FloatArray:
         raise ValueError(f"pass@{k} needs 1 <= k <= n and 0 <= c <= n")
     certain_P = n_P - c_P < k
     wrong_P = np.where(certain_P, 0, c_P)
-    # prod of 1 - c / (n - j) in logarithms: no factorials, and no digits lost where c is small beside n
+    # The product of 1 - c / (n - j), in logarithms: no factorials, and no loss of precision where c is small beside n.
     log_miss_P = np.zeros(n_P.shape)
     for j in range(k):
         log_miss_P += np.log1p(-wrong_P / (n_P - j))
-    return np.asarray(np.where(certain_P, 1.0, -np.expm1(log_miss_P)), dtype=np.float64)
+    return np.asarray(np.where(certain_P, 1.0, 0.0 - np.expm1(log_miss_P)), dtype=np.float64)
 
 
 def avg_at_k(correct_PK: npt.ArrayLike) -> FloatArray:
-    """Mean over the samples of each prompt, [P]."""
+    """Mean over the samples of each prompt, [P].
+
+    >>> avg_at_k([[True, False, False, True], [False, False, False, False]]).tolist()
+    [0.5, 0.0]
+    """
     return np.asarray(np.mean(np.asarray(correct_PK, dtype=np.float64), axis=-1), dtype=np.float64)
 
 
 def maj_at_k(answers_PK: Sequence[Sequence[str | None]], correct_PK: npt.ArrayLike) -> FloatArray:
     """Accuracy of each prompt's most frequent answer, [P].
 
-    Answers vote by their text; None does not vote, and a prompt without votes scores 0. Tied answers count by the
-    mean of their accuracies. Equal texts of unequal verdicts (a time-out among them) count by their mean as well.
+    Answers vote by their text; None does not vote, and a prompt without votes scores 0. Where answers tie, the mean of
+    their accuracies counts; so does the mean where equal texts were judged differently (one of them timed out).
+
+    >>> maj_at_k([["12", "12", "7"], ["3", "4", None]], [[True, True, False], [True, False, False]]).tolist()
+    [1.0, 0.5]
     """
     flags_PK = np.asarray(correct_PK, dtype=np.float64)
     return np.array(
@@ -67,10 +77,14 @@ def maj_at_k(answers_PK: Sequence[Sequence[str | None]], correct_PK: npt.ArrayLi
 def bootstrap_interval(
     values_P: npt.ArrayLike, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> Interval:
-    """Mean and percentile bootstrap interval over prompts.
+    """Mean over prompts with its percentile bootstrap interval.
 
-    Drawing P prompts with replacement is drawing how often each distinct value comes: one multinomial a resample,
-    over the few values that k samples can give, whatever P is.
+    Resampling P prompts with replacement comes down to drawing how often each distinct value occurs: one multinomial
+    per resample, over the few values that k samples can give, however large P is.
+
+    >>> interval = bootstrap_interval([0.0, 0.25, 0.5, 1.0])
+    >>> interval.value, interval.low < interval.value < interval.high
+    (0.4375, True)
 
     Raises:
         ValueError: no values, a value that is not finite, or a confidence outside (0, 1).
@@ -100,8 +114,11 @@ def paired_difference(
 ) -> Interval:
     """Mean of after - before over the same prompts, with its bootstrap interval.
 
+    >>> paired_difference([0.25, 0.5, 0.0], [0.5, 0.75, 0.25])
+    Interval(value=0.25, low=0.25, high=0.25)
+
     Raises:
-        ValueError: the two are not of one length.
+        ValueError: the two have different lengths.
     """
     before, after = np.asarray(before_P, dtype=np.float64), np.asarray(after_P, dtype=np.float64)
     if before.shape != after.shape:

@@ -1,4 +1,4 @@
-"""What a person sees: progress on stderr, tables on stdout."""
+"""Terminal output: progress and log lines on stderr, tables on stdout."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ LINE_EVERY_SECONDS = 10.0
 
 
 def say(text: str) -> None:
-    """One line of log."""
+    """Print one log line to stderr."""
     print(f"prepo: {text}", file=sys.stderr, flush=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on stdout under its title; all but the first column are right-aligned."""
+    """Print a table under its title; all columns but the first are right-aligned."""
     shown = Table()
     for number, column in enumerate(columns):
         shown.add_column(column, justify="right" if number else "left")
@@ -45,7 +45,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 
 
 class _Rate(ProgressColumn):
-    """Units a second."""
+    """Units per second."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:,.1f} {task.fields['unit']}/s" if task.speed else "", style="cyan")
@@ -53,19 +53,19 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A bar with rate and time left; yields what to call with the number of units just done."""
+    """Show a progress bar; yields a function to call with the number of units just finished."""
     with _Bar(description, total, unit) as bar:
         yield bar.advance
 
 
 class _Bar:
-    """A rich bar on a terminal; elsewhere a plain line now and then, so that logs tell how far a job is."""
+    """A rich progress bar on a terminal; elsewhere a plain line every few seconds, so that logs show the progress."""
 
     def __init__(self, description: str, total: int, unit: str, done: int = 0) -> None:
         self.description, self.total, self.unit = description, total, unit
-        self.done, self.begun_at, self.started = done, done, monotonic()
+        self.done, self.done_at_start, self.started = done, done, monotonic()
         self.note = ""
-        self._said = self.started
+        self._last_line_at = self.started
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             self._bar = Progress(
@@ -95,24 +95,24 @@ class _Bar:
             self._line()
 
     def advance(self, units: int) -> None:
-        """That many units more are done."""
+        """Count `units` more as done."""
         self.done += units
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=self.note)
-        elif monotonic() - self._said >= LINE_EVERY_SECONDS:
-            self._said = monotonic()
+        elif monotonic() - self._last_line_at >= LINE_EVERY_SECONDS:
+            self._last_line_at = monotonic()
             self._line()
 
     def _line(self) -> None:
         elapsed = max(monotonic() - self.started, 1e-9)
-        rate = (self.done - self.begun_at) / elapsed
+        rate = (self.done - self.done_at_start) / elapsed
         left = f", {(self.total - self.done) / rate:,.0f} s left" if rate and self.done < self.total else ""
         note = f"  {self.note}" if self.note else ""
         say(f"{self.description} {self.done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s{left}{note}")
 
 
 class TrainingDisplay:
-    """The bar of a training run, with what a person watches in it."""
+    """The progress bar of a training run, with its key metrics."""
 
     def __init__(self, total_steps: int, first_step: int) -> None:
         self._bar = _Bar("train", total_steps, "steps", first_step)
@@ -127,7 +127,7 @@ class TrainingDisplay:
         self._bar.__exit__(kind, error, trace)
 
     def step(self, metrics: dict[str, Any]) -> None:
-        """A step is done."""
+        """Count one step as done and show its metrics."""
         self._bar.note = (
             f"reward {metrics['reward']:.3f}  zero-std {metrics['frac_reward_zero_std']:.0%}  "
             f"rollouts {metrics['cost/rollouts_total']:,}"

@@ -30,6 +30,15 @@ class StrategyParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def notes(self, run: RunInfo) -> list[str]:
+        """What the user should know about these parameters in this run, said once at the start."""
+        return []
+
+    @property
+    def stored_scopes(self) -> frozenset[str]:
+        """Scopes of the stored perplexities (`Prompt.ppl`) that the strategy reads; none unless overridden."""
+        return frozenset()
+
 
 class Strategy(ABC):
     """A strategy for one slot. The first line of the class docstring is its description in `prepo strategies`."""
@@ -50,6 +59,10 @@ class Strategy(ABC):
     @classmethod  # noqa: B027  (an optional hook)
     def check(cls, params: Any, run: RunInfo) -> None:
         """Raise StrategyError if the parameters make no sense for this run."""
+
+    def notes(self) -> list[str]:
+        """What the user should know of this strategy in this run, said once at the start."""
+        return [f"{self.slot} '{self.name}': {note}" for note in self.params.notes(self.run)]
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:  # noqa: B027
         """Learn from a round's rollouts, including those of groups that are then dropped."""
@@ -75,6 +88,12 @@ class Selector(Strategy):
     """Chooses the prompts to roll out."""
 
     slot = "selector"
+
+    @property
+    def stored_scopes(self) -> frozenset[str]:
+        """Scopes of the stored perplexities (`Prompt.ppl`) that it reads, for the trainer to check the dataset by."""
+        scopes: frozenset[str] = self.params.stored_scopes
+        return scopes
 
     @abstractmethod
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:

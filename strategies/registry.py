@@ -128,7 +128,7 @@ def create(slot: str, text: str, run: RunInfo) -> Strategy:
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
         raise StrategyError(f"'{text}' chains a selector with itself; name each selector once")
-    from strategies.selectors.chain import Chain
+    from strategies.chain import Chain
 
     return Chain([s for s in built if isinstance(s, Selector)], run)
 

@@ -180,6 +180,10 @@ class StrategySet:
                 "if it reads batch.entropy_NT, set needs_entropy = True on its class"
             ) from error
 
+    def notes(self) -> list[str]:
+        """What the user should know of these strategies in this run, said once at the start."""
+        return [note for strategy in self._by_slot.values() for note in strategy.notes()]
+
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
         """Show a round's groups to all five strategies."""
         for strategy in self._by_slot.values():

@@ -132,7 +132,7 @@ class PromptSource(Protocol):
         ...
 
     def take(self, m: int) -> list[Prompt]:
-        """Exactly m prompts; each is used up, chosen or not."""
+        """Exactly m prompts, each used up, chosen or not; a step gets none twice while there are others."""
         ...
 
 

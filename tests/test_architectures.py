@@ -21,7 +21,7 @@ from prepo_cli.errors import UsageError
 from prepo_cli.main import main
 from prepo_cli.policy.loading import load_model_spec, load_policy
 from prepo_cli.sections import ModelConfig
-from prepo_cli.training.run import train
+from prepo_cli.training.train import train
 from tests.architectures import ARCHITECTURES, save_architecture
 from tests.metrics import timeless
 from tests.models import naive_scores

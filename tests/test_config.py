@@ -1,4 +1,4 @@
-"""Layers, slots with companions, and what is said of bad settings."""
+"""Layers, slots with companions, and error messages for bad settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from prepo_cli.config import recipes, resolve, write_yaml
+from prepo_cli.config import recipes, resolve, to_yaml
 from prepo_cli.errors import UsageError
 from prepo_cli.sections import RunConfig
 from strategies.base import SLOTS
@@ -99,7 +99,7 @@ def test_the_two_flags_are_the_prepo_recipe() -> None:
     assert resolve(flags=flags) == resolve(flags={"recipe": "prepo"})
 
 
-def test_a_slot_that_is_set_leaves_the_others_of_the_recipe() -> None:
+def test_setting_a_slot_keeps_the_recipes_other_slots() -> None:
     config = resolve(flags={"recipe": "dapo", "strategies.selector": "ppl-low"})
     assert config.strategies.filter == "nonzero-variance"
     assert config.strategies.selector == "ppl-low"
@@ -124,31 +124,31 @@ def test_companions_come_along_unless_the_slot_is_set(monkeypatch: pytest.Monkey
         (["learning_rate=1"], "did you mean 'training.learning_rate'?"),
         (["trainig.seed=1"], "unknown setting 'trainig', did you mean 'training'?"),
         (["strategies.selektor=random"], "did you mean 'selector'?"),
-        (["training=5"], "'training' is a section: write training.<setting>"),
+        (["training=5"], "'training' is a section; set training.<setting> instead"),
         (["training.learning_rate.x=5"], "training.learning_rate"),
         (["training.learning_rate"], "write section.key=value"),
-        (["training.learning_rate=[1"], "--set training.learning_rate=[1 is not readable YAML"),
+        (["training.learning_rate=[1"], "--set training.learning_rate=[1 is not valid YAML"),
         (["data.system_prompt=think: hard"], "data.system_prompt"),
         (["training.total_steps=0"], "training.total_steps=0: Input should be greater than or equal to 1"),
         (["training.total_steps=many"], 'training.total_steps="many"'),
         (["training.loss_type=ppo"], "training.loss_type"),
         (["training.num_generations=1"], "training.num_generations=1"),
-        (["recipe=perpo"], "no recipe 'perpo', did you mean 'prepo'?"),
+        (["recipe=perpo"], "unknown recipe 'perpo', did you mean 'prepo'?"),
         (["strategies.selector=ppl-shedule"], "did you mean 'ppl-schedule'?"),
         (["strategies.budget=rel-entropy"], "'rel-entropy' is a weighting"),
         (["rewards.weights=[1, 2]"], "2 weights for 1 functions"),
     ],
 )
-def test_bad_settings_are_named_with_the_cure(sets: list[str], says: str) -> None:
+def test_bad_settings_are_reported_with_the_cure(sets: list[str], says: str) -> None:
     assert says in error(sets=sets)
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("training: [1", "is not readable YAML"),
-        ("- a\n- b\n", "holds no mapping"),
-        ("", "holds no mapping"),
+        ("training: [1", "is not valid YAML"),
+        ("- a\n- b\n", "is not a mapping of sections"),
+        ("", "is not a mapping of sections"),
         ("trainng: {total_steps: 3}\n", "unknown setting 'trainng', did you mean 'training'?"),
         ("training: 3\n", "'training' is a section"),
     ],
@@ -158,7 +158,7 @@ def test_bad_files_are_refused(text: str, says: str, write: Any) -> None:
 
 
 def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
-    assert "no configuration file" in error([tmp_path / "none.yaml"])
+    assert "none.yaml not found" in error([tmp_path / "none.yaml"])
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
     assert "binary.yaml" in error([tmp_path / "binary.yaml"])
     assert str(tmp_path) in error([tmp_path])
@@ -166,6 +166,6 @@ def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
 
 def test_the_written_configuration_resolves_to_itself(tmp_path: Path) -> None:
     config = resolve(flags={"recipe": "dapo", "seed": 5}, sets=["training.learning_rate=1e-5", "data.limit=10"])
-    write_yaml(tmp_path / "config.yaml", config)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert resolve([tmp_path / "config.yaml"]) == config
     assert set(SLOTS) == set(RunConfig.model_fields["strategies"].annotation.model_fields)

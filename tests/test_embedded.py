@@ -40,7 +40,7 @@ def policy() -> Policy:
 def scripts() -> dict[str, ModuleType]:
     """The generator's modules, which import each other by name."""
     modules = {}
-    for name in ("problems", "make_task", "make_tokenizer"):
+    for name in ("problems", "solutions", "make_task", "make_tokenizer"):
         spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
         assert spec is not None and spec.loader is not None
         sys.modules[name] = modules[name] = importlib.util.module_from_spec(spec)

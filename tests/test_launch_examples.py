@@ -192,7 +192,7 @@ def test_one_node_goes_on_where_a_checkpoint_is(tmp_path: Path) -> None:
     assert submit("one_node.sbatch", tmp_path, "-m", "prepo_cli", "train")[1] == [f"{first} --resume"]
     assert submit("one_node.sbatch", tmp_path, "-m", "prepo_cli", "train", TRAIN_CODE="1")[0] != 0
     code, calls, messages = submit("one_node.sbatch", tmp_path)
-    assert (code, calls) == (2, []) and "say what to train" in messages
+    assert (code, calls) == (2, []) and "nothing to train; run: sbatch" in messages
 
 
 def test_serving_nodes_serve_and_the_others_train(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_failed_training_ends_the_server_and_the_job(tmp_path: Path) -> None:
 
 def test_a_server_that_does_not_start_ends_the_job(tmp_path: Path) -> None:
     code, calls, messages = submit("train_and_serve.sbatch", tmp_path, "m/32B", BROKEN="1")
-    assert code == 1 and "ended before it was ready" in messages
+    assert code == 1 and "stopped before it was ready" in messages
     assert not any(call.startswith("accelerate") for call in calls)
     code, _, messages = submit("train_and_serve.sbatch", tmp_path, "m/32B", NODES="2")
     assert code == 2 and "leave none to train" in messages
@@ -250,7 +250,7 @@ def model_of(shape: Shape) -> Any:
         FAMILIES[shape.family](
             vocab_size=shape.vocabulary,
             hidden_size=shape.width,
-            intermediate_size=shape.inner,
+            intermediate_size=shape.intermediate,
             num_hidden_layers=shape.layers,
             num_attention_heads=shape.heads,
             num_key_value_heads=shape.kv_heads,

@@ -1,4 +1,4 @@
-"""Exit codes, one-line errors and the flags that the whole app has."""
+"""Exit codes, one-line errors and the app's own flags."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def exit_code(*arguments: str) -> int:
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
-    """Adds a command `fail` that raises the given error."""
+    """Add a command `fail` that raises the given error."""
 
     def add(error: BaseException) -> None:
         def fail() -> None:
@@ -41,7 +41,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
     [
         (UsageError("no file 'x.jsonl'"), 2, "prepo: no file 'x.jsonl'"),
         (StrategyError("no selector 'x'"), 2, "prepo: no selector 'x'"),
-        (RunError("the server\nis gone"), 1, "prepo: the server is gone"),
+        (RunError("the server\nis down"), 1, "prepo: the server is down"),
         (KeyError("lost"), 1, "prepo: KeyError: 'lost' (--debug shows the traceback)"),
         (OSError(28, "No space left"), 1, "prepo: OSError: [Errno 28] No space left (--debug shows the traceback)"),
         (KeyboardInterrupt(), 130, "prepo: interrupted"),
@@ -58,7 +58,7 @@ def test_a_failure_is_one_line_and_a_code(
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "fail"], ["fail", "--debug"]])
-def test_debug_shows_the_traceback_wherever_it_stands(
+def test_debug_shows_the_traceback_wherever_it_is_given(
     arguments: list[str], failing: Callable[[BaseException], None], capsys: Capture
 ) -> None:
     failing(UsageError("no such thing"))
@@ -89,7 +89,7 @@ def test_bad_usage_is_one_line_with_the_cure(arguments: list[str], says: str, cu
     assert cure in shown.err
 
 
-def test_version_and_bare_call(capsys: Capture) -> None:
+def test_version_and_no_arguments(capsys: Capture) -> None:
     assert exit_code("--version") == 0
     assert capsys.readouterr().out == f"prepo {__version__}\n"
     assert exit_code() == 0

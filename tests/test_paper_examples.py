@@ -1,4 +1,4 @@
-"""The papers' runs: every cell resolves, runs with a tiny model, stands in the README; the table says what is whose."""
+"""The papers' runs: every cell resolves, runs with a tiny model and is in the README; the table shows who measured."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def paper(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 
 def config_of(arguments: list[str]) -> RunConfig:
-    """What `prepo train` makes of arguments that are --config, --recipe, --seed, --output-dir and --steps only."""
+    """The configuration that `prepo train` resolves from --config, --recipe, --seed, --output-dir and --steps."""
     pairs = list(zip(arguments[1::2], arguments[2::2], strict=True))
     flags: dict[str, Any] = {
         "recipe": dict(pairs)["--recipe"],
@@ -85,7 +85,7 @@ def test_the_math_models_have_room_for_prompt_and_answer(paper: Any) -> None:
         assert config.data.max_prompt_length + config.training.max_completion_length == 4096
 
 
-def test_every_setting_says_where_it_comes_from() -> None:
+def test_every_setting_names_its_source() -> None:
     files = [PAPER / "prepo-table.yaml", PAPER / "e3.yaml", *sorted((PAPER / "models").glob("*.yaml"))]
     assert {path.stem for path in files[2:]} == set(MODELS)
     for path in files:
@@ -115,7 +115,7 @@ def test_the_readme_has_a_line_for_every_cell(paper: Any) -> None:
     ("model", "method"),
     [(model, "prepo") for model in MODELS] + [("qwen2.5-math-1.5b", m) for m in ("random", "greso", "full", "e3")],
 )
-def test_tiny_goes_through_all_stages(paper: Any, model: str, method: str, tmp_path: Path) -> None:
+def test_tiny_runs_through_all_stages(paper: Any, model: str, method: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         paper.run.main([model, method, "--tiny", "--tiny-dir", str(tmp_path), "--set", "reporting.figures=false"])
     assert ended.value.code in (None, 0)
@@ -129,7 +129,7 @@ def test_tiny_goes_through_all_stages(paper: Any, model: str, method: str, tmp_p
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
 
 
-def test_show_prints_one_line_that_names_the_files(paper: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_command_with_its_files(paper: Any, capsys: pytest.CaptureFixture[str]) -> None:
     paper.run.main(["qwen3-4b", "prepo", "--seed", "3", "--show", "--steps", "170"])
     words = shlex.split(capsys.readouterr().out)
     assert words[1:3] == ["prepo", "train"]
@@ -137,7 +137,7 @@ def test_show_prints_one_line_that_names_the_files(paper: Any, capsys: pytest.Ca
     assert words[-4:] == ["--output-dir", "runs/paper/qwen3-4b-prepo-seed3", "--steps", "170"]
 
 
-def test_run_refuses_what_it_does_not_know(paper: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_run_refuses_unknown_names(paper: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         paper.run.main(["qwen4", "prepo"])
     assert ended.value.code == 2
@@ -148,12 +148,12 @@ def test_run_refuses_what_it_does_not_know(paper: Any, capsys: pytest.CaptureFix
     assert "did you mean 'prepo'" in capsys.readouterr().err
 
 
-def test_a_box_is_worth_a_tenth_whatever_stands_in_it(paper: Any) -> None:
+def test_a_box_is_rewarded_whatever_its_content(paper: Any) -> None:
     answers = [r"so \boxed{7}", "so 7", r"\boxed{}", r"\boxed{7"]
     assert paper.paper_rewards.has_box([""] * 4, answers) == [1, 0, 0, 0]
 
 
-def test_published_means_are_those_of_their_cells_but_where_marked(paper: Any) -> None:
+def test_published_means_are_those_of_their_cells_unless_marked(paper: Any) -> None:
     marked = {(cell.model, cell.method) for cell in paper.published.TABLE if cell.doubtful}
     assert marked == {("qwen2.5-math-7b", "greso"), ("qwen2.5-math-1.5b", "greso")}
     assert all(len(cell.cells) in (0, len(cell.columns)) for cell in paper.published.TABLE)
@@ -176,8 +176,8 @@ def test_the_table_puts_runs_beside_the_papers_figures(
 ) -> None:
     pooled = finished(tmp_path / "a", "/models/Qwen2.5-Math-7B", "prepo")
     by_source = finished(tmp_path / "b", "Qwen/Qwen2.5-Math-7B", "prepo", {"aime24": 0.2, "math500": 0.7})
-    stranger = finished(tmp_path / "c", "me/other", "dapo")
-    paper.table.main([str(pooled), str(by_source), str(stranger)])
+    other = finished(tmp_path / "c", "me/other", "dapo")
+    paper.table.main([str(pooled), str(by_source), str(other)])
     out = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line.startswith("|")]
     assert [row[2:6] for row in rows if row[:2] == ["qwen2.5-math-7b", "prepo"]] == [
@@ -192,7 +192,7 @@ def test_the_table_puts_runs_beside_the_papers_figures(
     assert len(rows) == 2 + len(paper.published.TABLE) + 2
 
 
-def test_the_table_without_runs_has_the_papers_figures_alone(paper: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_without_runs_has_only_the_papers_figures(paper: Any, capsys: pytest.CaptureFixture[str]) -> None:
     paper.table.main([])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + len(paper.published.TABLE)
@@ -205,7 +205,10 @@ def test_the_table_without_runs_has_the_papers_figures_alone(paper: Any, capsys:
         (lambda folder: None, "no such run folder"),
         (lambda folder: folder.mkdir(), "holds no finished run"),
         (lambda folder: (folder.mkdir(), (folder / "config.yaml").touch()), "--resume"),
-        (lambda folder: (folder.mkdir(), (folder / "summary.json").write_text("{}")), "no summary of prepo train"),
+        (
+            lambda folder: (folder.mkdir(), (folder / "summary.json").write_text("{}")),
+            "is not a summary of prepo train",
+        ),
     ],
 )
 def test_the_table_says_what_is_wrong_with_a_folder(

@@ -41,7 +41,7 @@ def test_listed_with_its_package(site: Path) -> None:
     shown = prepo(site, "strategies", "short-answers", "--json")
     assert shown.returncode == 0, shown.stderr
     assert "prepo-short-answers" in shown.stdout
-    assert "0 weighs all alike" in shown.stdout
+    assert "0 gives all rollouts the same weight" in shown.stdout
 
 
 def test_trains_saves_and_resumes(site: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Weigh short answers more: w_i = (mean length / length of rollout i) ^ power, scaled to mean 1."""
+"""Give short answers more weight: w_i = (mean length / length of rollout i) ^ power, scaled to mean 1."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from strategies import Batch, RolloutWeighting, RunInfo, State, StepContext, Str
 
 @register("short-answers")
 class ShortAnswers(RolloutWeighting):
-    """Short rollouts weigh more than long ones."""
+    """Short rollouts get more weight than long ones."""
 
     class Params(StrategyParams):
-        """Users set these as --weighting short-answers:power=0.5."""
+        """Set on the command line, for example --weighting short-answers:power=0.5."""
 
-        power: float = Field(0.5, ge=0, le=2, description="0 weighs all alike")
+        power: float = Field(0.5, ge=0, le=2, description="0 gives all rollouts the same weight")
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)
         self.steps_seen = 0
 
     def weigh(self, batch: Batch, ctx: StepContext) -> np.ndarray:
-        """One weight a rollout, [N, 1]."""
+        """One weight per rollout, [N, 1]."""
         lengths = np.maximum(batch.lengths_N, 1)
         weights = (lengths.mean() / lengths) ** self.params.power
         self.steps_seen += 1
@@ -35,9 +35,9 @@ class ShortAnswers(RolloutWeighting):
         return {"steps_seen": float(self.steps_seen)}
 
     def state_dict(self) -> State:
-        """What the next step depends on goes into the checkpoint."""
+        """The state to checkpoint: everything that the next step depends on."""
         return {"steps_seen": self.steps_seen}
 
     def load_state_dict(self, state: State) -> None:
-        """And comes back."""
+        """Restore a checkpointed state."""
         self.steps_seen = state["steps_seen"]

@@ -1,4 +1,4 @@
-"""Write the embedded task's splits, 4,000 train and 400 test prompts, from a seed."""
+"""Generate the embedded task's splits, 4,000 train and 400 test prompts, from a seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PER_CELL = {"test": 10, "train": 100}
 
 
 def make_splits(seed: int) -> dict[str, list[Problem]]:
-    """Both splits; every family and level has the same share, and no key stands in both or twice in one."""
+    """Both splits, with equally many problems of every family and level; no key occurs twice, within or across them."""
     rng = random.Random(f"task:{seed}")
     splits: dict[str, list[Problem]] = {"test": [], "train": []}
     seen: set[str] = set()
@@ -31,7 +31,7 @@ def make_splits(seed: int) -> dict[str, list[Problem]]:
 
 
 def write(path: Path, problems: list[Problem], split: str) -> None:
-    """One JSON object a line: id, prompt, answer, source, difficulty."""
+    """Write one JSON object per line: id, prompt, answer, source, difficulty."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for i, p in enumerate(problems):
             row = {"id": f"{split}-{i:04d}", "prompt": p.question, "answer": str(p.answer),
@@ -40,7 +40,7 @@ def write(path: Path, problems: list[Problem], split: str) -> None:
 
 
 def main() -> None:
-    """Make the files."""
+    """Write both files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)

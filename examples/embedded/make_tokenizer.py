@@ -1,14 +1,15 @@
-r"""Train the embedded model's tokenizer: byte-level BPE in which a number up to 99 and `\boxed{` cost one token.
+r"""Train the embedded model's tokenizer: byte-level BPE in which every number up to 99 and `\boxed{` is one token.
 
-Digits are grouped in pairs from the right (1234 is 12 34, 123 is 1 23), operators and words take the blanks around
-them along. All 256 bytes are in the vocabulary, so every UTF-8 text encodes and decodes back.
+Digits are grouped in pairs from the right (1234 is 12 34, 123 is 1 23); operators and words include the spaces around
+them. All 256 bytes are in the vocabulary, so every UTF-8 text survives encoding and decoding.
 """
 
 from __future__ import annotations
 
 import random
 
-from problems import FAMILIES, LEVELS, solution
+from problems import FAMILIES, LEVELS
+from solutions import solution
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 

@@ -1,9 +1,9 @@
-"""Make the embedded model: a Llama of one million parameters, pre-trained on worked and hasty arithmetic.
+"""Pre-train the embedded model, a Llama with one million parameters, on worked and hasty solutions of arithmetic.
 
-Two stages. `skills` is clean worked text, mostly of the lower levels. `wild` is what a base model's corpus looks
-like: the harder a problem, the rarer it is, the more often its answer is guessed in haste and the more often the
-work has a slip. No test prompt of the task stands in either. The same seed, machine and thread count give the same
-weights; the embedded ones were made with the defaults on two threads.
+There are two stages. `skills` is clean worked solutions, mostly of the lower levels. `wild` resembles a base model's
+corpus: the harder a problem, the rarer it is, the more often its answer is guessed and the more often its solution
+contains a slip. Neither contains a test problem of the task. The same seed, machine and number of threads give the same
+weights; the embedded ones were trained with the defaults on two threads.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from pathlib import Path
 import torch
 from make_task import make_splits
 from make_tokenizer import make_tokenizer
-from problems import FAMILIES, LEVELS, solution
+from problems import FAMILIES, LEVELS
+from solutions import solution
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of pre-training; the tuples hold one number for each difficulty level."""
+    """A stage of pre-training; the tuples hold one number per difficulty level."""
 
     steps: int
     learning_rate: float
@@ -58,7 +59,7 @@ BATCH = 128
 
 
 def model_config(vocab_size: int, eos: int, pad: int) -> LlamaConfig:
-    """The architecture: 4 layers of width 128, tied embeddings."""
+    """The architecture: 4 layers with hidden size 128 and tied embeddings."""
     return LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=128,
@@ -101,7 +102,7 @@ def batches(
 
 
 def train(model: LlamaForCausalLM, stage: Stage, data: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """AdamW with warm-up and cosine decay, forward and backward in bfloat16."""
+    """Train with AdamW, warm-up and cosine decay, computing in bfloat16."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
     started = time.time()
     for step, (ids, labels) in enumerate(data):
@@ -121,12 +122,12 @@ def train(model: LlamaForCausalLM, stage: Stage, data: Iterator[tuple[torch.Tens
 
 
 def main() -> None:
-    """Pre-train both stages and save the model and tokenizer in the hub's format, weights in bfloat16."""
+    """Run both stages, and save the tokenizer and the model in bfloat16 in the Hub's format."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--skills", type=Path, help="start from these weights instead of the first stage")
-    parser.add_argument("--scale", type=float, default=1.0, help="scales the number of steps")
+    parser.add_argument("--skills", type=Path, help="skip the first stage and start from these weights")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of steps")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(2)

@@ -1,8 +1,7 @@
-"""The embedded task: eight families of arithmetic, five levels each, with worked and hasty solutions.
+"""The embedded task: eight families of arithmetic problems with five levels each.
 
-A `Problem` carries the question, the gold answer, the steps that lead to it and a `key` that names the
-underlying numbers. Two problems with one key are the same problem however they are worded, so splits are
-kept apart by key.
+A `Problem` has the question, the gold answer, the steps that lead to it, and a `key` made of the underlying numbers.
+Two problems with the same key are the same problem, however they are worded, so the splits must not share a key.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ LEVELS = (1, 2, 3, 4, 5)
 
 @dataclass(frozen=True)
 class Step:
-    """One line of work: `left = value`, in which a slip would replace `value`."""
+    """One line of a solution, `left = value`; a slip replaces `value`."""
 
     left: str
     value: int
@@ -48,7 +47,7 @@ def _chain(start: int, operations: list[tuple[str, int]]) -> tuple[Step, ...]:
 
 
 def _product(a: int, b: int) -> tuple[Step, ...]:
-    """a * b by tens and ones of b."""
+    """a * b, multiplying by the tens and the ones of b separately."""
     tens, ones = b // 10 * 10, b % 10
     if tens == 0 or ones == 0:
         return (Step(f"{a} * {b}", a * b),)
@@ -60,7 +59,7 @@ def _product(a: int, b: int) -> tuple[Step, ...]:
 
 
 def sums(rng: random.Random, level: int) -> Problem:
-    """Two to six terms, added from left to right; from level 3 on some are subtracted."""
+    """Add two to six terms from left to right; from level 3 on, some are subtracted."""
     top = (30, 50, 60, 99, 150)[level - 1]
     while True:
         start = rng.randint(2, top)
@@ -74,7 +73,7 @@ def sums(rng: random.Random, level: int) -> Problem:
 
 
 def products(rng: random.Random, level: int) -> Problem:
-    """One digit by two, then three factors, then two digits by two."""
+    """One digit times two digits, then three factors, then two digits times two digits."""
     if level <= 3:
         low, high, b_low, b_high = ((2, 6, 6, 49), (3, 9, 11, 59), (6, 9, 41, 99))[level - 1]
         factors = [rng.randint(low, high), rng.randint(b_low, b_high)]
@@ -93,7 +92,7 @@ def products(rng: random.Random, level: int) -> Problem:
 
 
 def remainders(rng: random.Random, level: int) -> Problem:
-    """a mod m by the largest multiple; level 5 takes a sum first."""
+    """a mod m by subtracting the largest multiple; level 5 starts with a sum."""
     top, m_low, m_high = ((40, 2, 9), (70, 4, 12), (99, 6, 16), (200, 7, 25), (150, 9, 29))[level - 1]
     m = rng.randint(m_low, m_high)
     if level == 5:
@@ -110,7 +109,7 @@ def remainders(rng: random.Random, level: int) -> Problem:
 
 
 def gcds(rng: random.Random, level: int) -> Problem:
-    """Greatest common divisor by Euclid's remainders; harder means longer chains."""
+    """Greatest common divisor by Euclid's algorithm; higher levels need more divisions."""
     top, low_steps, high_steps = ((99, 1, 1), (60, 2, 2), (90, 3, 3), (160, 3, 4), (300, 4, 6))[level - 1]
     while True:
         a, b = sorted((rng.randint(4, top), rng.randint(2, top)), reverse=True)
@@ -125,7 +124,7 @@ def gcds(rng: random.Random, level: int) -> Problem:
 
 
 def comparisons(rng: random.Random, level: int) -> Problem:
-    """The larger (or smaller) of several small results."""
+    """The largest (or smallest) of several small results."""
     top = (20, 30, 50, 70, 99)[level - 1]
     while True:
         sides: list[tuple[str, tuple[Step, ...], int]] = []
@@ -152,7 +151,7 @@ def comparisons(rng: random.Random, level: int) -> Problem:
 
 
 def equations(rng: random.Random, level: int) -> Problem:
-    """One unknown: x + b = c up to the unknown on both sides and brackets."""
+    """One unknown: from x + b = c to the unknown on both sides and brackets."""
     x = rng.randint(2, (30, 12, 25, 20, 25)[level - 1])
     a, b = rng.randint(2, 9), rng.randint(2, (30, 30, 50, 60, 20)[level - 1])
     if level == 1:
@@ -184,7 +183,7 @@ _THINGS = ("apples", "books", "coins", "pens", "cards", "shells", "stamps", "egg
 
 
 def word_problems(rng: random.Random, level: int) -> Problem:
-    """Short stories of one to four steps."""
+    """Short stories with one to four steps."""
     name, other = rng.sample(_NAMES, 2)
     thing = rng.choice(_THINGS)
     bags, each = rng.randint(2, 9), rng.randint(3, (12, 12, 15, 19, 29)[level - 1])
@@ -241,7 +240,7 @@ def word_problems(rng: random.Random, level: int) -> Problem:
 
 
 def sequences(rng: random.Random, level: int) -> Problem:
-    """The next term: constant steps, growing steps, and each term the sum of the two before it."""
+    """The next term of a sequence: constant steps, growing steps, or the sum of the previous two terms."""
     start, d = rng.randint(1, (40, 50, 60, 20, 30)[level - 1]), rng.randint(2, (12, 15, 29, 7, 20)[level - 1])
     if level <= 2:
         terms = [start + i * d for i in range(4)]
@@ -283,29 +282,3 @@ FAMILIES: dict[str, Callable[[random.Random, int], Problem]] = {
     "word": word_problems,
     "sequence": sequences,
 }
-
-
-def near_miss(rng: random.Random, value: int) -> int:
-    """A wrong value of the kind that careless work gives: off by a little or by a ten."""
-    while True:
-        wrong = value + rng.choice((-10, -3, -2, -1, 1, 2, 3, 10))
-        if wrong >= 0:
-            return wrong
-
-
-def solution(problem: Problem, rng: random.Random, hasty: float, right: float, slip: float) -> str:
-    """A solution as found in the wild.
-
-    With probability `hasty` the answer stands alone, and is the right one with probability `right`. Otherwise the
-    work is shown; with probability `slip` one of its steps goes wrong, and the answer is what that step gave.
-    """
-    if rng.random() < hasty:
-        answer = problem.answer if rng.random() < right else near_miss(rng, problem.answer)
-        return f"\\boxed{{{answer}}}"
-    if rng.random() >= slip:
-        return problem.worked()
-    at = rng.randrange(len(problem.steps))
-    wrong = near_miss(rng, problem.steps[at].value)
-    lines = [f"{step.left} = {step.value}." for step in problem.steps[:at]]
-    lines.append(f"{problem.steps[at].left} = {wrong}.")
-    return " ".join(lines) + f" \\boxed{{{wrong}}}"

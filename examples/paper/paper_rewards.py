@@ -1,4 +1,4 @@
-r"""Reward functions of the papers' runs beside `math`; run.py's folder makes them importable."""
+r"""Reward functions that the papers' runs use in addition to `math`; run.py puts this folder on the Python path."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from prepo_cli.rewards.answers import last_boxed
 
 
 def has_box(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[float]:
-    r"""1 if the completion has a whole \boxed{} that is not empty, whatever stands in it."""
+    r"""1 if the completion has a complete, non-empty \boxed{}, whatever its content."""
     return [float(bool((last_boxed(completion) or "").strip())) for completion in completions]
 
 
 def even_length(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[float]:
-    """1 if the completion has an even number of characters: for tiny random models, which are never right."""
+    """1 if the completion's number of characters is even: a signal for tiny random models, which are never correct."""
     return [float(len(completion) % 2 == 0) for completion in completions]

@@ -1,21 +1,21 @@
-"""The figures of the papers, and how many steps they stand for.
+"""The papers' published figures, and the number of steps that they correspond to.
 
-PREPO's table (2511.00794) with the model labels corrected, accuracy in percent as the mean over 16 samples; E3's
-(2505.18573) averages over four benchmarks. They are the papers' own: nothing here was measured with prepo.
+PREPO's table (2511.00794) with corrected model labels, accuracy in percent as the mean over 16 samples, and E3's
+averages over four benchmarks (2505.18573). Nothing here was measured with prepo.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-ROLLOUTS_A_STEP = 256 * 8
+ROLLOUTS_PER_STEP = 256 * 8
 MATH = ("AIME25", "AIME24", "MATH500", "Olympiad")
 LLAMA = ("GSM8K", "MATH500")
 
 
 @dataclass(frozen=True)
 class Published:
-    """One row of a paper's table; `mean` as printed there, also where the cells average to something else."""
+    """One row of a paper's table; `mean` is as printed, even if the cells average to something else."""
 
     paper: str
     model: str
@@ -28,13 +28,13 @@ class Published:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the printed mean is not that of the printed cells."""
+        """True if the printed mean is not the mean of the printed cells."""
         return bool(self.cells) and abs(sum(self.cells) / len(self.cells) - (self.mean or 0)) > 0.05
 
     @property
     def steps(self) -> int | None:
-        """Steps of 256 prompts x 8 rollouts that make up the rollouts; None where some were dropped on the way."""
-        return None if self.rollouts is None or self.method == "greso" else round(self.rollouts / ROLLOUTS_A_STEP)
+        """The rollouts as steps of 256 prompts x 8 rollouts; None if they include dropped rollouts."""
+        return None if self.rollouts is None or self.method == "greso" else round(self.rollouts / ROLLOUTS_PER_STEP)
 
 
 def _prepo(model: str, method: str, mean: float | None, rollouts: int | None, *cells: float) -> Published:

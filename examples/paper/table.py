@@ -1,9 +1,9 @@
-"""Finished runs beside the papers' tables.
+"""Print finished runs beside the papers' figures.
 
-python examples/paper/table.py runs/paper/*         # without runs: the papers' figures alone
+python examples/paper/table.py runs/paper/*         # without runs: only the papers' figures
 
-A run's accuracy is its last evaluation's mean over k samples: the mean over benchmarks where the evaluation set has a
-`source` column (benchmarks.py makes such a set), as in the papers, else over all prompts.
+A run's accuracy is avg@k of its last evaluation: as in the papers the mean over benchmarks, if the evaluation set has a
+`source` column (benchmarks.py creates such a set), else the mean over all prompts.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from prepo_cli.errors import UsageError
 from prepo_cli.files import read_lines
 
 HEAD = ("model", "method", "paper: accuracy", "paper: rollouts", "ours: accuracy", "ours: rollouts", "ours: run")
-NOTES = """Columns headed "paper" are the papers' own figures (PREPO's table in 2511.00794 with model labels corrected;
-E3's average in 2505.18573); columns headed "ours" were measured by the runs named. Accuracy in percent:
-PREPO's is avg@16, the mean over 16 samples (which its table calls passrate@16), E3's is pass@1, the same mean.
-(!) the paper's cells do not average to the mean that it prints; - not given, or not evaluated."""
+NOTES = """Columns headed "paper" are the papers' own figures (PREPO's table in 2511.00794 with corrected model labels;
+E3's average in 2505.18573); columns headed "ours" were measured by the listed runs. Accuracy is in percent:
+PREPO's is avg@16, the mean over 16 samples (which its table calls passrate@16); E3's is pass@1, the same mean.
+(!): the mean printed in the paper is not the mean of its cells; -: not given or not evaluated."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished run came to."""
+    """The result of a finished run."""
 
     model: str
     method: str
@@ -40,33 +40,31 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """A finished run; raises UsageError where there is none."""
+    """Read a finished run; raises UsageError if the folder holds none."""
     path = folder / "summary.json"
     if not folder.is_dir():
         raise UsageError(f"no such run folder: {folder}")
     if not path.is_file():
-        begun = (folder / "config.yaml").is_file()
-        cure = (
-            f"finish it with: prepo train --resume --output-dir {folder}" if begun else "name a folder of prepo train"
-        )
+        started = (folder / "config.yaml").is_file()
+        cure = f"finish it with: prepo train --resume --output-dir {folder}" if started else "pass a run folder"
         raise UsageError(f"{folder} holds no finished run (no summary.json); {cure}")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         model, method, rollouts = summary["model"], summary["recipe"], summary["cost"]["rollouts_total"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is no summary of prepo train ({error}); name a folder of prepo train") from error
+        raise UsageError(f"{path} is not a summary of prepo train ({error}); pass a run folder") from error
     return Run(Path(model).name.lower(), method, _accuracy(folder, summary), int(rollouts), str(folder))
 
 
 def rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
-    """Every published row, a run's figures beside it, one line for each run; then runs of no published row."""
-    found = []
+    """Every published row with its runs, one line per run; then the runs without a published row."""
+    lines = []
     for cell in TABLE:
-        same = [run for run in runs if (run.model, run.method) == (cell.model, cell.method)]
-        found += [_row(cell.model, cell.method, cell, run) for run in same or [None]]
-    known = {(cell.model, cell.method) for cell in TABLE}
-    strangers = [run for run in runs if (run.model, run.method) not in known]
-    return found + [_row(run.model, run.method, None, run) for run in strangers]
+        matching = [run for run in runs if (run.model, run.method) == (cell.model, cell.method)]
+        lines += [_row(cell.model, cell.method, cell, run) for run in matching or [None]]
+    published = {(cell.model, cell.method) for cell in TABLE}
+    others = [run for run in runs if (run.model, run.method) not in published]
+    return lines + [_row(run.model, run.method, None, run) for run in others]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

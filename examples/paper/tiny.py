@@ -1,6 +1,6 @@
-"""A random model of two small layers, of the same architecture as one of the papers' models.
+"""A random model with two small layers and the architecture of one of the papers' models.
 
-It has the embedded tokenizer and answers gibberish, which is all that a check of a configuration needs.
+It uses the embedded tokenizer and generates gibberish, which is enough to test a configuration.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ SETTINGS = {
     "evaluation.num_samples": "2",
     "evaluation.eval_steps": "1",
 }
-"""What `--tiny` sets; everything else stays as the papers' configuration has it."""
+"""The settings that `--tiny` changes; all others are the papers'."""
 STEPS = 2
 
 
 def make_tiny(name: str, folder: Path) -> Path:
-    """Save a random model like `name` (a key of run.py's MODELS) to `folder`/tiny-`name`; returns that folder."""
+    """Save a random model with the architecture of `name` (a key of run.py's MODELS); returns its folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config, Qwen3Config
     from transformers.utils import logging
@@ -68,14 +68,14 @@ def make_tiny(name: str, folder: Path) -> Path:
     torch.manual_seed(0)
     target = folder / f"tiny-{name}"
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder) as beside:
-        made = Path(beside) / target.name
-        AutoModelForCausalLM.from_config(config).save_pretrained(made)
-        for part in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-            shutil.copy(source / part, made)
+    with TemporaryDirectory(dir=folder) as temporary:
+        model = Path(temporary) / target.name
+        AutoModelForCausalLM.from_config(config).save_pretrained(model)
+        for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(source / file, model)
         try:
-            made.rename(target)
+            model.rename(target)
         except OSError:
-            if not target.is_dir():  # otherwise another process of the run was first, with the same model
+            if not target.is_dir():  # else another process of the run has already saved the same model
                 raise
     return target

@@ -1,1 +1,1 @@
-"""One module a command: flags -> configuration -> one call."""
+"""One module per command: flags -> configuration -> one call."""

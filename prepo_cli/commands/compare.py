@@ -1,4 +1,4 @@
-"""`prepo compare`: runs side by side."""
+"""`prepo compare`: finished runs side by side."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prepo_cli.errors import UsageError
+from prepo_cli.startup import large_imports
 
 if TYPE_CHECKING:
     from prepo_cli.reporting.compare import Run
@@ -15,22 +16,29 @@ if TYPE_CHECKING:
 
 def compare(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders.")] = None,
-    recipes: Annotated[str | None, typer.Option(help="Comma-separated recipes to run first where missing.")] = None,
-    seeds: Annotated[str, typer.Option(help="Comma-separated seeds, with --recipes.")] = "0",
-    target: Annotated[float | None, typer.Option(help="avg@k to reach [default: the worst run's best].")] = None,
+    recipes: Annotated[str | None, typer.Option(help="Comma-separated recipes to train, unless already done.")] = None,
+    seeds: Annotated[str, typer.Option(help="With --recipes: comma-separated seeds.")] = "0",
+    target: Annotated[
+        float | None, typer.Option(help="Target avg@k [default: the lowest of the runs' best avg@k].")
+    ] = None,
     output_dir: Annotated[
-        Path, typer.Option(help="Folder of the figures and the page; with --recipes also of the runs.")
+        Path, typer.Option(help="Folder for the figures and the page; with --recipes also for the runs.")
     ] = Path("comparison"),
-    steps: Annotated[int | None, typer.Option(help="Training steps, with --recipes.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model, with --recipes.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Dataset, with --recipes.")] = None,
-    config: Annotated[list[Path] | None, typer.Option(help="YAML configuration, with --recipes.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, with --recipes; repeatable.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    steps: Annotated[int | None, typer.Option(help="With --recipes: number of training steps.")] = None,
+    model: Annotated[str | None, typer.Option(help="With --recipes: the model.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="With --recipes: the dataset.")] = None,
+    config: Annotated[
+        list[Path] | None, typer.Option(help="With --recipes: YAML configuration file; repeatable.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="With --recipes: any setting as in prepo train; repeatable.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the comparison as one JSON object.")] = False,
 ) -> None:
-    """Compare finished runs: accuracy, costs and rollouts to reach one accuracy; a table, figures and an HTML page.
+    """Compare finished runs by accuracy, cost and rollouts to a target accuracy.
 
-    With --recipes, runs that are missing are done first and interrupted ones are gone on with.
+    Prints a table and writes four figures and an HTML page. With --recipes, missing runs are trained first and
+    interrupted ones are resumed.
 
     \b
     Examples:
@@ -45,20 +53,22 @@ def compare(
             for seed in seeds.split(","):
                 folders.append(_ensure(recipe.strip(), seed.strip(), output_dir, flags, config or [], set_ or []))
     if not folders:
-        raise UsageError("name run folders to compare, or --recipes to run")
+        raise UsageError("nothing to compare; pass run folders, or recipes to train with --recipes")
     if output_dir.exists() and not output_dir.is_dir():
-        raise UsageError(f"--output-dir {output_dir} is a file; name a folder")
-    from prepo_cli.reporting.compare import compare as compared
+        raise UsageError(f"--output-dir {output_dir} is a file; choose a folder")
+    from prepo_cli.reporting.compare import compare as compare_runs
     from prepo_cli.reporting.compare import read_run
 
-    read = [read_run(folder) for folder in folders]
-    result = compared(read, target)
+    finished = [read_run(folder) for folder in folders]
+    result = compare_runs(finished, target)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        files = _draw(read, output_dir)
+        figures = _draw(finished, output_dir)
     except OSError as error:
-        raise UsageError(f"--output-dir {output_dir} can't be written ({error.strerror}); name another") from error
-    _page(read, result, files, output_dir / "page.html")
+        raise UsageError(
+            f"--output-dir {output_dir} is not writable ({error.strerror}); choose another folder"
+        ) from error
+    _page(finished, result, figures, output_dir / "page.html")
     if json_output:
         import json
 
@@ -68,26 +78,27 @@ def compare(
 
 
 def _ensure(recipe: str, seed: str, root: Path, flags: dict[str, Any], config: list[Path], sets: list[str]) -> Path:
-    """The folder of the finished run of a recipe and seed, running it if it is not there."""
+    """The folder of the finished run of a recipe and seed; starts or resumes the run if needed."""
     from prepo_cli.config import read_yaml, resolve
 
     folder = root / f"{recipe}-seed{seed}"
     if not seed.isdigit():
-        raise UsageError(f"--seeds: '{seed}' is no seed")
+        raise UsageError(f"--seeds: '{seed}' is not a seed; use whole numbers from 0 on, such as 0,1,2")
     resolved = resolve(config, flags | {"recipe": recipe, "seed": int(seed), "output_dir": str(folder)}, sets)
     if (folder / "summary.json").is_file():
         if read_yaml(folder / "config.yaml") != resolved.model_dump(mode="json"):
-            raise UsageError(f"{folder} holds a run of other settings; name another --output-dir")
+            raise UsageError(f"{folder} holds a run with different settings; choose another --output-dir")
         return folder
-    from prepo_cli.training.run import train
+    with large_imports():
+        from prepo_cli.training.train import train
 
-    begun = any((folder / "checkpoints").glob("step-*"))
-    train(resolved, resume=begun, overwrite=not begun)
+    resumable = any((folder / "checkpoints").glob("step-*"))
+    train(resolved, resume=resumable, overwrite=not resumable)
     return folder
 
 
 def _draw(runs: list[Run], folder: Path) -> dict[str, Path]:
-    """The figures, by caption."""
+    """Draw the figures; returns their files by caption."""
     from prepo_cli.reporting import figures
 
     names = [run.name for run in runs]
@@ -97,13 +108,13 @@ def _draw(runs: list[Run], folder: Path) -> dict[str, Path]:
         "Accuracy over rollouts generated": folder / "accuracy_over_rollouts.png",
         "Accuracy over training seconds": folder / "accuracy_over_seconds.png",
         "Training reward": folder / "reward.png",
-        "Groups without advantage": folder / "zero_std.png",
+        "Zero-variance groups": folder / "zero_std.png",
     }
     by_rollouts, by_seconds, reward, zero = files.values()
     figures.accuracy_curves(evaluations, "rollouts_total", "rollouts generated", by_rollouts)
     figures.accuracy_curves(evaluations, "train_seconds", "training seconds", by_seconds)
     figures.metric_curves(metrics, "reward", "mean reward of all rollouts", reward)
-    figures.metric_curves(metrics, "frac_reward_zero_std", "share of groups without advantage", zero)
+    figures.metric_curves(metrics, "frac_reward_zero_std", "share of zero-variance groups", zero)
     return files
 
 
@@ -133,7 +144,7 @@ def _interval(value: dict[str, float] | None, form: str) -> str:
 
 
 def _note(result: dict[str, Any]) -> str:
-    target = "never evaluated" if result["target"] is None else f"target {result['target']:.3f}"
+    target = "no target: a run was never evaluated" if result["target"] is None else f"target {result['target']:.3f}"
     return f"{result['metric']} with 95 % intervals over prompts, {target}"
 
 
@@ -154,7 +165,7 @@ def _show(result: dict[str, Any], folder: Path) -> None:
             for row in result["recipes"]
         ]
         table(
-            "mean over seeds ± spread",
+            "mean over seeds ± standard deviation",
             ["recipe", "seeds", "final", "rollouts to target", "generated", "seconds"],
             rows,
         )

@@ -1,4 +1,4 @@
-"""`prepo eval`: k answers to every prompt, and how often they are right."""
+"""`prepo eval`: sample k answers to every prompt and measure how many are correct."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from prepo_cli.errors import UsageError
+from prepo_cli.startup import large_imports
 
 
 def evaluate_command(
@@ -17,10 +18,12 @@ def evaluate_command(
     ),
     dataset: Annotated[str, typer.Option(help="File, folder, hub name, or 'embedded'.")] = "embedded",
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
-    limit: Annotated[int | None, typer.Option(help="Take the first rows only.")] = None,
-    k: Annotated[int, typer.Option("--k", help="Samples of each prompt.")] = 16,
+    limit: Annotated[int | None, typer.Option(help="Use only the first rows.")] = None,
+    k: Annotated[int, typer.Option("--k", help="Samples per prompt.")] = 16,
     temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Sample from the most probable tokens of this total share.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the most probable tokens up to this total probability.")
+    ] = 1.0,
     max_completion_length: Annotated[
         int | None, typer.Option(help="Tokens; by default 128 for the embedded model, else 2560 where that fits.")
     ] = None,
@@ -28,32 +31,39 @@ def evaluate_command(
         int | None, typer.Option(help="Tokens; longer prompts are left out and counted. Default: what fits.")
     ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option(help="Bound on rows x context in one decoding batch; less needs less memory.")
+        int | None, typer.Option(help="Most rows x context in one decoding batch; lower it to save memory.")
     ] = None,
-    system_prompt: Annotated[str | None, typer.Option(help="Put before every prompt.")] = None,
+    system_prompt: Annotated[str | None, typer.Option(help="System message before every prompt.")] = None,
     template_arg: Annotated[
-        list[str] | None, typer.Option(help="Given to the chat template: enable_thinking=false; repeatable.")
+        list[str] | None, typer.Option(help="Argument of the chat template: enable_thinking=false; repeatable.")
     ] = None,
     reward: Annotated[
         list[str] | None, typer.Option(help="math (default), exact, boxed or package.module:function; repeatable.")
     ] = None,
+    verdict: Annotated[
+        str | None,
+        typer.Option(help="Reward that decides what is correct. Default: first of math, exact, boxed, else the first."),
+    ] = None,
     engine: Annotated[str, typer.Option(help="What generates: hf, vllm or vllm-server.")] = "hf",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Equal seeds sample with equal random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of sampling: the same seed draws the same random numbers.")] = 0,
     output_dir: Annotated[str | None, typer.Option(help="Default: evals/<model>-<dataset>.")] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Column of the prompt.")] = None,
     answer_column: Annotated[str | None, typer.Option(help="Column of the gold answer.")] = None,
-    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Go on without unusable rows.")] = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Skip rows that can't be used, and count them.")
+    ] = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="One engine setting: engine.vllm_tensor_parallel_size=2; repeatable."),
+        typer.Option("--set", help="Any setting of engine or rewards: rewards.correct_reward=0.5; repeatable."),
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the evaluation in the folder.")] = False,
 ) -> None:
     """Sample k answers to every prompt: avg@k, pass@j and maj@k, each with a 95% interval.
 
-    An interrupted evaluation goes on with the same command. Samples are in samples.parquet of the output folder.
+    Run the same command again to resume an interrupted evaluation. All samples are written to samples.parquet in the
+    output folder.
 
     \b
     Examples:
@@ -61,14 +71,16 @@ def evaluate_command(
       prepo eval --model runs/latest --k 16 --json
       prepo eval --model Qwen/Qwen2.5-Math-1.5B --dataset aime24 --k 4 --dtype bfloat16
       prepo eval --model Qwen/Qwen3-4B --dataset math500 --engine vllm --dtype bfloat16
+      prepo eval --reward math --reward my_rewards:short --set 'rewards.weights=[1, 0.1]'
     """
     if k < 1:
-        raise UsageError(f"--k {k}: ask for at least 1 sample of each prompt")
-    from prepo_cli.config import section_of, template_arguments
+        raise UsageError(f"--k {k}: take at least 1 sample per prompt")
+    from prepo_cli.config import sections_of, template_arguments
 
     engine_settings: dict[str, Any] = {"name": engine, "vllm_gpu_memory_utilization": 0.9}
     if batch_tokens is not None:
         engine_settings["max_batch_tokens"] = batch_tokens
+    rewards = {name: value for name, value in (("functions", reward), ("verdict", verdict)) if value}
     settings: dict[str, Any] = {
         "model": {"model_name_or_path": model, "dtype": dtype},
         "dataset_name": dataset,
@@ -84,10 +96,9 @@ def evaluate_command(
         "top_p": top_p,
         "max_completion_length": max_completion_length,
         "max_prompt_length": max_prompt_length,
-        "rewards": {"functions": reward} if reward else {},
-        "engine": section_of("engine", set_ or (), engine_settings),
         "seed": seed,
         "output_dir": output_dir or f"evals/{_short(model)}-{_short(dataset)}",
+        **sections_of(set_ or (), engine=engine_settings, rewards=rewards),
     }
     from pydantic import ValidationError
 
@@ -99,7 +110,8 @@ def evaluate_command(
     except ValidationError as error:
         raise UsageError(validation_message(error)) from error
 
-    from prepo_cli.evaluation.session import run_evaluation
+    with large_imports():
+        from prepo_cli.evaluation.session import run_evaluation
 
     summary = run_evaluation(config, overwrite=overwrite)
     if json_output:
@@ -113,7 +125,7 @@ def evaluate_command(
 
 
 def _short(name: str) -> str:
-    """The telling part of a path or hub name, fit for a folder's name."""
+    """The last part of a path or hub name that identifies it, as a folder name."""
     path = Path(name)
     last = path.parent.name if path.name == "final" and path.parent.name else path.name
     stem = Path(last).stem if path.is_file() else last

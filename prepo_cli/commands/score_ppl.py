@@ -8,79 +8,82 @@ from typing import Annotated, Any
 import typer
 
 from prepo_cli.errors import UsageError
+from prepo_cli.startup import large_imports
 
 
 def score_ppl(
     dataset: Annotated[str, typer.Argument(help="File, folder, hub name, or 'embedded'.")],
     model: Annotated[str, typer.Option(help="Hub name, folder, run folder, or 'embedded'.")] = "embedded",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="A .jsonl, .parquet or .csv file [default: <dataset>_ppl in its format].")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
-    limit: Annotated[int | None, typer.Option(help="Take the first rows only.")] = None,
-    scope: Annotated[str, typer.Option(help="question: score the question's tokens; prompt: the whole template.")] = (
-        "question"
-    ),
+    limit: Annotated[int | None, typer.Option(help="Use only the first rows.")] = None,
+    scope: Annotated[
+        str, typer.Option(help="question: score the question's tokens; prompt: score the whole rendered prompt.")
+    ] = "question",
+    system_prompt: Annotated[str | None, typer.Option(help="Prepended to every prompt.")] = None,
+    template_arg: Annotated[
+        list[str] | None, typer.Option(help="Passed to the chat template: enable_thinking=false; repeatable.")
+    ] = None,
     max_prompt_length: Annotated[
         int | None, typer.Option(help="Tokens; longer prompts get no perplexity. Default: the model's context.")
     ] = None,
     batch_tokens: Annotated[int, typer.Option(help="Padded tokens of one forward pass.")] = 16384,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    engine: Annotated[str, typer.Option(help="What scores: hf, vllm or vllm-server.")] = "hf",
+    engine: Annotated[str, typer.Option(help="What computes log-probs: hf, vllm or vllm-server.")] = "hf",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="One engine setting: engine.vllm_tensor_parallel_size=2; repeatable."),
     ] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
-    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Go on without unusable rows.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the distribution to this PNG.")] = None,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Skip rows that can't be used.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write a histogram to this PNG file.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Add columns ppl and ppl_tokens to a dataset, and show how perplexity is distributed.
+    """Add columns ppl, ppl_tokens and ppl_context to a dataset, and show how perplexity is distributed.
 
-    An interrupted scoring goes on with the same command.
+    For `--selector ppl-schedule:source=stored`, score with the model, system prompt and template arguments that the
+    run will train with; ppl_context records them, and the run warns if they differ.
+
+    If interrupted, the same command resumes.
 
     \b
     Examples:
       prepo score-ppl dataset.jsonl
       prepo score-ppl dapo_math_17k.parquet --output scored.parquet --plot ppl.png
-      prepo score-ppl dataset.jsonl --model Qwen/Qwen2.5-Math-1.5B --dtype bfloat16
+      prepo score-ppl dataset.jsonl --model Qwen/Qwen2.5-Math-1.5B --dtype bfloat16 \\
+          --system-prompt 'Put the answer in \\boxed{}.'
+      prepo score-ppl dataset.jsonl --model Qwen/Qwen3-4B --template-arg enable_thinking=false
     """
-    if scope not in ("question", "prompt"):
-        raise UsageError(f"--scope {scope}: take question or prompt")
-    for name, value in (
-        ("--batch-tokens", batch_tokens),
-        ("--limit", limit),
-        ("--max-prompt-length", max_prompt_length),
-    ):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} {value}: must be at least 1")
     from pydantic import ValidationError
 
-    from prepo_cli.config import section_of, validation_message
-    from prepo_cli.sections import EngineConfig, ModelConfig
+    from prepo_cli.config import sections_of, template_arguments, validation_message
+    from prepo_cli.sections import ScoringConfig
 
-    engine_settings = section_of("engine", set_ or (), {"name": engine, "vllm_gpu_memory_utilization": 0.9})
+    settings: dict[str, Any] = {
+        "model": {"model_name_or_path": model, "revision": revision, "dtype": dtype},
+        "dataset_name": dataset,
+        "split": split,
+        "limit": limit,
+        "prompt_column": prompt_column,
+        "skip_bad_rows": skip_bad_rows,
+        "system_prompt": system_prompt,
+        "chat_template_kwargs": template_arguments(template_arg or ()),
+        "scope": scope,
+        "max_prompt_length": max_prompt_length,
+        "batch_tokens": batch_tokens,
+        "engine": sections_of(set_ or (), engine={"name": engine, "vllm_gpu_memory_utilization": 0.9})["engine"],
+        "output": output or _beside(dataset),
+    }
     try:
-        settings = ModelConfig(model_name_or_path=model, dtype=dtype)
-        engine_config = EngineConfig.model_validate(engine_settings)
+        config = ScoringConfig.model_validate(settings)
     except ValidationError as error:
         raise UsageError(validation_message(error)) from error
-    from prepo_cli.evaluation.ppl_scoring import ScoringConfig, score_dataset
+    with large_imports():
+        from prepo_cli.evaluation.ppl_scoring import score_dataset
 
-    config = ScoringConfig(
-        dataset_name=dataset,
-        output=output or _beside(dataset),
-        model=settings,
-        split=split,
-        limit=limit,
-        scope=scope,
-        batch_tokens=batch_tokens,
-        max_prompt_length=max_prompt_length,
-        prompt_column=prompt_column,
-        skip_bad_rows=skip_bad_rows,
-        engine=engine_config,
-    )
     report, ppl_N = score_dataset(config)
     if plot is not None:
         from prepo_cli.reporting.figures import perplexity_histogram

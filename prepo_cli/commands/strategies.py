@@ -1,4 +1,4 @@
-"""`prepo strategies`: what there is for each slot, built-in and plug-in alike."""
+"""`prepo strategies`: list the strategies of each slot, built-in and plug-in alike."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def strategies_command(
-    name: Annotated[str | None, typer.Argument(help="Show this one in full.")] = None,
-    slot: Annotated[str | None, typer.Option(help="Only this slot: selector, budget, filter, ...")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show all about this strategy.")] = None,
+    slot: Annotated[str | None, typer.Option(help="List only this slot: selector, budget, filter, ...")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List the strategies of every slot, or show one in full.
+    """List the strategies of every slot, or describe one in detail.
 
     \b
     Examples:
@@ -35,14 +35,14 @@ def strategies_command(
         slot = slot.replace("-", "_")
         if slot not in SLOTS:
             hint = registry.did_you_mean(slot, SLOTS)
-            raise UsageError(f"no slot '{slot}'{hint}; there are: {', '.join(SLOTS)}")
+            raise UsageError(f"unknown slot '{slot}'{hint}; slots: {', '.join(SLOTS)}")
     found = [cls for cls in registry.listed() if slot in (None, cls.slot)]
     if name is not None:
         names = sorted({cls.name for cls in found})
         found = [cls for cls in found if cls.name == name]
         if not found:
-            where = f"{slot} " if slot else "strategy "
-            raise UsageError(f"no {where}'{name}'{registry.did_you_mean(name, names)}; there are: {', '.join(names)}")
+            kind, hint = slot or "strategy", registry.did_you_mean(name, names)
+            raise UsageError(f"unknown {kind} '{name}'{hint}; known: {', '.join(names)}")
     cards = [card(cls) | (details(cls) if name else {}) for cls in found]
     if json_output:
         typer.echo(json.dumps({"strategies": cards}, indent=2))
@@ -50,7 +50,7 @@ def strategies_command(
         _print_table(cards)
     else:
         for one in cards:
-            _print_in_full(one)
+            _print_details(one)
 
 
 def _console() -> Console:
@@ -81,13 +81,13 @@ def _print_table(cards: list[dict[str, Any]]) -> None:
 def _summary(one: dict[str, Any]) -> str:
     lines = [one["description"]]
     if one["companions"]:
-        lines.append(f"brings {_companions(one)}")
+        lines.append(f"also sets {_companions(one)}")
     if one["package"] != "prepo":
         lines.append(f"from package {one['package']}")
     return "\n".join(lines)
 
 
-def _print_in_full(one: dict[str, Any]) -> None:
+def _print_details(one: dict[str, Any]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -97,7 +97,7 @@ def _print_in_full(one: dict[str, Any]) -> None:
     console.print(f"use:        --{one['slot'].replace('_', '-')} '{one['example']}'")
     console.print(f"class:      {one['class']}, package {one['package']}")
     console.print(f"paper:      {one['paper'] or 'none'}")
-    console.print(f"companions: {_companions(one) or 'none'}")
+    console.print(f"also sets:  {_companions(one) or 'nothing'}")
     if not one["parameters"]:
         console.print("parameters: none\n")
         return

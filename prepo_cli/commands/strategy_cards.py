@@ -1,4 +1,4 @@
-"""A strategy class as plain data: what `prepo strategies` prints."""
+"""Strategy classes as plain data, as `prepo strategies` prints them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def card(cls: type[Strategy]) -> dict[str, Any]:
 
 
 def details(cls: type[Strategy]) -> dict[str, Any]:
-    """What one strategy shown in full has besides its card."""
+    """The fields that a detailed description adds to the card."""
     example = ",".join(f"{p['name']}={p['default']}" for p in parameters_of(cls)[:1] if p["default"] is not None)
     return {
         "documentation": inspect.getdoc(cls) or "",
@@ -39,7 +39,7 @@ def details(cls: type[Strategy]) -> dict[str, Any]:
 
 
 def parameters_of(cls: type[Strategy]) -> list[dict[str, Any]]:
-    """Name, type, default, bounds and meaning of each parameter, as its pydantic model declares them."""
+    """Name, type, default, bounds and description of each parameter, from its pydantic model."""
     properties = cls.Params.model_json_schema().get("properties", {})
     return [
         {
@@ -59,7 +59,7 @@ def parameters_of(cls: type[Strategy]) -> list[dict[str, Any]]:
 
 
 def package_of(cls: type[Strategy]) -> str:
-    """The distribution whose entry point brought the class, else its top-level module."""
+    """The distribution whose entry point registered the class, else its top-level module."""
     top = cls.__module__.partition(".")[0]
     points = entry_points(group=ENTRY_POINT_GROUP)
     exact = [point for point in points if point.module == cls.__module__]

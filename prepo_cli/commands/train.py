@@ -1,4 +1,4 @@
-"""`prepo train`: one run, from flags to summary."""
+"""`prepo train`: one training run, from flags to summary."""
 
 from __future__ import annotations
 
@@ -7,41 +7,48 @@ from typing import Annotated, Any
 
 import typer
 
+from prepo_cli.startup import large_imports
+
 SLOT_HELP = "strategy spec such as name:key=value,key=value; see `prepo strategies`"
 
 
 def train(
-    recipe: Annotated[str | None, typer.Option(help="All slots at once: prepo (default), random, dapo, ...")] = None,
-    selector: Annotated[str | None, typer.Option(help=f"Which prompts: {SLOT_HELP}.")] = None,
-    budget: Annotated[str | None, typer.Option(help="How many rollouts for each prompt.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Sets all five slots: prepo (default), random, dapo, ...")] = None,
+    selector: Annotated[str | None, typer.Option(help=f"Which prompts to roll out: {SLOT_HELP}.")] = None,
+    budget: Annotated[str | None, typer.Option(help="How many rollouts each prompt gets.")] = None,
     filter: Annotated[str | None, typer.Option("--filter", help="Which rollouts to train on.")] = None,
-    weighting: Annotated[str | None, typer.Option(help="What each rollout weighs.")] = None,
-    temperature_schedule: Annotated[str | None, typer.Option(help="At which temperature.")] = None,
+    weighting: Annotated[str | None, typer.Option(help="How much each rollout or token counts.")] = None,
+    temperature_schedule: Annotated[str | None, typer.Option(help="The sampling temperature of each step.")] = None,
     model: Annotated[str | None, typer.Option(help="Hub name, folder, or 'embedded' (default).")] = None,
-    dataset: Annotated[str | None, typer.Option(help="File, folder, hub name, or 'embedded' (default).")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the dataset.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Take the first rows of the dataset only.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="File, folder, short name, Hub name, or 'embedded' (default).")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Dataset split.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first rows of the dataset.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of training steps.")] = None,
     reward: Annotated[
-        list[str] | None, typer.Option(help="math, exact, boxed or package.module:function; repeatable.")
+        list[str] | None,
+        typer.Option(help="Reward function: math, exact, boxed or package.module:function; repeatable."),
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="What generates: hf, vllm or vllm-server.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Generation engine: hf, vllm or vllm-server.")] = None,
     output_dir: Annotated[str | None, typer.Option(help="Run folder [default: runs/<recipe>-seed<seed>].")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all randomness.")] = None,
-    prompt_column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
-    answer_column: Annotated[str | None, typer.Option(help="Column of the gold answers.")] = None,
-    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that can't be used.")] = False,
-    config: Annotated[list[Path] | None, typer.Option(help="YAML configuration; repeatable, later wins.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting: training.learning_rate=1e-5; repeatable.")
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="Column with the prompts.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column with the gold answers.")] = None,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Skip unusable rows.")] = False,
+    config: Annotated[
+        list[Path] | None, typer.Option(help="YAML configuration file; repeatable, later files win.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete another run in the run folder.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting: training.learning_rate=1e-5; repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite the run in the run folder.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Train a model with reinforcement learning on verifiable rewards.
 
-    Without arguments: recipe prepo, the embedded model and task, on the CPU, in a few minutes.
+    Without arguments, train the embedded model on the embedded task with recipe prepo: a few minutes on a CPU.
 
     \b
     Examples:
@@ -76,10 +83,11 @@ def train(
     from prepo_cli.reporting.summary import print_summary
 
     resolved = resolve(config or (), flags, set_ or ())
-    settled = Path(resolved.output_dir) / "config.yaml"
-    if resume and settled.is_file():
-        resolved = resolve((settled, *(config or ())), flags | {"output_dir": resolved.output_dir}, set_ or ())
-    from prepo_cli.training.run import train as run
+    saved = Path(resolved.output_dir) / "config.yaml"
+    if resume and saved.is_file():
+        resolved = resolve((saved, *(config or ())), flags | {"output_dir": resolved.output_dir}, set_ or ())
+    with large_imports():
+        from prepo_cli.training.train import train as run
 
     summary = run(resolved, resume=resume, overwrite=overwrite)
     if summary is None:  # not the main process

@@ -1,1 +1,1 @@
-"""Datasets: loading, columns, chat rendering and the prompt stream."""
+"""Datasets: tables, columns, validation, chat rendering and the prompt stream."""

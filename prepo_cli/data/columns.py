@@ -1,4 +1,4 @@
-"""Which columns of a dataset hold prompt and answer, and what a cell of them means."""
+"""Choose a dataset's prompt and answer columns, and read their cells."""
 
 from __future__ import annotations
 
@@ -23,73 +23,73 @@ OPTIONAL_COLUMNS = ("id", "source", "difficulty", "rank", "ppl")
 
 
 def choose(given: str | None, known: Sequence[str], columns: Sequence[str], what: str, dataset: str) -> str:
-    """The column given, or the first known one that is there; nested ones are written with a dot.
+    """The given column, or the first known one that the dataset has; nested columns are written `column.field`.
 
     Raises:
-        UsageError: there is no such column; the message says which there are.
+        UsageError: the dataset lacks the column.
     """
-    there = ", ".join(columns)
+    available = ", ".join(columns)
     if given is not None:
         if given not in columns:
-            raise UsageError(f"{dataset} has no column '{given}'{did_you_mean(given, columns)}; there are: {there}")
+            raise UsageError(f"{dataset} has no column '{given}'{did_you_mean(given, columns)}; columns: {available}")
         return given
     for name in known:
         if name in columns:
             return name
     raise UsageError(
-        f"{dataset} has no {what} column ({', '.join(known)}); there are: {there}; name it with --{what}-column"
+        f"{dataset} has no {what} column ({', '.join(known)}); choose one of {available} with --{what}-column"
     )
 
 
 def messages_of(cell: Any) -> list[dict[str, str]]:
-    """A prompt cell as chat messages; a plain text is one user message.
+    """A prompt cell as chat messages; plain text becomes one user message.
 
     Raises:
-        ValueError: why the cell is no prompt.
+        ValueError: the cell is not a valid prompt.
     """
     if isinstance(cell, str):
         if not cell.strip():
             raise ValueError("the prompt is empty")
         return [{"role": "user", "content": cell}]
     if not isinstance(cell, Sequence) or not cell:
-        raise ValueError("the prompt is missing" if cell is None or cell == [] else f"a prompt can't be {cell!r:.60}")
+        raise ValueError("the prompt is missing" if cell is None or cell == [] else f"invalid prompt {cell!r:.60}")
     for message in cell:
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str) or not message.get("role"):
-            raise ValueError("the prompt is neither text nor messages with role and content")
+            raise ValueError("the prompt is neither text nor a list of messages with role and content")
     if not question_of(cell).strip():
         raise ValueError("the prompt's last message is empty")
     return [{"role": str(message["role"]), "content": message["content"]} for message in cell]
 
 
 def question_of(messages: Sequence[Mapping[str, str]]) -> str:
-    """Text of the last user message (of the last message, if no user speaks)."""
-    spoken = [message["content"] for message in messages if message["role"] == "user"]
-    return spoken[-1] if spoken else messages[-1]["content"]
+    """The text of the last user message, or of the last message if none is the user's."""
+    from_user = [message["content"] for message in messages if message["role"] == "user"]
+    return from_user[-1] if from_user else messages[-1]["content"]
 
 
 def answer_of(cell: Any) -> str | list[str]:
-    """A gold cell as text, or as a list of texts: alternatives or several answers.
+    """A gold answer cell as one string, or as a list of alternative or joint answers.
 
     Raises:
-        ValueError: why the cell is no answer.
+        ValueError: the cell is not a valid answer.
     """
     if isinstance(cell, str) and cell.strip().startswith("[") and cell.strip().endswith("]"):
-        cell = _listed(cell)
+        cell = _parse_list(cell)
     if isinstance(cell, list | tuple):
-        answers = [_reduced(entry) for entry in cell if entry is not None]
+        answers = [_final_answer(entry) for entry in cell if entry is not None]
         if not answers or not all(answers):
             raise ValueError("the answer is empty")
         return answers[0] if len(answers) == 1 else answers
     if cell is None:
         raise ValueError("the answer is missing")
-    answer = _reduced(cell)
+    answer = _final_answer(cell)
     if not answer:
         raise ValueError("the answer is empty")
     return answer
 
 
-def _listed(text: str) -> Any:
-    """A list of texts that was written as text, as OlympiadBench's are; an interval such as [1, 2] stays text."""
+def _parse_list(text: str) -> Any:
+    """Parse a list of strings stored as text, as in OlympiadBench; an interval such as [1, 2] stays text."""
     try:
         value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -97,10 +97,10 @@ def _listed(text: str) -> Any:
     return value if isinstance(value, list) and value and all(isinstance(v, str) for v in value) else text
 
 
-def _reduced(value: Any) -> str:
-    """The answer within a worked text: after GSM8K's ####, in the last box, or the text itself."""
+def _final_answer(value: Any) -> str:
+    r"""The final answer of a worked solution: the text after GSM8K's ####, in the last \boxed{}, or all of it."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"an answer can't be {value!r:.60}")
+        raise ValueError(f"invalid answer {value!r:.60}")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = str(value)

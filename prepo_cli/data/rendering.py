@@ -1,7 +1,7 @@
-"""Prompts as token ids: the chat template rendered, and where in it the question stands.
+"""Render prompts with the chat template to token ids, and locate the question among them.
 
-The question's tokens are found through the characters: the template is rendered to text, the last user message is
-located in it, and the tokenizer's offsets say which tokens hold its characters.
+The template is rendered to text, the last user message is located in that text, and the tokenizer's character offsets
+give the tokens that cover it.
 """
 
 from __future__ import annotations
@@ -15,26 +15,32 @@ from jinja2 import TemplateError
 from prepo_cli.errors import UsageError
 
 Message = Mapping[str, str]
-_MARK = "\ue000"  # a private-use character, which no template and hardly any prompt holds
+_MARK = "\ue000"  # a private-use character: absent from templates and from practically all prompts
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A prompt's token ids, and the [start, end) of its question's tokens among them."""
+    """A prompt's token ids and the range [start, end) of its question's tokens."""
 
     token_ids: list[int]
     question_span: tuple[int, int]
 
+    def scored_span(self, scope: str) -> tuple[int, int]:
+        """The tokens whose perplexity counts: the question's, or all; also all if the question has none to score."""
+        start, end = self.question_span
+        # Nothing predicts the first token of a prompt.
+        return self.question_span if scope == "question" and end > max(start, 1) else (0, len(self.token_ids))
+
 
 class Renderer:
-    """Renders chat messages with the tokenizer's template and generation prompt; without a template, as plain text."""
+    """Renders chat messages with the tokenizer's chat template and generation prompt, or as plain text without one."""
 
     def __init__(
         self, tokenizer: Any, system_prompt: str | None = None, template_kwargs: Mapping[str, Any] | None = None
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise UsageError(
-                f"{type(tokenizer).__name__} tells no character offsets, which finding the question needs; "
+                f"{type(tokenizer).__name__} gives no character offsets, which are needed to locate the question; "
                 "use a model with a tokenizer.json"
             )
         self.tokenizer, self.system_prompt = tokenizer, system_prompt
@@ -44,10 +50,10 @@ class Renderer:
         """Token ids and question span of a conversation that ends with the user's question."""
         if self.system_prompt is not None:
             messages = [{"role": "system", "content": self.system_prompt}, *messages]
-        asked = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=len(messages) - 1)
+        last_user = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=len(messages) - 1)
         text = self._text(messages)
-        start = self._start_of_question(messages, asked, text)
-        end = start + len(messages[asked]["content"].strip())
+        start = self._question_start(messages, last_user, text)
+        end = start + len(messages[last_user]["content"].strip())
         encoded = self.tokenizer(text, add_special_tokens=not self._templated, return_offsets_mapping=True)
         inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > start]
         span = (inside[0], inside[-1] + 1) if inside else (0, 0)
@@ -66,19 +72,20 @@ class Renderer:
             )
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise UsageError(f"the model's chat template refuses messages of {roles}: {error}") from error
+            raise UsageError(f"the model's chat template rejects messages with roles {roles}: {error}") from error
         return str(rendered)
 
-    def _start_of_question(self, messages: Sequence[Message], asked: int, text: str) -> int:
-        """Where the question's text begins; rendering it again behind a mark tells it from equal text elsewhere."""
-        question = messages[asked]["content"].strip()
+    def _question_start(self, messages: Sequence[Message], last_user: int, text: str) -> int:
+        """The question's position in `text`; a second rendering, with a mark, rules out equal text elsewhere."""
+        question = messages[last_user]["content"].strip()
         marked = [dict(message) for message in messages]
-        marked[asked]["content"] = _MARK + question
-        at = self._text(marked).find(_MARK + question)
-        if at < 0 or not text.startswith(question, at):
-            at = text.rfind(question)
-        if at < 0:
+        marked[last_user]["content"] = _MARK + question
+        start = self._text(marked).find(_MARK + question)
+        if start < 0 or not text.startswith(question, start):
+            start = text.rfind(question)
+        if start < 0:
             raise UsageError(
-                "the chat template does not show the user's message as it is; --scope prompt needs no span"
+                "the question can't be located because the chat template changes the user's message; "
+                "score the whole prompt with --scope prompt"
             )
-        return at
+        return start

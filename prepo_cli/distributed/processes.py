@@ -1,14 +1,14 @@
-"""The processes of a run: the main one controls, all compute.
+"""The processes of a run: the main one controls, all of them compute.
 
-Strategies, data, rewards and the run folder live on the main process alone. What every process must do together
-(generate, score, update, hand over weights, save) is a method of its `Learner`; the main process calls it on all with
-`call`, the others answer in `serve`. So the training loop reads the same whatever the number of processes.
+Strategies, data, rewards and the run folder live on the main process alone. What all processes do together (generate,
+score, update, send weights, save) is a method of their worker; the main process calls it everywhere with `call`, and
+the others answer in `serve`. So the training loop reads the same whatever the number of processes.
 
-How the policy lies over the processes (`layout`) is said by accelerate's configuration or `training.fsdp`, and applied
-by prepo (layouts.py), so that it is the same code on CPUs and GPUs.
+accelerate's configuration or `training.fsdp` says how the policy is laid out over the processes, and prepo applies it
+(layout.py, fsdp.py, zero.py), so that CPUs and GPUs run the same code.
 
-Control messages go through a gloo group of their own, which may stay silent for as long as a reward takes; the
-gradients' group keeps its own time-out.
+Control messages use a gloo group of their own, which may stay silent for as long as a reward takes; the group that
+reduces gradients keeps its usual time-out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import torch
 import torch.distributed as dist
@@ -31,6 +31,7 @@ from prepo_cli.errors import UsageError
 from prepo_cli.sections import TrainingConfig
 
 T = TypeVar("T")
+Args = TypeVarTuple("Args")
 PATIENCE = timedelta(days=30)
 MAIN = 0
 UNSUPPORTED = ("MEGATRON_LM", "PARALLELISM_CONFIG")
@@ -40,10 +41,10 @@ DONE, FAILED = "done", "failed"
 
 
 class Processes:
-    """How many processes there are, which one this is, and how they talk.
+    """How many processes there are, which one this is, and how they communicate.
 
     Raises:
-        UsageError: sharding was asked for and is not to be had, or an unsupported kind of it.
+        UsageError: the sharding asked for is unsupported, or would be ignored here.
     """
 
     def __init__(self, training: TrainingConfig) -> None:
@@ -51,11 +52,12 @@ class Processes:
             if _true(f"ACCELERATE_USE_{kind}"):
                 raise UsageError(f"{kind} is not supported; configure accelerate for DDP, FSDP version 2 or DeepSpeed")
         zero = _true(USE_DEEPSPEED)
-        os.environ.pop(USE_DEEPSPEED, None)  # accelerate sets the processes up; prepo applies ZeRO itself
+        os.environ.pop(USE_DEEPSPEED, None)  # accelerate sets up the processes, prepo applies ZeRO itself
         if AcceleratorState._shared_state.get("_mixed_precision", training.mixed_precision) != training.mixed_precision:
             AcceleratorState._reset_state()  # an earlier run in this process had another precision
         self.accelerator = Accelerator(mixed_precision=training.mixed_precision)
-        self.count, self.index = self.accelerator.num_processes, self.accelerator.process_index
+        self.count: int = self.accelerator.num_processes
+        self.index: int = self.accelerator.process_index
         self.device: torch.device = self.accelerator.device
         if self.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, where it is installed, prints that it is
@@ -65,19 +67,19 @@ class Processes:
 
     @property
     def sharded(self) -> bool:
-        """Whether the policy is not simply there, whole, in each process."""
+        """Whether no process holds the whole policy, or DeepSpeed manages it."""
         return self.layout != REPLICATED
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that controls."""
+        """Whether this process controls the run."""
         return self.index == MAIN
 
     def share(self, compute: Callable[[], T]) -> T:
-        """What the main process computes, on all; if it fails there the others end quietly.
+        """The main process's result on all of them.
 
         Raises:
-            SystemExit: on the others, if the main process failed.
+            SystemExit: on the others, quietly, if the main process failed.
         """
         if self.count == 1:
             return compute()
@@ -93,24 +95,27 @@ class Processes:
         answer: T = box[0][1]
         return answer
 
-    def call(self, worker: Any, method: str, shares: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """`worker.method(*share)` on every process with its own share; results in the order of the processes."""
+    def call(self, method: Callable[[*Args], T], shares: Sequence[tuple[*Args]]) -> list[T]:
+        """A worker's method on every process, each with its own share; results in the order of the processes.
+
+        `method` is bound to this process's worker; the others call theirs, by the method's name, in `serve`.
+        """
         if self.count == 1:
-            return [getattr(worker, method)(*shares[0])]
+            return [method(*shares[0])]
         self._calling = True
-        self._broadcast([method])
+        self._broadcast([method.__name__])
         mine: list[Any] = [None]
         dist.scatter_object_list(mine, list(shares), src=MAIN, group=self._group)
         gathered: list[Any] = [None] * self.count
-        dist.gather_object(getattr(worker, method)(*mine[0]), gathered, dst=MAIN, group=self._group)
+        dist.gather_object(method(*mine[0]), gathered, dst=MAIN, group=self._group)
         self._calling = False
         return gathered
 
     def leave(self, close_engine: Callable[[], None]) -> None:
-        """Part from the others, once all are through and nothing holds a model any more; close the engine last.
+        """Leave the run once all processes are done and nothing refers to a model any more; close the engine last.
 
-        A group that is still referred to when the interpreter ends may abort the process, and an engine that is
-        closed may end all groups.
+        A group that is still referenced when the interpreter exits may abort the process, and closing an engine may
+        destroy all groups.
         """
         if self.count > 1:
             dist.barrier(group=self._group)
@@ -122,7 +127,7 @@ class Processes:
             dist.destroy_process_group()
 
     def serve(self, worker: Any) -> None:
-        """Answer the main process's calls until it is through. Interrupts are the main process's business."""
+        """Answer the main process's calls until it is done. Only the main process reacts to interrupts."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         while True:
@@ -137,9 +142,9 @@ class Processes:
 
     @contextmanager
     def controlling(self) -> Iterator[None]:
-        """The main process's part of a run: when it ends, well or not, the others are let go.
+        """Around the main process's part of a run: when it ends, successfully or not, the others are released.
 
-        After a failure in the middle of a call they can't be reached; the launcher ends them.
+        After a failure in the middle of a call they can't be reached, and the launcher ends them.
         """
         try:
             yield
@@ -152,7 +157,7 @@ class Processes:
             self._broadcast([DONE])
 
     def _stop_if_failed(self, message: Any) -> None:
-        """End this process if the main one says that it failed; what went wrong is said there."""
+        """Exit if the main process says that it failed; it reports what went wrong."""
         if message == FAILED:
             dist.destroy_process_group()
             raise SystemExit(0)
@@ -162,25 +167,28 @@ class Processes:
 
 
 def _layout(accelerator: Accelerator, fsdp: bool, zero: bool) -> str:
-    """How the policy lies over the processes; refuses what would be ignored without a word."""
+    """How the policy is laid out over the processes; refuses a request that would be silently ignored."""
     kind = accelerator.distributed_type
     if zero and (fsdp or _true("ACCELERATE_USE_FSDP")):
-        raise UsageError("DeepSpeed and FSDP were both asked for; drop one of them")
+        raise UsageError("DeepSpeed and FSDP are both requested; drop one of them")
     if zero and not dist.is_initialized():
-        raise UsageError("DeepSpeed was asked for without a launcher; start with accelerate launch or torchrun")
+        raise UsageError("DeepSpeed needs a launcher; start with accelerate launch or torchrun")
     if _true("ACCELERATE_USE_FSDP") and kind != DistributedType.FSDP:
         raise UsageError(
-            f"accelerate was asked for FSDP and set up {kind.value} instead, which shards nothing; drop that request "
-            "and set training.fsdp=true, or start on GPUs"
+            f"accelerate is configured for FSDP but set up {kind.value}, which shards nothing; drop that setting and "
+            "use training.fsdp=true, or start on GPUs"
         )
     if kind == DistributedType.FSDP:
         if not accelerator.is_fsdp2:
             raise UsageError("accelerate is configured for FSDP version 1; set fsdp_version: 2 in its configuration")
         if _true("FSDP_CPU_RAM_EFFICIENT_LOADING"):
-            raise UsageError("set fsdp_cpu_ram_efficient_loading: false; every process loads the weights it shards")
+            raise UsageError(
+                "fsdp_cpu_ram_efficient_loading is not supported, since every process loads the weights it shards; set "
+                "it to false"
+            )
         return FSDP
     if fsdp and accelerator.num_processes == 1:
-        raise UsageError("training.fsdp=true shards over several processes and one was started; use torchrun")
+        raise UsageError("training.fsdp=true shards over several processes but only one was started; use torchrun")
     return ZERO if zero else FSDP if fsdp else REPLICATED
 
 

@@ -1,10 +1,10 @@
 """The policy in DeepSpeed's ZeRO, stages 1 to 3: optimiser state, gradients and weights partitioned.
 
-accelerate's configuration asks for it (stage, offloading, or a DeepSpeed file of its own); prepo applies it itself,
-because accelerate ignores it where there is no accelerator device, and because variable rollouts need micro-batches
-whose number changes from step to step. Batch sizes, precision, clipping and optimiser are prepo's settings.
+accelerate's configuration requests it (stage, offloading, or a DeepSpeed file); prepo applies it itself, because
+accelerate ignores it on machines without an accelerator, and because with variable rollouts the number of micro-batches
+changes from step to step. Batch sizes, precision, clipping and optimiser are prepo's own settings.
 
-In bfloat16 DeepSpeed trains float32 masters of the weights; these are what is saved and handed to engines.
+In bfloat16 DeepSpeed trains float32 master weights; these are saved and sent to engines.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Zero(Layout):
     """Optimiser state partitioned by DeepSpeed; from stage 2 on gradients too, in stage 3 also the weights.
 
     Raises:
-        UsageError: DeepSpeed is not installed, or its configuration asks for what prepo decides or can't do.
+        UsageError: DeepSpeed is not installed, or its configuration sets what prepo decides or does not support.
     """
 
     engine: Any
@@ -56,7 +56,7 @@ class Zero(Layout):
         optimizer = adamw(self.parameters, self.training)
         with _quiet():
             self.engine, *_ = _deepspeed().initialize(model=self.policy.scorer, optimizer=optimizer, config=self.config)
-        for parameter, weight in masters:  # DeepSpeed took them from the rounded weights
+        for parameter, weight in masters:  # DeepSpeed made them from the rounded weights
             self._set(parameter, weight)
         self._adopt(self.policy)
         return self.engine, optimizer
@@ -119,11 +119,11 @@ class Zero(Layout):
         return ((name, p) for name, p in self.policy.model.named_parameters() if p.requires_grad)
 
     def _held(self) -> list[dict[str, Any]]:
-        """The state that AdamW has for each of this process's partitions; none before the first step."""
+        """AdamW's state for each of this process's partitions; none before the first step."""
         return [entry for entry in self.optimizer.state.values() if entry]
 
     def _make_moments(self) -> None:
-        """A step that changes nothing: AdamW makes its state in its first."""
+        """Make a step that changes nothing: AdamW creates its state in the first one."""
         pad = self.policy.pad_token_id
         ids = torch.full((1, 2), pad, device=self.processes.device)
         chosen = torch.tensor([[False, True]], device=self.processes.device)
@@ -133,7 +133,7 @@ class Zero(Layout):
         self.step(learning_rate=0.0)
 
     def _set(self, parameter: Any, value: Tensor, key: str | None = None) -> None:
-        """Set the master weight, or what the optimiser keeps of it under `key`, from the whole of it."""
+        """Set a master weight, or its optimiser state under `key`, from the whole tensor."""
         from deepspeed import utils
 
         value = value.to(self.processes.device, torch.float32)
@@ -156,7 +156,7 @@ class Zero(Layout):
 
     @contextmanager
     def _without_hooks(self) -> Iterator[None]:
-        """Weights whole and DeepSpeed's hooks, which would let go of them after each layer, off."""
+        """All weights gathered, and DeepSpeed's hooks, which would partition them again after each layer, removed."""
         from deepspeed import zero
 
         offload = self.engine.optimizer.parameter_offload
@@ -173,19 +173,21 @@ class Zero(Layout):
 
 
 def check_precision(model: nn.Module, half: bool) -> None:
-    """Masters are float32, and so is what is saved; weights that are not trained may be bfloat16 beside them.
+    """Trained weights must be float32, as their masters and checkpoints are; frozen ones may be bfloat16.
 
     Raises:
-        UsageError: the weights are others.
+        UsageError: other weights.
     """
     if any(p.dtype != torch.float32 for p in model.parameters() if p.requires_grad):
-        raise UsageError("DeepSpeed trains float32 masters; set model.dtype=float32 and training.mixed_precision=bf16")
+        raise UsageError(
+            "DeepSpeed trains float32 master weights; set model.dtype=float32 and training.mixed_precision=bf16"
+        )
     if not half and any(p.dtype != torch.float32 for p in model.parameters()):
-        raise UsageError("DeepSpeed needs one precision for all weights; set training.mixed_precision=bf16")
+        raise UsageError("DeepSpeed needs the same precision for all weights; set training.mixed_precision=bf16")
 
 
 def zero_config(training: TrainingConfig, count: int) -> dict[str, Any]:
-    """DeepSpeed's configuration: what accelerate's asks for, with prepo's settings.
+    """DeepSpeed's configuration: what accelerate's requests, with prepo's settings.
 
     Raises:
         UsageError: DeepSpeed is not installed, or the configuration asks for what prepo decides or can't do.
@@ -200,13 +202,13 @@ def zero_config(training: TrainingConfig, count: int) -> dict[str, Any]:
         raise UsageError(f"DeepSpeed's zero_stage is {stage}; set 1, 2 or 3, or configure accelerate for DDP")
     for section in ("optimizer", "scheduler"):
         if section in config:
-            raise UsageError(f"DeepSpeed's configuration has a section '{section}'; drop it, prepo has its own")
+            raise UsageError(f"DeepSpeed's configuration has a section '{section}'; remove it, prepo uses its own")
     for section in ("fp16", "amp"):
         if config.get(section, {}).get("enabled"):
             raise UsageError(f"DeepSpeed's configuration enables {section}; use training.mixed_precision=bf16")
     return config | {
         "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,  # micro-batches are counted by hand, their number varies
+        "gradient_accumulation_steps": 1,  # prepo counts micro-batches itself: their number varies
         "train_batch_size": count,
         "gradient_clipping": training.max_grad_norm,
         "bf16": {"enabled": training.mixed_precision == "bf16"},
@@ -217,7 +219,7 @@ def zero_config(training: TrainingConfig, count: int) -> dict[str, Any]:
 
 
 def _without_auto(value: Any) -> Any:
-    """Entries that were left to accelerate are left to DeepSpeed's defaults."""
+    """What was left to accelerate ('auto') is left to DeepSpeed's defaults."""
     if not isinstance(value, dict):
         return value
     return {key: _without_auto(item) for key, item in value.items() if item != "auto"}
@@ -228,8 +230,8 @@ def _deepspeed() -> Any:
         try:
             import deepspeed
         except ImportError as error:
-            raise UsageError("DeepSpeed was asked for and is not installed; pip install 'prepo[deepspeed]'") from error
-    # On CPUs it would compile a kernel at the start, which inference alone uses.
+            raise UsageError("DeepSpeed is requested but not installed; pip install 'prepo[deepspeed]'") from error
+    # On CPUs it would compile a kernel at the start that only inference uses.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     for handler in logging.getLogger("DeepSpeed").handlers:
         if type(handler) is logging.StreamHandler:  # DeepSpeed's own
@@ -239,6 +241,6 @@ def _deepspeed() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """DeepSpeed says how it builds its parts on the standard output, which is prepo's."""
+    """Suppress what DeepSpeed prints to stdout, which is for prepo's results."""
     with redirect_stdout(StringIO()):
         yield

@@ -1,10 +1,11 @@
-"""The protocol of engines: token ids in, sampled token ids with log-probs and entropies out."""
+"""What an engine is: prompts as token ids in; sampled token ids with their log-probs and entropies out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +13,13 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from prepo_cli.policy.policy import ModelSpec, Policy
+    from prepo_cli.sections import EngineConfig, ModelConfig
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt to be completed once for each seed."""
+    """One prompt, to be completed once per seed."""
 
     prompt_ids: Sequence[int]
     seeds: Sequence[int]
@@ -23,15 +27,15 @@ class Request:
     max_tokens: int
     top_p: float = 1.0
     expected_tokens: float | None = None
-    """Likely length of a completion, for sharing work out; it changes no result."""
+    """Expected length of a completion. It balances work between processes and never changes a rollout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One completion. An end-of-sequence token, where it was sampled, is its last token.
+    """One completion. If it ended with an end-of-sequence token, that is its last token.
 
-    `logprobs` and `entropies` (nats) are of softmax(logits / temperature) over the full vocabulary, float32, one for
-    each token. `entropies` is None from engines that can't tell.
+    `logprobs` and `entropies` (nats) hold one float32 value per token, taken from softmax(logits / temperature) over
+    the full vocabulary. `entropies` is None if the engine does not report them.
     """
 
     token_ids: list[int]
@@ -41,28 +45,70 @@ class Rollout:
 
 
 Progress = Callable[[int], Any]
-"""Called with the number of rollouts that just finished."""
+"""Called with the number of rollouts that have just finished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSetup:
+    """Everything an engine may be built from; each takes what it needs.
+
+    Attributes:
+        model: a policy with its weights for engines that share them; a spec is enough for all others.
+        max_context: tokens of the longest prompt and its completion together.
+        sync_dir: default folder for weights that are handed over as files.
+    """
+
+    config: EngineConfig
+    model: Policy | ModelSpec
+    model_config: ModelConfig
+    max_context: int
+    seed: int
+    sync_dir: Path
+    num_processes: int = 1
 
 
 class Generator(Protocol):
-    """What makes rollouts."""
+    """Anything that generates rollouts."""
 
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
-        """Rollouts of each request, in the order of its seeds."""
+        """The rollouts of each request, in the order of its seeds."""
         ...
 
 
 class Engine(Generator, Protocol):
-    """Generates with the policy as of the last `sync`."""
+    """Generates with the policy as of the last `sync`, and tells the trainer how it relates to the trainer's model."""
+
+    shares_weights: ClassVar[bool]
+    """Samples with the trainer's own model: it needs a policy, always has the newest weights, and `sync` is a no-op."""
+    serves_all: ClassVar[bool]
+    """One engine, on the main process, generates for every process. It has weights and log-probs of its own."""
+    exact_logprobs: ClassVar[bool]
+    """Log-probs come from the trainer's own kernels, so they need no importance correction. In reduced precision
+    they may still differ by rounding from those of the trainer's differently batched forward pass."""
+    scores_prompts: ClassVar[bool]
+    """Has `prompt_logprobs`: see `PromptScorer`."""
+
+    @classmethod
+    def build(cls, setup: EngineSetup) -> Self:
+        """The engine for a run; raises UsageError if it is not installed, not reachable or not set up correctly."""
+        ...
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Take over weights, full and under the hub's names."""
+        """Load new weights, complete and under the model's names on the hub."""
         ...
 
     def sleep(self) -> None:
-        """Give up device memory until the next `sync`, if the engine can."""
+        """Release device memory until the next `sync`, if the engine can."""
         ...
 
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Free everything the engine holds."""
+        ...
+
+
+class PromptScorer(Protocol):
+    """An engine that scores prompts."""
+
+    def prompt_logprobs(self, rows: Sequence[Sequence[int]]) -> list[npt.NDArray[np.float32]]:
+        """Log-probs at temperature 1 of every token of each row except its first."""
         ...

@@ -1,39 +1,54 @@
-"""The transformers engine: its own decode loop over the model's key-value cache, on the trainer's own weights.
+"""The transformers engine: a decode loop over the model's key-value cache, with the trainer's own weights.
 
-One prefill for each prompt, its cache row repeated for its rollouts; temperature, seed and length limit for each
-request; finished rows leave the batch. Log-prob and entropy of every token are recorded while sampling, so on-policy
-training needs no further forward pass.
+Each prompt is prefilled once and its cache row repeated for its rollouts. Every request has its own temperature,
+seeds and length limit; finished rows leave the batch. The log-prob and entropy of every token are recorded while
+sampling, so on-policy training needs no extra forward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prepo_cli.engines.base import Progress, Request, Rollout
+from prepo_cli.engines.base import EngineSetup, Progress, Request, Rollout
 from prepo_cli.engines.kv_cache import growing_cache
 from prepo_cli.engines.sampling import sample, uniforms
 from prepo_cli.policy.policy import Policy
 
 LOGIT_ELEMENTS = 2**25
-"""Logits sampled from at once (128 MiB in float32)."""
+"""Logits processed at once when sampling (128 MiB in float32)."""
 SHRINK_AT = 0.8
-"""The batch is compacted once this share of its rows or less is still alive."""
+"""The batch is compacted once at most this share of its rows is still decoding."""
 
 
 class HfEngine:
-    """Generates in process with the policy's own weights; `sync` has nothing to do."""
+    """Generates in process with the policy's own weights.
+
+    Args:
+        max_batch_tokens: bound on rows x context of the rollouts that decode together.
+    """
+
+    shares_weights: ClassVar[bool] = True
+    serves_all: ClassVar[bool] = False
+    exact_logprobs: ClassVar[bool] = True
+    scores_prompts: ClassVar[bool] = False
 
     def __init__(self, policy: Policy, max_batch_tokens: int) -> None:
         self.policy = policy
         self.max_batch_tokens = max_batch_tokens
 
+    @classmethod
+    def build(cls, setup: EngineSetup) -> HfEngine:
+        """An engine on the setup's policy."""
+        assert isinstance(setup.model, Policy), "the hf engine needs a policy with its weights, not a model spec"
+        return cls(setup.model, setup.config.max_batch_tokens)
+
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
-        """Rollouts of each request, in the order of its seeds."""
+        """The rollouts of each request, in the order of its seeds."""
         results: list[list[Rollout | None]] = [[None] * len(request.seeds) for request in requests]
         self.policy.model.eval()
         with torch.inference_mode():
@@ -44,16 +59,16 @@ class HfEngine:
         return [[rollout for rollout in group if rollout is not None] for group in results]
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """The weights are the trainer's own."""
+        """Nothing to load: the weights are the trainer's own."""
 
     def sleep(self) -> None:
-        """Nothing is held between calls."""
+        """Nothing to release: the cache only lives during a call."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to free."""
 
     def _waves(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, int]]]:
-        """(request, seed number) pairs that decode together, shortest prompts first, within the token bound."""
+        """(request, seed) index pairs to decode together, shortest prompts first, within `max_batch_tokens`."""
         order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), i))
         wave: list[tuple[int, int]] = []
         width = 0
@@ -70,7 +85,7 @@ class HfEngine:
 
 
 class _Decoding:
-    """One wave: rows are (request, seed number); B rows are alive, N rows in all, P distinct prompts."""
+    """One wave of rows, each a (request, seed index) pair: N rows, P distinct prompts, B rows in the present batch."""
 
     def __init__(self, policy: Policy, rows: list[tuple[Request, int]], progress: Progress | None) -> None:
         self.policy, self.rows, self.progress = policy, rows, progress
@@ -90,21 +105,21 @@ class _Decoding:
         self.cache = growing_cache(policy.model.config)
 
     def run(self) -> list[Rollout]:
-        """Decode all rows to their end."""
+        """Decode until every row has finished."""
         logits_BV, mask_BL = self._prefill()
-        alive_B = np.arange(len(self.rows))  # the row each batch row works on
-        live_B = np.ones(len(alive_B), dtype=np.bool_)  # batch rows not finished yet
+        row_B = np.arange(len(self.rows))  # the row behind each batch row
+        live_B = np.ones(len(row_B), dtype=np.bool_)  # batch rows that have not finished
         for position in range(self.tokens_NT.shape[1]):
-            token_B = self._draw(logits_BV, alive_B, live_B, position)
+            token_B = self._draw(logits_BV, row_B, live_B, position)
             if not live_B.any():
                 break
             if live_B.mean() <= SHRINK_AT:
                 kept = torch.from_numpy(live_B.nonzero()[0]).to(token_B.device)
                 self.cache.batch_select_indices(kept)
                 mask_BL, token_B = mask_BL[kept], token_B[kept]
-                alive_B = alive_B[live_B]
-                live_B = np.ones(len(alive_B), dtype=np.bool_)
-            mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(alive_B), 1)], dim=1)
+                row_B = row_B[live_B]
+                live_B = np.ones(len(row_B), dtype=np.bool_)
+            mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(row_B), 1)], dim=1)
             logits_BV = self.policy.model(
                 input_ids=token_B[:, None],
                 attention_mask=mask_BL,
@@ -115,7 +130,7 @@ class _Decoding:
         return [self._rollout(n) for n in range(len(self.rows))]
 
     def _prefill(self) -> tuple[Tensor, Tensor]:
-        """Run each distinct prompt once, left-padded; repeat its cache row for its rollouts."""
+        """Run each distinct prompt once, left-padded, and repeat its cache row for its rollouts."""
         requests = list({id(request): request for request, _ in self.rows}.values())
         number = {id(request): p for p, request in enumerate(requests)}
         prompts = [request.prompt_ids for request in requests]
@@ -138,26 +153,26 @@ class _Decoding:
         self.cache.batch_select_indices(owner_B)
         return logits_PV[owner_B], mask_PL[owner_B]
 
-    def _draw(self, logits_BV: Tensor, alive_B: Any, live_B: Any, position: int) -> Tensor:
-        """Sample a token for each batch row, record it for those still live, and mark those that finish."""
+    def _draw(self, logits_BV: Tensor, row_B: Any, live_B: Any, position: int) -> Tensor:
+        """Sample a token for each batch row; record it for the live ones and mark those that finish with it."""
         device = logits_BV.device
-        index_B = torch.from_numpy(alive_B).to(device)
-        uniform_B = torch.from_numpy(uniforms(self.seeds_N[alive_B], position)).to(device)
+        index_B = torch.from_numpy(row_B).to(device)
+        uniform_B = torch.from_numpy(uniforms(self.seeds_N[row_B], position)).to(device)
         size = max(1, LOGIT_ELEMENTS // logits_BV.shape[1])
         parts = []
-        for start in range(0, len(alive_B), size):
+        for start in range(0, len(row_B), size):
             part = slice(start, start + size)
             top_p = None if self.top_p_N is None else self.top_p_N[index_B[part]]
             parts.append(sample(logits_BV[part], self.temperature_N[index_B[part]], top_p, uniform_B[part]))
         token_B, logprob_B, entropy_B = (torch.cat(column) for column in zip(*parts, strict=True))
         ended_B = torch.isin(token_B, self.eos).cpu().numpy()
-        now = alive_B[live_B]
+        now = row_B[live_B]
         self.tokens_NT[now, position] = token_B.cpu().numpy()[live_B]
         self.logprobs_NT[now, position] = logprob_B.cpu().numpy()[live_B]
         self.entropies_NT[now, position] = entropy_B.cpu().numpy()[live_B]
         self.lengths_N[now] = position + 1
         self.ended_N[now] = ended_B[live_B]
-        finished_B = live_B & (ended_B | (self.limit_N[alive_B] <= position + 1))
+        finished_B = live_B & (ended_B | (self.limit_N[row_B] <= position + 1))
         if self.progress is not None and finished_B.any():
             self.progress(int(finished_B.sum()))
         live_B &= ~finished_B

@@ -1,4 +1,4 @@
-"""A key-value cache that grows in place: appending a token copies that token, not the whole cache."""
+"""A key-value cache that grows in place: appending a token copies that token instead of the whole cache."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from transformers.cache_utils import DynamicLayer
 
 
 class GrowingLayer(DynamicLayer):
-    """A `DynamicLayer` over buffers with room to spare."""
+    """A `DynamicLayer` in buffers with spare capacity."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append key and value states [B, heads, new, dim]; return all so far."""
+        """Append key and value states [B, heads, new, dim] and return all states so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         old = self.get_seq_length()
@@ -33,7 +33,7 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep (or repeat) rows of the batch."""
+        """Select rows of the batch; a row may be repeated."""
         super().batch_select_indices(indices)
         self._buffers = None
 
@@ -48,7 +48,7 @@ class GrowingLayer(DynamicLayer):
 
 
 def growing_cache(config: Any) -> DynamicCache:
-    """The architecture's cache, its plain layers replaced by growing ones."""
+    """The architecture's own cache, with its plain layers replaced by growing ones."""
     cache = DynamicCache(config=config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

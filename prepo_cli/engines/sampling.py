@@ -1,7 +1,7 @@
-"""Drawing tokens: one uniform number for each rollout and position, whatever the batch looks like.
+"""Sampling tokens: one uniform number per rollout and position, independent of the batch.
 
-A rollout's numbers come from a counter-based generator (splitmix64 over its seed and the position), so a rollout
-depends on its own seed alone. The token is found by inverting the cumulative distribution.
+The numbers come from a counter-based generator (splitmix64 of the rollout's seed and the position), so a rollout
+depends on its own seed alone. Tokens are drawn by inverting the cumulative distribution.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ _GOLDEN, _MIX1, _MIX2 = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1C
 
 
 def uniforms(seeds_B: npt.NDArray[np.uint64], position: int) -> npt.NDArray[np.float64]:
-    """One number in [0, 1) for each seed, at a position of its stream."""
+    """One number in [0, 1) for each seed, at this position of its stream.
+
+    >>> uniforms(np.array([1234567], dtype=np.uint64), 0)
+    array([0.35007954])
+    """
     with np.errstate(over="ignore"):
         z = seeds_B + _GOLDEN * np.uint64(position + 1)
         z = (z ^ (z >> np.uint64(30))) * _MIX1
@@ -29,11 +33,11 @@ def sample(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one token for each row.
 
-    Log-probs and entropies (nats) are of softmax(logits / temperature) over the full vocabulary, also where `top_p_B`
-    cuts the tail that is drawn from. Temperature 0 takes the likeliest token, its statistics at temperature 1.
+    Log-probs and entropies (nats) are of softmax(logits / temperature) over the full vocabulary, even if `top_p_B`
+    restricts what is drawn. At temperature 0 the most likely token is taken, with statistics at temperature 1.
 
     Returns:
-        tokens [B], log-probs [B] and entropies [B], the latter float32.
+        tokens [B], and float32 log-probs [B] and entropies [B].
     """
     greedy_B = temperature_B == 0
     scaled_BV = logits_BV.float() / torch.where(greedy_B, 1.0, temperature_B)[:, None]
@@ -51,7 +55,11 @@ def sample(
 
 
 def nucleus(prob_BV: Tensor, top_p_B: Tensor) -> Tensor:
-    """Probabilities outside the smallest set that reaches top_p set to 0; the likeliest token always stays."""
+    """The probabilities with those outside the smallest set that reaches top_p set to 0; never all of them.
+
+    >>> nucleus(torch.tensor([[0.5, 0.125, 0.375]]), torch.tensor([0.75]))
+    tensor([[0.5000, 0.0000, 0.3750]])
+    """
     sorted_BV, order_BV = prob_BV.sort(dim=-1, descending=True, stable=True)
     before_BV = sorted_BV.cumsum(dim=-1) - sorted_BV
     kept_BV = sorted_BV.masked_fill(before_BV >= top_p_B[:, None], 0.0)

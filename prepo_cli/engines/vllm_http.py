@@ -1,7 +1,7 @@
-"""JSON over HTTP to a server that may be busy, restarting or gone: single attempts, and calls that try again.
+"""JSON over HTTP to a server that may be busy, restarting or down: single attempts, and calls that are retried.
 
-Patience runs out when nobody has got any answer for too long, and also when one call keeps failing while the engine
-notes no success at all: a server may answer everything but the work. Only the standard library is needed.
+Retries give up once the server has not answered anything for too long, and also when one call keeps failing while the
+engine records no success: a server may answer everything except the actual work. Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -18,77 +18,77 @@ from urllib.parse import urlsplit
 
 from prepo_cli.errors import RunError, UsageError
 
-CONNECT_S = 10.0
+CONNECT_TIMEOUT_S = 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
-TRY_AGAIN = (408, 429, 500, 502, 503, 504)
+RETRYABLE = (408, 429, 500, 502, 503, 504)
 
 
 class Unavailable(Exception):
-    """No answer this time: not reached, broken off, timed out, or (with a status) in no state to answer."""
+    """No answer this time: not reached, disconnected, timed out, or (with a status) currently unable to answer."""
 
     def __init__(self, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
         self.status = status
 
 
-class Refused(RunError):
-    """An answer that the same call would get again."""
+class Rejected(RunError):
+    """An error that a retry of the same call would get again."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
 
 
-class Calls:
-    """Calls under way, which can be broken off together."""
+class CallGroup:
+    """Calls in flight that can be aborted together."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._live: set[socket.socket] = set()
-        self.ended = threading.Event()
+        self._open: set[socket.socket] = set()
+        self.closed = threading.Event()
 
-    def drop(self) -> None:
-        """Break off what is under way; later calls go through."""
+    def abort(self) -> None:
+        """Abort the calls in flight; later calls go through."""
         with self._lock:
-            for line in self._live:
-                _shut(line)
+            for connection in self._open:
+                _shut_down(connection)
 
-    def end(self) -> None:
-        """Break off what is under way and all that would come."""
-        self.ended.set()
-        self.drop()
+    def close(self) -> None:
+        """Abort the calls in flight and refuse later ones."""
+        self.closed.set()
+        self.abort()
 
     @contextmanager
-    def listed(self, line: socket.socket) -> Iterator[None]:
-        """Hold a connected socket among those that `drop` shuts."""
+    def joined_by(self, connection: socket.socket) -> Iterator[None]:
+        """Keep an open connection among those that `abort` shuts down."""
         with self._lock:
-            if self.ended.is_set():
-                raise Unavailable("broken off")
-            self._live.add(line)
+            if self.closed.is_set():
+                raise Unavailable("aborted")
+            self._open.add(connection)
         try:
             yield
         finally:
             with self._lock:
-                self._live.discard(line)
+                self._open.discard(connection)
 
 
 class Server:
     """A server at a base URL.
 
     Args:
-        base_url: http or https, without the trailing /v1.
-        patience_s: seconds without success after which calls give up.
+        base_url: http or https; a trailing /v1 is ignored.
+        give_up_after_s: seconds without success after which calls are no longer retried.
 
     Raises:
-        UsageError: not such a URL.
+        UsageError: the URL is not of that form.
     """
 
-    def __init__(self, base_url: str, patience_s: float) -> None:
+    def __init__(self, base_url: str, give_up_after_s: float) -> None:
         self.url = base_url.rstrip("/").removesuffix("/v1")
-        self.patience_s = patience_s
+        self.give_up_after_s = give_up_after_s
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"engine.vllm_server_base_url={base_url}: write http://HOST:PORT")
+            raise UsageError(f"engine.vllm_server_base_url={base_url} is not a server's URL; write http://HOST:PORT")
         self.host = parts.hostname
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -96,63 +96,65 @@ class Server:
         self._last_success = 0.0
         self._silent_since: float | None = None
 
-    def once(self, path: str, body: Any = None, *, timeout_s: float | None = None, calls: Calls | None = None) -> Any:
-        """One attempt over a connection of its own; POST where there is a body.
+    def call(
+        self, path: str, body: Any = None, *, timeout_s: float | None = None, group: CallGroup | None = None
+    ) -> Any:
+        """One attempt over a connection of its own; POST if there is a body, else GET.
 
         Raises:
-            Unavailable: worth another attempt; Refused: not.
+            Unavailable: a retry may succeed; Rejected: it would not.
         """
-        with self.session(timeout_s, calls) as session:
+        with self.session(timeout_s, group) as session:
             return session(path, body)
 
-    def patiently(self, path: str, body: Any = None, *, timeout_s: float = 60.0, calls: Calls | None = None) -> Any:
+    def retry(self, path: str, body: Any = None, *, timeout_s: float = 60.0, group: CallGroup | None = None) -> Any:
         """Attempts with growing pauses until there is an answer.
 
         Raises:
-            Refused: the server will not do it; RunError: patience has run out.
+            Rejected: the server will not do it; RunError: `give_up_after_s` have passed.
         """
-        waiting = Waiting(self, calls)
+        backoff = Backoff(self, group)
         while True:
             try:
-                return self.once(path, body, timeout_s=timeout_s, calls=calls)
+                return self.call(path, body, timeout_s=timeout_s, group=group)
             except Unavailable as error:
-                waiting.pause(error)
+                backoff.pause(error)
 
     @contextmanager
-    def session(self, timeout_s: float | None = None, calls: Calls | None = None) -> Iterator[Session]:
-        """Several calls over one connection, and so to one process: it never connects again."""
-        connection = self._kind(self.host, self.port, timeout=CONNECT_S)
+    def session(self, timeout_s: float | None = None, group: CallGroup | None = None) -> Iterator[Session]:
+        """Several calls over one connection, and therefore to one server process: it never reconnects."""
+        connection = self._kind(self.host, self.port, timeout=CONNECT_TIMEOUT_S)
         try:
             try:
                 connection.connect()
             except OSError as error:
                 raise Unavailable(_reason(error)) from error
-            line = connection.sock
-            assert line is not None
-            line.settimeout(timeout_s)
-            line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            with (calls or Calls()).listed(line):
+            opened = connection.sock
+            assert opened is not None
+            opened.settimeout(timeout_s)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            with (group or CallGroup()).joined_by(opened):
                 yield Session(self, connection)
         finally:
             connection.close()
 
-    def answered(self) -> None:
-        """Note that the server is there."""
+    def record_answer(self) -> None:
+        """The server has answered something."""
         self._silent_since = None
 
-    def succeeded(self) -> None:
-        """Note that the server has done its work."""
+    def record_success(self) -> None:
+        """The server has done its actual work."""
         self._last_success = time.monotonic()
 
-    def failed(self, error: Unavailable, since: float) -> None:
-        """Raise RunError if the server has been silent, or a call failing `since` then, for too long."""
+    def record_failure(self, error: Unavailable, since: float) -> None:
+        """Raise RunError if the server has been silent, or a call failing from `since` on, for too long."""
         now = time.monotonic()
         if error.status is None and self._silent_since is None:
             self._silent_since = now
-        if now - min(self._silent_since or now, max(self._last_success, since)) > self.patience_s:
+        if now - min(self._silent_since or now, max(self._last_success, since)) > self.give_up_after_s:
             raise RunError(
-                f"nothing came from the vLLM server at {self.url} for {self.patience_s:g} s ({error}); start it again "
-                "and go on with --resume"
+                f"no answer from the vLLM server at {self.url} for {self.give_up_after_s:g} s ({error}); restart it, "
+                "then continue with --resume"
             ) from error
 
 
@@ -164,7 +166,7 @@ class Session:
         connection.auto_open = 0
 
     def __call__(self, path: str, body: Any = None) -> Any:
-        """The decoded answer, None where it is empty; raises Unavailable and Refused as `Server.once` does."""
+        """The decoded answer, None if it is empty; raises Unavailable and Rejected as `Server.call` does."""
         text = None if body is None else json.dumps(body)
         try:
             self._connection.request(
@@ -177,40 +179,40 @@ class Session:
             raw = response.read()
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(_reason(error)) from error
-        self._server.answered()
-        if response.status in TRY_AGAIN:
+        self._server.record_answer()
+        if response.status in RETRYABLE:
             raise Unavailable(f"status {response.status}: {_message(raw)}", response.status)
         if response.status >= 400:
-            message = f"the vLLM server at {self._server.url} refuses {path}: {_message(raw)}"
-            raise Refused(message, response.status)
+            message = f"the vLLM server at {self._server.url} rejects {path}: {_message(raw)}"
+            raise Rejected(message, response.status)
         return json.loads(raw) if raw else None
 
 
-class Waiting:
-    """The pauses between attempts at one thing."""
+class Backoff:
+    """Growing pauses between the attempts at one call."""
 
-    def __init__(self, server: Server, calls: Calls | None = None) -> None:
-        self._server, self._calls = server, calls or Calls()
+    def __init__(self, server: Server, group: CallGroup | None = None) -> None:
+        self._server, self._group = server, group or CallGroup()
         self._first_failure: float | None = None
         self._next = FIRST_PAUSE_S
 
     def pause(self, error: Unavailable) -> None:
-        """Wait before the next attempt; raises RunError if patience has run out, Unavailable if the calls ended."""
-        if self._calls.ended.is_set():
+        """Wait before the next attempt; raises RunError when it is time to give up, `error` if the group is closed."""
+        if self._group.closed.is_set():
             raise error
         if self._first_failure is None:
             self._first_failure = time.monotonic()
-        self._server.failed(error, self._first_failure)
-        if self._calls.ended.wait(self._next):
+        self._server.record_failure(error, self._first_failure)
+        if self._group.closed.wait(self._next):
             raise error
         self._next = min(2 * self._next, LONGEST_PAUSE_S)
 
 
-def _shut(line: socket.socket) -> None:
+def _shut_down(connection: socket.socket) -> None:
     try:
-        line.shutdown(socket.SHUT_RDWR)
+        connection.shutdown(socket.SHUT_RDWR)
     except OSError:
-        return  # the other side was faster
+        return  # the server has closed it already
 
 
 def _reason(error: Exception) -> str:

@@ -1,135 +1,109 @@
-"""A vLLM server that runs already, stock `vllm serve`, as the engine: it generates, and is sent the weights.
+"""A running vLLM server, stock `vllm serve`, as the engine: it generates, and is sent the weights.
 
-Start it with the endpoints for RL and the log-probs that are trained on, bound to an address others can't reach,
-since these endpoints do whatever a caller asks:
+Start it with the endpoints for RL and with the log-probs that training needs, on an address that only the training can
+reach, since these endpoints do whatever a caller asks:
 
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --host 127.0.0.1 --max-model-len N --logprobs-mode processed_logprobs
 
-A request is one prompt with its rollouts; `IN_FLIGHT` of them are under way at a time, so that the server's batch
-stays full however long they take. A server that is away is waited for.
+Each call asks for one prompt with all its rollouts. `IN_FLIGHT` calls are open at a time, so the server's batch stays
+full however long single ones take. While the server is down, calls are retried.
 
-A server that is started again has the weights it was started with. No rollout of such weights is ever returned: each
-answer is followed by a look at the server's weight version, which only this engine sets, and counts only if the
-version is right and no weights were loaded since the request was sent. Where the version is lost, the newest weights
-are loaded again (over NCCL only the caller can do that: `StaleServer`). States that a request has left in the prefix
-cache are found again only by requests of the same weights.
+A restarted server has the weights it was started with. Rollouts of such weights are never returned: after each answer
+the server's weight version, which only this engine sets, is read, and the answer counts only if the version is right
+and no weights were loaded since the call was sent. If the server has lost the version, the newest weights are loaded
+again (over NCCL only the caller can do that: `StaleServer`). A cache salt keeps states that one call leaves in the
+prefix cache from being reused under other weights.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from prepo_cli.engines.base import Progress, Request, Rollout
-from prepo_cli.engines.vllm_common import (
-    check_length,
-    check_requests,
-    check_version,
-    prompt_array,
-    rollouts,
-    sampling_fields,
-    scoring_fields,
-)
-from prepo_cli.engines.vllm_http import Calls, Refused, Server, Unavailable, Waiting
-from prepo_cli.engines.vllm_transfer import DiskTransfer, NcclTransfer
+from prepo_cli.engines.base import EngineSetup
+from prepo_cli.engines.vllm_common import Answer, Completion, Job, OnAnswer, VllmBase
+from prepo_cli.engines.vllm_disk import DiskTransfer
+from prepo_cli.engines.vllm_http import Backoff, CallGroup, Server, Unavailable
+from prepo_cli.engines.vllm_nccl import NcclTransfer
+from prepo_cli.engines.vllm_server_check import REPLY_TIMEOUT_S, check_server
+from prepo_cli.engines.vllm_transfer import Transfer
 from prepo_cli.errors import RunError, UsageError
-from prepo_cli.policy.policy import ModelSpec, Policy
+from prepo_cli.policy.loading import model_source
 from prepo_cli.sections import EngineConfig
 
 IN_FLIGHT = 64
-PULSE_S = 5.0
-"""While nothing finishes, the server is asked so often whether it is still there, with the right weights."""
-ANSWER_S = 30.0
-"""Time-out of calls that need no generation."""
-STARTED_WITH = "default"
-"""The weight version of a server that was sent no weights."""
-HINT = "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs"
+HEARTBEAT_S = 5.0
+"""While no answer arrives, the server is asked this often whether it is still up and has the right weights."""
+INITIAL_VERSION = "default"
+"""The weight version of a server that has never been sent weights."""
 
 
-class StaleServer(RunError):
-    """The server was started again and has lost the weights; `sync` brings them back."""
-
-
-class VllmServerEngine:
-    """Generates with a vLLM server. With several processes only the main one has this engine.
+class VllmServerEngine(VllmBase):
+    """Generates with a vLLM server, on the main process for all.
 
     Args:
         config: engine settings.
-        policy: the model that is trained, or what is known of it; its end tokens end rollouts.
-        max_model_len: tokens the longest prompt takes with its completion, where `config` doesn't say.
-        sync_dir: folder for weights, where `config` names none; the server must see it under the same path.
+        model: folder or hub name of the model that the server was started with.
+        eos_token_ids: all tokens that end a rollout.
+        max_model_len: tokens of the longest prompt and its completion together, unless `config` says otherwise.
+        sync_dir: folder for weights, unless `config` names one; the server must see it under the same path.
 
     Raises:
-        UsageError: the server is not set up as it must be; RunError: there is none.
+        UsageError: the server is not set up correctly; RunError: there is none.
     """
 
-    def __init__(self, config: EngineConfig, *, policy: Policy | ModelSpec, max_model_len: int, sync_dir: Path) -> None:
+    serves_all: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        model: str,
+        eos_token_ids: frozenset[int],
+        max_model_len: int,
+        sync_dir: Path,
+    ) -> None:
         self._server = Server(config.vllm_server_base_url, config.vllm_server_timeout_s)
-        self._eos_token_ids = policy.eos_token_ids
-        self._lock = threading.Lock()
-        self._era = 0  # counts the times weights were loaded, and the times they were found lost
-        self._run = uuid4().hex[:12]
-        self._syncs = 0
-        settings = self._check(policy.source, config.vllm_max_model_length or max_model_len)
-        dtype = getattr(torch, str(settings["model_config"]["dtype"]).removeprefix("torch."))
-        backend = (settings.get("weight_transfer_config") or {}).get("backend")
-        self._transfer: DiskTransfer | NcclTransfer
-        if _over_nccl(config, backend, self._server.url):
-            self._transfer = NcclTransfer(self._server, dtype)
+        facts = check_server(self._server, model, config.vllm_max_model_length or max_model_len)
+        super().__init__(eos_token_ids, facts.max_model_len)
+        self._model, self._version_found = facts.model, facts.weight_version
+        self._transfer: Transfer
+        if _over_nccl(config, facts.transfer_backend, self._server.url):
+            self._transfer = NcclTransfer(self._server, facts.dtype)
         else:
             folder = Path(config.vllm_sync_dir) if config.vllm_sync_dir else sync_dir
-            self._transfer = DiskTransfer(self._server, folder, dtype)
-        self._version = STARTED_WITH
+            self._transfer = DiskTransfer(self._server, folder, facts.dtype)
+        self._lock = threading.Lock()
+        self._run = uuid4().hex[:12]
+        self._syncs = 0
+        self._loads = 0  # times that weights were loaded, by a sync or again after a restart
+        self._version = INITIAL_VERSION
 
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
-        """Rollouts of each request, in the order of its seeds."""
-        check_requests(requests, self._max_model_len)
-        asked = [r for r, request in enumerate(requests) if request.seeds]
-        results: list[list[Rollout]] = [[] for _ in requests]
-        bodies = [_body(requests[r].prompt_ids, sampling_fields(requests[r], self._eos_token_ids)) for r in asked]
-
-        def take(job: int, choices: list[dict[str, Any]]) -> None:
-            r = asked[job]
-            answers = ((c["token_ids"], c["logprobs"]["token_logprobs"], c["finish_reason"]) for c in choices)
-            results[r] = rollouts(requests[r], answers, self._eos_token_ids)
-            if progress is not None:
-                progress(len(results[r]))
-
-        self._ask(bodies, take)
-        return results
-
-    def prompt_logprobs(self, rows: Sequence[Sequence[int]]) -> list[npt.NDArray[np.float32]]:
-        """Log-probs at temperature 1 of every token but the first of each row."""
-        scored = [np.empty(0, dtype=np.float32) for _ in rows]
-        asked = [i for i, row in enumerate(rows) if len(row) > 1]
-        for i in asked:
-            check_length(len(rows[i]), 1, self._max_model_len)
-
-        def take(job: int, choices: list[dict[str, Any]]) -> None:
-            row = rows[asked[job]]
-            entries = zip(choices[0]["prompt_logprobs"], row, strict=True)
-            scored[asked[job]] = prompt_array([e[str(token)]["logprob"] for e, token in entries if e], row)
-
-        self._ask([_body(rows[i], scoring_fields()) for i in asked], take)
-        return scored
+    @classmethod
+    def build(cls, setup: EngineSetup) -> VllmServerEngine:
+        """An engine on the configured server. Even if the run is resumed, the server has the original model."""
+        return cls(
+            setup.config,
+            model=model_source(setup.model_config.model_name_or_path),
+            eos_token_ids=setup.model.eos_token_ids,
+            max_model_len=setup.max_context,
+            sync_dir=setup.sync_dir,
+        )
 
     def sync(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Take over the trainer's weights: all of them, under the hub's names, `lm_head.weight` always among them."""
+        """Load new weights: all of them, under the hub's names and always including `lm_head.weight`."""
         with self._lock:
             if self._syncs:
-                self._refuse_strangers(self._server.patiently("/weight_info", timeout_s=ANSWER_S))
+                self._check_owner(self._server.retry("/weight_info", timeout_s=REPLY_TIMEOUT_S)["weight_version"])
             self._syncs += 1
-            self._era += 1
+            self._loads += 1
             version = f"prepo-{self._run}-{self._syncs}"
             self._transfer.send(weights, version)
             self._version = version
@@ -137,142 +111,108 @@ class VllmServerEngine:
     def sleep(self) -> None:
         """The server keeps its memory."""
 
-    def wake(self) -> None:
-        """The server never sleeps."""
-
     def close(self) -> None:
-        """Remove the weights that were left for the server."""
+        """Delete the weights that were written for the server."""
         self._transfer.close()
 
-    def _check(self, source: str, max_model_len: int) -> dict[str, Any]:
-        """Refuse a server that is not set up for this; returns its settings."""
-        url = self._server.url
-        try:
-            version = self._server.once("/version", timeout_s=ANSWER_S)["version"]
-        except Unavailable:
-            print(f"prepo: waiting for the vLLM server at {url}", file=sys.stderr, flush=True)
-            version = self._server.patiently("/version", timeout_s=ANSWER_S)["version"]
-        check_version(version, f"the server at {url}")
-        served = self._server.patiently("/v1/models", timeout_s=ANSWER_S)["data"][0]
-        if Path(source).name not in (Path(served["id"]).name, Path(served.get("root") or "").name):
-            raise UsageError(
-                f"the server at {url} has the model '{served['id']}', the run trains '{source}': start the server with "
-                f"that model, or with --served-model-name {Path(source).name} if it is the same one"
-            )
-        self._model = served["id"]
-        self._max_model_len = int(served["max_model_len"])
-        if self._max_model_len < max_model_len:
-            raise UsageError(
-                f"the server at {url} takes {self._max_model_len} tokens, the run needs {max_model_len}: start it with "
-                f"--max-model-len {max_model_len}, or lower the length limits"
-            )
-        try:
-            found = self._server.patiently("/weight_info", timeout_s=ANSWER_S)["weight_version"]
-            # the server collects facts on its machine for the first such call, which takes a while
-            settings = self._server.patiently("/server_info?config_format=json", timeout_s=300.0)["vllm_config"]
-        except Refused as error:
-            raise UsageError(f"the server at {url} can't be sent weights: start it with {HINT}") from error
-        mode = settings["model_config"]["logprobs_mode"]
-        if mode != "processed_logprobs":
-            raise UsageError(f"the server at {url} gives {mode}: start it with --logprobs-mode processed_logprobs")
-        self._version_found = str(found)
-        return dict(settings)
-
-    def _ask(self, bodies: Sequence[dict[str, Any]], take: Callable[[int, list[dict[str, Any]]], None]) -> None:
-        """Complete all bodies, some at a time, and hand each answer over; break off what is under way on an error."""
-        if not self._syncs and self._version_found != STARTED_WITH:
-            raise UsageError(f"the server at {self._server.url} has weights of another run: start it again")
-        calls = Calls()
+    def _answer(self, jobs: Sequence[Job], on_answer: OnAnswer) -> None:
+        if not self._syncs and self._version_found != INITIAL_VERSION:
+            raise UsageError(f"the server at {self._server.url} has another run's weights: restart it")
+        group = CallGroup()
         pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="vllm-server")
-        jobs = {pool.submit(self._complete, body, calls): job for job, body in enumerate(bodies)}
-        waiting: set[Future[Any]] = set(jobs)
-        heard = time.monotonic()
+        numbers = {pool.submit(self._complete, _body(job), group): number for number, job in enumerate(jobs)}
+        waiting: set[Future[Any]] = set(numbers)
+        last_sign = time.monotonic()
         try:
             while waiting:
-                done, waiting = wait(waiting, timeout=PULSE_S, return_when=FIRST_COMPLETED)
+                done, waiting = wait(waiting, timeout=HEARTBEAT_S, return_when=FIRST_COMPLETED)
                 for future in done:
-                    take(jobs[future], future.result())
-                if done or self._alive(calls, heard):
-                    heard = time.monotonic()
+                    number = numbers[future]
+                    on_answer(number, _read(future.result(), jobs[number]))
+                if done or self._is_up(group, last_sign):
+                    last_sign = time.monotonic()
         finally:
-            calls.end()
+            group.close()
             pool.shutdown(cancel_futures=True)
 
-    def _complete(self, body: dict[str, Any], calls: Calls) -> list[dict[str, Any]]:
-        """The choices of one completion, of the weights that the server should have."""
-        waiting = Waiting(self._server, calls)
+    def _complete(self, body: dict[str, Any], group: CallGroup) -> list[dict[str, Any]]:
+        """The choices of one completion, guaranteed to come from the weights that the server should have."""
+        backoff = Backoff(self._server, group)
         while True:
             with self._lock:
-                era = self._era
-            salted = {**body, "model": self._model, "cache_salt": f"{self._run}-{era}"}
+                loads = self._loads
+            salted = {**body, "model": self._model, "cache_salt": f"{self._run}-{loads}"}
             try:
-                choices: list[dict[str, Any]] = self._server.once("/v1/completions", salted, calls=calls)["choices"]
-                found = self._server.once("/weight_info", timeout_s=ANSWER_S, calls=calls)["weight_version"]
-                if found == self._version and era == self._era:
-                    self._server.succeeded()
+                choices: list[dict[str, Any]] = self._server.call("/v1/completions", salted, group=group)["choices"]
+                info = self._server.call("/weight_info", timeout_s=REPLY_TIMEOUT_S, group=group)
+                if info["weight_version"] == self._version and loads == self._loads:
+                    self._server.record_success()
                     return choices
             except Unavailable as error:
-                waiting.pause(error)
-            self._restore(era, calls)
+                backoff.pause(error)
+            self._restore(loads, group)
 
-    def _restore(self, era: int, calls: Calls) -> None:
-        """See to it that the server has the right weights, unless somebody has since `era`."""
+    def _restore(self, loads: int, group: CallGroup) -> None:
+        """Load the newest weights again if the server has lost them; not if that was done after load number `loads`."""
         with self._lock:
-            if era != self._era:
+            if loads != self._loads:
                 return
-            info = self._server.patiently("/weight_info", timeout_s=ANSWER_S, calls=calls)
-            if info["weight_version"] == self._version:
+            found = self._server.retry("/weight_info", timeout_s=REPLY_TIMEOUT_S, group=group)["weight_version"]
+            if found == self._version:
                 return
-            self._refuse_strangers(info)
-            self._era += 1
-            calls.drop()
-            if isinstance(self._transfer, NcclTransfer):
-                self._transfer.forget()
-                raise StaleServer(
-                    f"the vLLM server at {self._server.url} was started again and has lost the weights; go on with "
-                    "--resume"
-                )
-            self._transfer.load_again(self._version, calls)
+            self._check_owner(found)
+            self._loads += 1
+            group.abort()
+            self._transfer.restore(self._version, group)
 
-    def _alive(self, calls: Calls, since: float) -> bool:
-        """Whether the server answers; notices one that hangs, or was started again without closing connections."""
+    def _is_up(self, group: CallGroup, since: float) -> bool:
+        """Whether the server answers. Detects one that hangs, or that restarted without closing its connections."""
         with self._lock:
-            era = self._era
+            loads = self._loads
         try:
-            found = self._server.once("/weight_info", timeout_s=ANSWER_S)["weight_version"]
+            found = self._server.call("/weight_info", timeout_s=REPLY_TIMEOUT_S)["weight_version"]
         except Unavailable as error:
-            self._server.failed(error, since)
+            self._server.record_failure(error, since)
             return False
         if found != self._version:
-            self._restore(era, calls)
+            self._restore(loads, group)
         return True
 
-    def _refuse_strangers(self, info: dict[str, Any]) -> None:
-        """Stop if somebody else loads weights into the server."""
-        found = info["weight_version"]
-        if found not in (STARTED_WITH, self._version):
+    def _check_owner(self, version: str) -> None:
+        """Stop if someone else loads weights into the server."""
+        if version not in (INITIAL_VERSION, self._version):
             raise RunError(
                 f"another run has sent its weights to the server at {self._server.url}: give each run a server of its "
-                "own, and --resume"
+                "own, then continue with --resume"
             )
 
 
-def _body(prompt_ids: Sequence[int], fields: dict[str, Any]) -> dict[str, Any]:
+def _body(job: Job) -> dict[str, Any]:
     return {
-        **fields,
-        "prompt": list(prompt_ids),
+        **job.settings,
+        "prompt": list(job.prompt_ids),
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,
     }
 
 
+def _read(choices: Sequence[dict[str, Any]], job: Job) -> Answer:
+    """The answer to a job."""
+    if "prompt_logprobs" not in job.settings:
+        return Answer(
+            [Completion(c["token_ids"], c["logprobs"]["token_logprobs"], c["finish_reason"]) for c in choices]
+        )
+    positions = zip(choices[0]["prompt_logprobs"], job.prompt_ids, strict=True)
+    return Answer([], [position[str(token)]["logprob"] for position, token in positions if position])
+
+
 def _over_nccl(config: EngineConfig, backend: str | None, url: str) -> bool:
-    """Whether weights go over NCCL; raises UsageError where they should and can't."""
+    """Whether weights go over NCCL; raises UsageError if they should but cannot."""
     possible = backend == "nccl" and torch.cuda.is_available()
     if config.vllm_weight_sync == "nccl" and not possible:
-        missing = "no GPU here" if backend == "nccl" else "the server was not started for it"
+        reason = "there is no GPU here" if backend == "nccl" else "the server was not started for it"
         raise UsageError(
-            f"engine.vllm_weight_sync=nccl with {url}: {missing}; set it to disk, or start the server on a GPU with "
-            """--weight-transfer-config '{"backend": "nccl"}'"""
+            f"engine.vllm_weight_sync=nccl cannot be used with {url}: {reason}; set it to disk, or start the server on "
+            """a GPU with --weight-transfer-config '{"backend": "nccl"}'"""
         )
     return possible and config.vllm_weight_sync != "disk"

@@ -1,17 +1,15 @@
-"""The folder of an evaluation: finished chunks while it runs, samples and summary when it is done.
+"""The folder of an evaluation: finished chunks while it runs, then samples and summary.
 
-    partial/            fingerprint.json and part-000000.parquet, ...; gone when all is done
-    samples.parquet     a row for each sample
+    partial/            finished chunks; deleted when the evaluation is done
+    samples.parquet     one row per sample
     config.yaml, summary.json
 
-Every file is written aside and moved into place, so that a kill at any moment leaves whole files only.
+Every file is written atomically, so that a kill at any moment leaves complete files only.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prepo_cli.config import write_yaml
+from prepo_cli.config import to_yaml
 from prepo_cli.errors import UsageError
-from prepo_cli.evaluation.evaluate import Evaluation
+from prepo_cli.evaluation.results import Evaluation
 from prepo_cli.evaluation.settings import EvalConfig
+from prepo_cli.files import Chunks, atomic_path, atomic_write, atomic_write_json
 
 SCHEMA = pa.schema(
     [
@@ -37,40 +36,42 @@ SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
     ]
 )
+REWARD_PREFIX = "reward_"
+"""Of the columns that hold one reward function's values."""
 COUNTS = b"prepo"
 
 
 class EvaluationFolder:
-    """Keeps the chunks of one evaluation, which its fingerprint names."""
+    """Files of one evaluation, which its fingerprint identifies."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path, self.fingerprint = path, fingerprint
         self.partial, self.samples = path / "partial", path / "samples.parquet"
         self.config, self.summary = path / "config.yaml", path / "summary.json"
+        self._chunks = Chunks(self.partial, fingerprint)
 
     def open(self, overwrite: bool) -> dict[str, Any] | None:
-        """Get ready to write or to go on; the summary if this evaluation is done already.
+        """Prepare to start or resume; returns the summary if this evaluation is already done.
 
         Raises:
             UsageError: the folder holds something else, or can't be written to.
         """
-        done, begun = _read(self.summary), _read(self.partial / "fingerprint.json")
-        self._refuse_strangers(done, begun)
         try:
+            done, begun = _read(self.summary), self._chunks.owner()
+            self._refuse_foreign_files(done, begun)
             if overwrite:
                 self._clear()
             elif done is not None and done["fingerprint"] == self.fingerprint:
-                shutil.rmtree(self.partial, ignore_errors=True)
+                self._chunks.delete()
                 return done
-            elif any(found is not None and found["fingerprint"] != self.fingerprint for found in (done, begun)):
+            elif done is not None or begun not in (None, self.fingerprint):
                 raise UsageError(
-                    f"{self.path} holds another evaluation (other settings, model or data); "
-                    "give --overwrite or another --output-dir"
+                    f"{self.path} holds another evaluation (different settings, model or data); "
+                    "pass --overwrite, or choose another --output-dir"
                 )
-            self.partial.mkdir(parents=True, exist_ok=True)
-            _write_json(self.partial / "fingerprint.json", {"fingerprint": self.fingerprint})
+            self._chunks.open()
         except OSError as error:
-            raise UsageError(f"can't write to {self.path}: {error.strerror}; give another --output-dir") from error
+            raise UsageError(f"can't write to {self.path} ({error.strerror}); choose another --output-dir") from error
         return None
 
     def write_part(self, number: int, chunk: Evaluation) -> None:
@@ -87,17 +88,21 @@ class EvaluationFolder:
             "length": chunk.lengths_PK.ravel(),
             "truncated": chunk.truncated_PK.ravel(),
         }
-        counts = {"k": k, "seconds": chunk.seconds, "left_out": chunk.left_out, "timeouts": chunk.timeouts}
-        table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({COUNTS: json.dumps(counts).encode()})
-        aside = self._part(number).with_suffix(".tmp")
-        pq.write_table(table, aside)
-        os.replace(aside, self._part(number))
+        counts = {"k": k, "seconds": chunk.seconds, "left_out": chunk.left_out}
+        counts |= {"timeouts": chunk.timeouts, "errors": chunk.errors}
+        table = pa.table(columns, schema=SCHEMA)
+        for name, values_PK in chunk.by_function.items():
+            values = pa.array(values_PK.ravel(), pa.float64(), from_pandas=True)  # null where it does not apply
+            table = table.append_column(f"{REWARD_PREFIX}{name}", values)
+        table = table.replace_schema_metadata({COUNTS: json.dumps(counts).encode()})
+        self._chunks.write(number, table)
 
     def read_part(self, number: int) -> Evaluation | None:
-        """A chunk that an earlier run finished, without its texts; None if there is none."""
-        if not self._part(number).exists():
+        """A chunk that an earlier run finished, without its texts; None if it is not finished."""
+        if number not in self._chunks:
             return None
-        table = pq.read_table(self._part(number), columns=[name for name in SCHEMA.names if name != "text"])
+        names = [name for name in self._chunks.schema(number).names if name != "text"]
+        table = self._chunks.read(number, names)
         counts = json.loads(table.schema.metadata[COUNTS])
         k = counts.pop("k")
 
@@ -110,6 +115,9 @@ class EvaluationFolder:
             sources=table["source"].to_pylist()[::k],
             correct_PK=grid("correct").astype(np.bool_),
             rewards_PK=grid("reward"),
+            by_function={
+                name.removeprefix(REWARD_PREFIX): grid(name) for name in names if name.startswith(REWARD_PREFIX)
+            },
             answers_PK=[answers[start : start + k] for start in range(0, len(answers), k)],
             lengths_PK=grid("length").astype(np.int64),
             truncated_PK=grid("truncated").astype(np.bool_),
@@ -118,37 +126,33 @@ class EvaluationFolder:
         )
 
     def finish(self, config: EvalConfig, parts: int, summary: dict[str, Any]) -> None:
-        """Put all samples into one file, then write the summary, which says that the evaluation is done."""
-        aside = self.samples.with_suffix(".tmp")
-        with pq.ParquetWriter(aside, SCHEMA) as writer:
+        """Join all samples into one file, then write the summary, which marks the evaluation as done."""
+        schema = self._chunks.schema(0).remove_metadata()
+        with atomic_path(self.samples) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for number in range(parts):
-                writer.write_table(pq.read_table(self._part(number)).replace_schema_metadata())
-        os.replace(aside, self.samples)
-        write_yaml(self.config, config)
-        _write_json(self.summary, summary)
-        shutil.rmtree(self.partial)
+                writer.write_table(self._chunks.read(number).replace_schema_metadata())
+        atomic_write(self.config, to_yaml(config))
+        atomic_write_json(self.summary, summary)
+        self._chunks.delete()
 
-    def _part(self, number: int) -> Path:
-        return self.partial / f"part-{number:06d}.parquet"
-
-    def _refuse_strangers(self, done: dict[str, Any] | None, begun: dict[str, Any] | None) -> None:
-        """Files of our names that no evaluation wrote, such as a training run's, are left alone whatever is asked."""
-        for found in (done, begun):
-            if found is not None and "fingerprint" not in found:
-                raise UsageError(f"{self.path} holds results of something else; give another --output-dir")
+    def _refuse_foreign_files(self, done: dict[str, Any] | None, begun: str | None) -> None:
+        """Never touch files with the names of ours that no evaluation wrote, such as a training run's."""
+        if done is not None and "fingerprint" not in done:
+            raise UsageError(f"{self.path} holds results of something else; choose another --output-dir")
         if done is None and begun is None:
             for path in (self.samples, self.config):
                 if path.exists():
-                    raise UsageError(f"{path} is not of an evaluation; give another --output-dir")
+                    raise UsageError(f"{path} was not written by an evaluation; choose another --output-dir")
 
     def _clear(self) -> None:
-        shutil.rmtree(self.partial, ignore_errors=True)
-        for path in (self.summary, self.samples, self.config):
+        """Delete everything; the summary, which says that the other files are an evaluation's, goes last."""
+        self._chunks.delete()
+        for path in (self.samples, self.config, self.summary):
             path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None if there is no such file, an empty object if it is something else."""
+    """The JSON object in a file; None if there is no such file, {} if it holds anything else."""
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -156,9 +160,3 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return {}
     return loaded if isinstance(loaded, dict) else {}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)

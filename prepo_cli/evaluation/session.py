@@ -1,4 +1,4 @@
-"""One `prepo eval`: model, data and judge put together, chunk by chunk, from where it was interrupted."""
+"""One `prepo eval`: model, dataset and judge put together, evaluated chunk by chunk, resumed where it stopped."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 from prepo_cli.data.loading import PromptDataset, load_prompts
 from prepo_cli.data.rendering import Renderer
-from prepo_cli.engines import build_engine
+from prepo_cli.engines import ENGINES, build_engine
+from prepo_cli.engines.base import Engine
 from prepo_cli.errors import UsageError
-from prepo_cli.evaluation.evaluate import Evaluation, Sampling, evaluate_rows, join
+from prepo_cli.evaluation.evaluator import Evaluator, Sampling
 from prepo_cli.evaluation.folder import EvaluationFolder
+from prepo_cli.evaluation.results import Evaluation, join
 from prepo_cli.evaluation.settings import EvalConfig, fingerprint
 from prepo_cli.policy.loading import load_model_spec, load_policy, model_source
 from prepo_cli.rewards.judge import Judge
@@ -19,7 +21,7 @@ from prepo_cli.terminal import progress, say
 
 
 def run_evaluation(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
-    """Do an evaluation, go on with one, or read the one that is done; returns its summary.
+    """Run an evaluation, resume an interrupted one, or read a finished one; returns its summary.
 
     Raises:
         UsageError: bad settings, data or output folder; KeyboardInterrupt: finished chunks are kept.
@@ -37,90 +39,85 @@ def run_evaluation(config: EvalConfig, *, overwrite: bool = False) -> dict[str, 
         folder = EvaluationFolder(Path(config.output_dir), mark)
         done = folder.open(overwrite)
         if done is not None:
-            say(f"{folder.path} holds this evaluation already; --overwrite does it anew")
+            say(f"{folder.path} already holds this evaluation; --overwrite runs it again")
             return done
-        return _Session(config, dataset, folder, judge).run()
+        return _run(*_prepare(config, dataset, judge), folder)
 
 
-class _Session:
-    def __init__(self, config: EvalConfig, dataset: PromptDataset, folder: EvaluationFolder, judge: Judge) -> None:
-        self.dataset, self.folder, self.judge = dataset, folder, judge
-        self.subject = load_policy(config.model) if config.engine.name == "hf" else load_model_spec(config.model)
-        self.config = config = config.with_lengths(self.subject.max_context)
-        self.renderer = Renderer(self.subject.tokenizer, config.system_prompt, config.chat_template_kwargs)
-        assert config.max_completion_length is not None and config.max_prompt_length is not None
-        self.engine = build_engine(
-            config.engine,
-            self.subject,
-            config.model,
-            max_context=config.max_prompt_length + config.max_completion_length,
-            seed=config.seed,
-            sync_dir=Path(config.output_dir) / "sync",
+def _prepare(config: EvalConfig, dataset: PromptDataset, judge: Judge) -> tuple[EvalConfig, Evaluator, Engine]:
+    """The configuration with lengths that fit the model, the evaluator, and the engine it generates with."""
+    judge.start()
+    shares_weights = ENGINES[config.engine.name].load().shares_weights
+    model = load_policy(config.model) if shares_weights else load_model_spec(config.model)
+    config = config.with_lengths(model.max_context)
+    assert config.max_completion_length is not None and config.max_prompt_length is not None
+    renderer = Renderer(model.tokenizer, config.system_prompt, config.chat_template_kwargs)
+    engine = build_engine(
+        config.engine,
+        model,
+        config.model,
+        max_context=config.max_prompt_length + config.max_completion_length,
+        seed=config.seed,
+        sync_dir=Path(config.output_dir) / "sync",
+    )
+    sampling = Sampling(
+        k=config.k,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        max_completion_length=config.max_completion_length,
+        max_prompt_length=config.max_prompt_length,
+        seed=config.seed,
+    )
+    return config, Evaluator(engine, model.tokenizer, dataset, renderer, judge, sampling), engine
+
+
+def _run(config: EvalConfig, evaluator: Evaluator, engine: Engine, folder: EvaluationFolder) -> dict[str, Any]:
+    dataset = evaluator.dataset
+    say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
+    try:
+        evaluation = join(_parts(evaluator, folder), config.k, keep_completions=False)
+    except KeyboardInterrupt:
+        say(f"finished chunks are kept in {folder.partial}; run the same command to resume")
+        raise
+    finally:
+        engine.close()
+    if not evaluation.prompt_ids:
+        raise UsageError(
+            f"all {evaluation.left_out} prompts are longer than {config.max_prompt_length} tokens; "
+            "give a longer --max-prompt-length or a shorter --max-completion-length"
         )
-        self.sampling = Sampling(
-            config.k,
-            config.temperature,
-            config.top_p,
-            config.max_completion_length,
-            config.max_prompt_length,
-            config.seed,
-            config.rewards.correct_reward,
-        )
-        size = self.sampling.rows_at_once
-        self.chunks = [range(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
+    summary = _summary(config, evaluation, folder.fingerprint)
+    folder.finish(config, len(evaluator.chunks), summary)
+    return summary
 
-    def run(self) -> dict[str, Any]:
-        say(f"{self.dataset.name}: {len(self.dataset):,} prompts; {'; '.join(self.dataset.notes)}")
-        try:
-            evaluation = join(self._evaluations(), self.config.k, keep_completions=False)
-        except KeyboardInterrupt:
-            say(f"what is finished is kept in {self.folder.partial}; the same command goes on from there")
-            raise
-        finally:
-            self.engine.close()
-        if not evaluation.prompt_ids:
-            raise UsageError(
-                f"all {evaluation.left_out} prompts are longer than {self.config.max_prompt_length} tokens; "
-                "give a longer --max-prompt-length or a shorter --max-completion-length"
-            )
-        summary = self._summary(evaluation)
-        self.folder.finish(self.config, len(self.chunks), summary)
-        return summary
 
-    def _evaluations(self) -> Iterator[Evaluation]:
-        """Every chunk in order, the missing ones computed and kept."""
-        kept = [self.folder.read_part(number) for number in range(len(self.chunks))]
-        missing = sum(len(rows) for rows, part in zip(self.chunks, kept, strict=True) if part is None)
-        if missing < len(self.dataset):
-            say(f"going on: {len(self.dataset) - missing:,} of {len(self.dataset):,} prompts are done")
-        with progress("evaluate", missing * self.config.k, "rollouts") as advance:
-            for number, (rows, part) in enumerate(zip(self.chunks, kept, strict=True)):
-                if part is None:
-                    part = evaluate_rows(
-                        rows,
-                        self.engine,
-                        self.subject.tokenizer,
-                        self.dataset,
-                        self.renderer,
-                        self.judge,
-                        self.sampling,
-                        advance,
-                    )
-                    self.folder.write_part(number, part)
-                yield part
+def _parts(evaluator: Evaluator, folder: EvaluationFolder) -> Iterator[Evaluation]:
+    """Every chunk's evaluation in order; those that are missing are computed and kept."""
+    chunks, total = evaluator.chunks, len(evaluator.dataset)
+    kept = [folder.read_part(number) for number in range(len(chunks))]
+    missing = sum(len(rows) for rows, part in zip(chunks, kept, strict=True) if part is None)
+    if missing < total:
+        say(f"resuming: {total - missing:,} of {total:,} prompts are done")
+    with progress("evaluate", missing * evaluator.sampling.k, "rollouts") as advance:
+        for number, (rows, part) in enumerate(zip(chunks, kept, strict=True)):
+            if part is None:
+                part = evaluator.evaluate_rows(rows, advance)
+                folder.write_part(number, part)
+            yield part
 
-    def _summary(self, evaluation: Evaluation) -> dict[str, Any]:
-        config = self.config
-        return {
-            "model": config.model.model_name_or_path,
-            "dataset": config.dataset_name,
-            "split": config.split,
-            **evaluation.summary(config.seed),
-            "prompts_per_second": len(evaluation.prompt_ids) / max(evaluation.seconds, 1e-9),
-            "temperature": config.temperature,
-            "top_p": config.top_p,
-            "max_completion_length": config.max_completion_length,
-            "seed": config.seed,
-            "output_dir": config.output_dir,
-            "fingerprint": self.folder.fingerprint,
-        }
+
+def _summary(config: EvalConfig, evaluation: Evaluation, mark: str) -> dict[str, Any]:
+    return {
+        "model": config.model.model_name_or_path,
+        "dataset": config.dataset_name,
+        "split": config.split,
+        **evaluation.summary(config.seed),
+        "prompts_per_second": len(evaluation.prompt_ids) / max(evaluation.seconds, 1e-9),
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "max_completion_length": config.max_completion_length,
+        "max_prompt_length": config.max_prompt_length,
+        "seed": config.seed,
+        "output_dir": config.output_dir,
+        "fingerprint": mark,
+    }

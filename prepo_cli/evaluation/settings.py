@@ -1,4 +1,4 @@
-"""The configuration of `prepo eval`, and a fingerprint of all that its results depend on."""
+"""The configuration of `prepo eval`, and a fingerprint of everything its results depend on."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from prepo_cli.data.loading import PromptDataset
 
 DEFAULT_LENGTHS = (2560, 1024)
-"""Tokens of a completion, and of the context that must be left for a prompt; else half of the context is taken."""
+"""Tokens of a completion and of the room a prompt must have; with less context, completions get half of it."""
 EMBEDDED_LENGTHS = (128, 32)
+DEFAULT_CONTEXT = 32768
+"""Assumed of a model that states no limit."""
 MODEL_FILES = frozenset({".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"})
 DIGEST_BYTES = 2**20
 
 
 class EvalConfig(Section):
-    """All of an evaluation."""
+    """All settings of an evaluation."""
 
     model: ModelConfig = Field(default_factory=ModelConfig)
     dataset_name: str = EMBEDDED
@@ -34,10 +36,10 @@ class EvalConfig(Section):
     skip_bad_rows: bool = False
     system_prompt: str | None = None
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    k: int = Field(16, ge=1, description="samples of each prompt")
+    k: int = Field(16, ge=1, description="samples per prompt")
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
-    max_completion_length: int | None = Field(None, ge=1, description="tokens; set to what fits the model")
+    max_completion_length: int | None = Field(None, ge=1, description="tokens; by default what fits the model")
     max_prompt_length: int | None = Field(None, ge=1, description="tokens; longer prompts are left out")
     rewards: RewardConfig = Field(default_factory=RewardConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
@@ -45,31 +47,30 @@ class EvalConfig(Section):
     output_dir: str
 
     def with_lengths(self, context: int | None) -> EvalConfig:
-        """The configuration with both lengths set to fit the model's context of so many tokens.
+        """The configuration with both lengths set to fit a context of that many tokens.
 
         Raises:
             UsageError: no room is left for a prompt.
         """
+        context = context or DEFAULT_CONTEXT
         completion = self.max_completion_length
         if completion is None:
             embedded = self.model.model_name_or_path == EMBEDDED
             completion, prompt_room = EMBEDDED_LENGTHS if embedded else DEFAULT_LENGTHS
-            if context is not None and context < completion + prompt_room:
+            if context < completion + prompt_room:
                 completion = max(1, context // 2)
-        prompt = self.max_prompt_length
-        if context is not None:
-            room = context - completion
-            if room < 1:
-                raise UsageError(
-                    f"--max-completion-length {completion} leaves no room for a prompt in the model's context of "
-                    f"{context} tokens; give a smaller one"
-                )
-            prompt = min(prompt or room, room)
+        room = context - completion
+        if room < 1:
+            raise UsageError(
+                f"--max-completion-length {completion} leaves no room for a prompt in the model's context of "
+                f"{context} tokens; give a smaller one"
+            )
+        prompt = min(self.max_prompt_length or room, room)
         return self.model_copy(update={"max_completion_length": completion, "max_prompt_length": prompt})
 
 
 def fingerprint(config: EvalConfig, model_folder: str, dataset: PromptDataset) -> str:
-    """Hex digest of the settings, the model's files and the dataset's rows; batch and pool sizes don't count."""
+    """Hex digest of the settings, the model's files and the dataset's rows; batch size and workers are left out."""
     settings = config.model_dump(mode="json", exclude={"output_dir": True, "engine": True})
     settings["engine"] = config.engine.name
     settings["rewards"].pop("workers")
@@ -82,7 +83,7 @@ def fingerprint(config: EvalConfig, model_folder: str, dataset: PromptDataset) -
 
 
 def digest_model(digest: hashlib.blake2b, folder: Path) -> None:
-    """Sizes, beginnings and ends of the files: training changes them all, and reading 100 GB would take minutes."""
+    """Add the size, start and end of each model file: training changes these, and reading 100 GB takes minutes."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.suffix in MODEL_FILES:
             size = path.stat().st_size

@@ -10,24 +10,26 @@ from rich.table import Column, Table
 
 
 def print_evaluation(summary: dict[str, Any], console: Console | None = None) -> None:
-    """Print measures with their intervals, rows by source, and what it took."""
+    """Print accuracies with their intervals, rows by source and by reward function, lengths, time and counts."""
     console = console or Console(width=get_terminal_size((120, 24)).columns, markup=False, highlight=False)
-    k = summary["k"]
     console.print(_measures(summary))
     if summary["by_source"]:
-        table = Table("source", _right("prompts"), _right(f"avg@{k}"), _right("95% interval"))
-        for source, row in summary["by_source"].items():
-            table.add_row(source, f"{row['prompts']:,}", *_cells(row[f"avg@{k}"]))
-        console.print(table)
+        console.print(_by_source(summary))
+    if summary["rewards"]:
+        console.print(_rewards(summary["rewards"]))
     console.print(
         f"mean length {summary['mean_length']:.1f} tokens, {summary['truncated']:.1%} cut off at "
         f"{summary['max_completion_length']}; {summary['seconds']:.1f} s, "
         f"{summary['prompts_per_second']:.2f} prompts/s"
     )
     if summary["left_out"]:
-        console.print(f"{summary['left_out']:,} prompts were left out: longer than the model's context allows")
+        console.print(
+            f"{summary['left_out']:,} prompts were left out: they are longer than {summary['max_prompt_length']} tokens"
+        )
     if summary["timeouts"]:
         console.print(f"{summary['timeouts']:,} answers took too long to check and count as wrong")
+    if summary["errors"]:
+        console.print(f"{summary['errors']:,} answers could not be scored: a reward failed on them or was not finite")
     console.print(f"samples: {summary['output_dir']}/samples.parquet", soft_wrap=True)
 
 
@@ -37,6 +39,21 @@ def _measures(summary: dict[str, Any]) -> Table:
     for name, value in summary.items():
         if isinstance(value, dict) and "low" in value:
             table.add_row(name, *_cells(value))
+    return table
+
+
+def _by_source(summary: dict[str, Any]) -> Table:
+    avg = f"avg@{summary['k']}"
+    table = Table("source", _right("prompts"), _right(avg), _right("95% interval"))
+    for source, row in summary["by_source"].items():
+        table.add_row(source, f"{row['prompts']:,}", *_cells(row[avg]))
+    return table
+
+
+def _rewards(by_function: dict[str, dict[str, float]]) -> Table:
+    table = Table("reward", _right("mean"), _right("std"))
+    for name, moments in by_function.items():
+        table.add_row(name, *(f"{moments[key]:.3f}" if key in moments else "" for key in ("mean", "std")))
     return table
 
 

@@ -1,7 +1,7 @@
-"""LoRA adapters through peft: trained alone, saved alone, merged for export and for engines.
+"""LoRA adapters through peft: trained and saved alone, merged for export and for engines.
 
-Adapters are put into the model in place, so that scoring and decoding see an ordinary causal LM. The reference model
-is the same model with its adapters off.
+Adapters are added to the model in place, so scoring and decoding see an ordinary causal LM. The reference model is the
+same model with its adapters disabled.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ BASE = ".base_layer"
 
 
 def add_adapters(model: Any, config: ModelConfig, saved: Path | None, seed: int) -> Any:
-    """Put fresh adapters (or those of a checkpoint) into the model; returns the peft model around it.
+    """Add fresh adapters (or those of a checkpoint) to the model; returns the peft model around it.
 
-    Fresh ones depend on the seed alone, so all processes make the same.
+    Fresh ones depend on the seed alone, so they are the same in all processes.
 
     Raises:
-        UsageError: peft is not installed, no layer has such a name, or one that is not linear.
+        UsageError: peft is not installed, or the target modules match no layer or one that is not linear.
     """
     try:
         import peft
@@ -55,9 +55,9 @@ def add_adapters(model: Any, config: ModelConfig, saved: Path | None, seed: int)
 
 
 def hub_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Full weights under the hub's names, adapters merged, the output matrix named even where it is tied.
+    """Unsharded weights under the hub's names, adapters merged, the output matrix included even if it is tied.
 
-    Every process of a sharded model must go through all of it.
+    Every process of a sharded model must consume all of it.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -79,7 +79,7 @@ def hub_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _delta(layer: Any) -> Tensor:
-    """What a layer's active adapters add to its weight [out, in], float32."""
+    """What a layer's active adapters add to its weight [out, in], in float32."""
     with torch.no_grad():
         parts = [
             full_tensor(layer.lora_B[name].weight).float()
@@ -91,7 +91,7 @@ def _delta(layer: Any) -> Tensor:
 
 
 def _owners(name: str) -> Iterator[str]:
-    """The modules that a parameter's name lies in, innermost first."""
+    """The names of the modules that contain a parameter, innermost first."""
     while "." in name:
         name = name.rpartition(".")[0]
         yield name

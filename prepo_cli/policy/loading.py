@@ -59,14 +59,14 @@ def load_policy(
     model.to(place)
     model.eval()
     for parameter in model.parameters():
-        # Weights may lie in the mapped file, at any alignment; sums in kernels depend on it in the last bit.
+        # Mapped weights may have any alignment, on which the last bit of a kernel's sums depends.
         parameter.data = parameter.data.clone()
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos)
     return Policy(model, tokenizer, TokenScorer(model), place, eos, pad, adapter, name)
 
 
 def load_model_spec(config: ModelConfig) -> ModelSpec:
-    """What an engine that loads the weights itself needs to know; raises UsageError as `load_policy` does."""
+    """What an engine that loads the weights itself needs; raises UsageError as `load_policy` does."""
     name = model_source(config.model_name_or_path)
     with _one_line(config):
         tokenizer = load_tokenizer(name, **_options(config))
@@ -82,15 +82,17 @@ def load_model_spec(config: ModelConfig) -> ModelSpec:
 def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer as it was saved.
 
-    For some architectures (Qwen2 among them) AutoTokenizer puts its own class, with its own pre-tokenizer, in the
-    place of a plain tokenizer.json, and the ids come out wrong without a word; a folder that says it holds a plain
-    one is therefore loaded as such.
+    For some architectures (Qwen2 among them) AutoTokenizer replaces a plain tokenizer.json by a class with a
+    pre-tokenizer of its own, and the ids are silently wrong; a folder that says it holds a plain one is loaded as such.
     """
     saved = Path(name) / "tokenizer_config.json"
     plain = saved.is_file() and (Path(name) / "tokenizer.json").is_file()
+    tokenizer: PreTrainedTokenizerBase
     if plain and json.loads(saved.read_text(encoding="utf-8")).get("tokenizer_class") in PLAIN_TOKENIZERS:
-        return PreTrainedTokenizerFast.from_pretrained(name)
-    return AutoTokenizer.from_pretrained(name, **options)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(name)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    return tokenizer
 
 
 def model_source(name: str) -> str:
@@ -101,7 +103,7 @@ def model_source(name: str) -> str:
     if (path / "final" / "config.json").is_file():
         return str(path / "final")
     if path.is_dir() and not (path / "config.json").is_file():
-        raise UsageError(f"{name} holds no model (no config.json) and no finished run (no final/)")
+        raise UsageError(f"{name} contains neither a model (config.json) nor a finished run (final/)")
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UsageError(f"no such model folder: {name}")
     return name
@@ -114,7 +116,9 @@ def _eos_token_ids(config: ModelConfig, *owners: Any) -> frozenset[int]:
         value = getattr(owner, "eos_token_id", None)
         found |= set(value) if isinstance(value, list | tuple) else {value} if value is not None else set()
     if not found:
-        raise UsageError(f"model '{config.model_name_or_path}' names no end-of-sequence token; set eos_token_id in it")
+        raise UsageError(
+            f"model '{config.model_name_or_path}' has no end-of-sequence token; set eos_token_id in its configuration"
+        )
     return frozenset(int(token) for token in found)
 
 
@@ -124,7 +128,7 @@ def _options(config: ModelConfig) -> dict[str, Any]:
 
 @contextmanager
 def _one_line(config: ModelConfig) -> Iterator[None]:
-    """Library chatter off, and what can't be loaded said in one line."""
+    """Silence the libraries, and report in one line what can't be loaded."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:

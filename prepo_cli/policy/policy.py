@@ -1,4 +1,4 @@
-"""The policy: a causal LM with its tokenizer, and the questions one may ask it."""
+"""The policy: a causal LM with its tokenizer, which scores tokens and gives out its weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Scores = list[tuple[FloatArray, FloatArray | None]]
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What is known of a model without its weights; `source` is its folder or hub name."""
+    """A model without its weights, for engines that load these themselves; `source` is its folder or hub name."""
 
     tokenizer: PreTrainedTokenizerBase
     eos_token_ids: frozenset[int]
@@ -43,9 +43,9 @@ class ModelSpec:
 
 @dataclass
 class Policy:
-    """A causal LM, its tokenizer, and the questions one may ask it.
+    """A causal LM with its tokenizer.
 
-    `adapter` is the peft model around it, if any; `source` the folder or hub name it was loaded from.
+    `adapter` is the peft model around it, if any; `source` is the folder or hub name it was loaded from.
     """
 
     model: Any
@@ -71,15 +71,15 @@ class Policy:
     def score_batch(self, batch: ScoreBatch) -> Scores:
         """One padded forward pass."""
         self.scorer.eval()
-        ids, mask = pad_rows(batch.rows, self.pad_token_id, self.device)
-        chosen = spans_mask(batch.spans, ids.shape[1], self.device)
-        heat = torch.tensor(batch.temperatures, dtype=torch.float32, device=self.device)
-        logprobs, entropies = self.scorer(ids, mask, chosen, heat, batch.with_entropy)
-        counts = chosen.sum(dim=1).tolist()
-        parts = [part.numpy() for part in logprobs.cpu().split(counts)]
+        ids_BL, mask_BL = pad_rows(batch.rows, self.pad_token_id, self.device)
+        chosen_BL = spans_mask(batch.spans, ids_BL.shape[1], self.device)
+        temperature_B = torch.tensor(batch.temperatures, dtype=torch.float32, device=self.device)
+        logprob_M, entropy_M = self.scorer(ids_BL, mask_BL, chosen_BL, temperature_B, batch.with_entropy)
+        counts = chosen_BL.sum(dim=1).tolist()
+        logprobs = [part.numpy() for part in logprob_M.cpu().split(counts)]
         if not batch.with_entropy:
-            return [(part, None) for part in parts]
-        return list(zip(parts, (part.numpy() for part in entropies.cpu().split(counts)), strict=True))
+            return [(part, None) for part in logprobs]
+        return list(zip(logprobs, (part.numpy() for part in entropy_M.cpu().split(counts)), strict=True))
 
     def score(
         self,
@@ -104,7 +104,7 @@ class Policy:
         return perplexities([logprobs for logprobs, _ in scores])
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Full weights under the hub's names, adapters merged; what engines and exports take."""
+        """Unsharded weights under the hub's names, adapters merged: what engines and exports take."""
         return hub_weights(self.model)
 
 
@@ -115,7 +115,7 @@ def score_batches(
     max_batch_tokens: int,
     with_entropy: bool = False,
 ) -> Iterator[tuple[list[int], ScoreBatch]]:
-    """Batches of at most `max_batch_tokens` padded tokens, longest rows first, and which rows are in each."""
+    """Batches of at most `max_batch_tokens` padded tokens, longest rows first, with the indices of their rows."""
     for indices in token_batches([len(row) for row in rows], max_batch_tokens):
         yield (
             indices,
@@ -131,7 +131,10 @@ def score_batches(
 def perplexities(logprobs: Sequence[FloatArray]) -> npt.NDArray[np.float64]:
     """Perplexity and number of scored tokens of each row [N, 2]; NaN where there is none.
 
-    P = exp(-(1/T) sum log p(x_t | x_<t)) at temperature 1 (PREPO, 2511.00794); token 0 has no prediction.
+    P = exp(-(1/T) sum log p(x_t | x_<t)) at temperature 1 (PREPO, 2511.00794); nothing predicts token 0.
+
+    >>> perplexities([np.log(np.array([0.5, 0.125], dtype=np.float32))])  # geometric mean of 2 and 8
+    array([[4., 2.]])
     """
     result_N2 = np.full((len(logprobs), 2), np.nan)
     for i, row in enumerate(logprobs):
@@ -142,6 +145,6 @@ def perplexities(logprobs: Sequence[FloatArray]) -> npt.NDArray[np.float64]:
 
 
 def max_context_of(settings: Any) -> int | None:
-    """Tokens that a model of these settings can take; None without a limit."""
+    """The context length that a model configuration states; None if it states none."""
     limit = getattr(settings.get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit else None

@@ -20,12 +20,12 @@ CHUNK_ELEMENTS = 2**25
 
 
 class TokenScorer(nn.Module):
-    """A causal LM as a function from tokens to log-probs and entropies; what the trainer differentiates."""
+    """A causal LM as a function from tokens to log-probs and entropies, which the trainer differentiates."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])  # now: sharded weights have other shapes
+        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])  # read before sharding changes the shape
         self.common_chunk_count: Callable[[int], int] = int
         """From this batch's number of chunks to the number that every process runs. ZeRO stage 3 gathers the output
         matrix for each chunk, so all processes must run equally many."""
@@ -129,7 +129,11 @@ def spans_mask(spans: Sequence[tuple[int, int]], width: int, device: Any) -> Ten
 
 
 def token_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices grouped, longest first, so that rows x longest row <= max_tokens; a longer row stands alone."""
+    """Indices grouped, longest first, so that rows x longest row <= max_tokens; a row above that is alone.
+
+    >>> list(token_batches([3, 9, 4, 4], max_tokens=9))
+    [[1], [2, 3], [0]]
+    """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     start = 0
     while start < len(order):
@@ -140,7 +144,7 @@ def token_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]
 
 @torch.no_grad()
 def _splits_cleanly(scorer: TokenScorer) -> bool:
-    """Whether backbone and output matrix together give the model's own logits, seen on a few tokens."""
+    """Whether backbone and output matrix reproduce the model's own logits, tried on a few tokens."""
     model = scorer.model
     if not hasattr(model, model.base_model_prefix) or model.get_output_embeddings() is None:
         return False

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The tensor of all processes together; every process must ask."""
+    """The unsharded tensor; a collective, which every process must call."""
     if hasattr(tensor, "ds_id") or (hasattr(tensor, "_hp_mapping") and tensor.dtype != torch.float32):
         return _of_partitions(tensor)
     tensor = tensor.detach()
@@ -18,12 +18,15 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def size(parameter: nn.Parameter) -> int:
-    """Elements of the whole parameter, of which this process may hold a part."""
+    """Elements of the unsharded parameter."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def full_state(model: nn.Module, keep: bool, mark: str = "") -> dict[str, Tensor]:
-    """The model's state dict (names with `mark` only), full tensors on the CPU, tied ones shared; empty if not kept."""
+    """The unsharded state dict on the CPU, tied tensors shared; a collective.
+
+    Only names that contain `mark` are gathered; processes that don't `keep` it get an empty one.
+    """
     state = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if mark in name:
@@ -35,7 +38,7 @@ def full_state(model: nn.Module, keep: bool, mark: str = "") -> dict[str, Tensor
 
 
 def tie(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Let entries whose parameter is one and the same share one tensor, as the hub's format expects of tied weights."""
+    """Let entries of the same parameter share one tensor, as the hub's format expects of tied weights."""
     first: dict[int, str] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         kept = first.setdefault(id(tensor), name)
@@ -44,7 +47,7 @@ def tie(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def _of_partitions(tensor: Any) -> Tensor:
-    """The whole of a parameter or buffer, float32 where DeepSpeed keeps a master; every process must ask."""
+    """An unpartitioned parameter or buffer, float32 where DeepSpeed keeps a master."""
     from deepspeed import zero
     from deepspeed.utils import safe_get_full_fp32_param
 
@@ -52,5 +55,5 @@ def _of_partitions(tensor: Any) -> Tensor:
     if master is not None:
         return master.detach()
     with zero.GatheredParameters([tensor]):
-        whole: Tensor = tensor.detach().clone()
-    return whole
+        copy: Tensor = tensor.detach().clone()
+    return copy

@@ -1,1 +1,1 @@
-"""Metrics, progress, figures and comparisons."""
+"""Run folders, summaries, trackers, figures, comparisons and model cards."""

@@ -1,8 +1,7 @@
-"""The README.md of a finished run: a model card as the hub shows it.
+"""The README.md of a finished run: a model card for the Hugging Face Hub.
 
-The front matter says what the hub searches and ranks by: base model, datasets, tags and the results as a
-`model-index`. A name goes there only if it is the hub's; of a local path the card tells the last part alone. The
-licence is the user's to add.
+The front matter holds what the Hub searches and ranks by: base model, datasets, tags and the results as `model-index`.
+Only Hub names go there; of a local path the card shows just the last component. The user adds the licence.
 """
 
 from __future__ import annotations
@@ -10,19 +9,22 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from prepo_cli.engines import ENGINES
+from prepo_cli.losses import LOSSES
 from prepo_cli.sections import EMBEDDED, RunConfig
 from strategies.registry import find, parse
 
 Interval = Mapping[str, float]
 ARXIV = "https://arxiv.org/abs/"
 GRPO, LORA, GSPO = "2402.03300", "2106.09685", "2507.18071"
-LOSSES = {"dapo": "2503.14476", "dr_grpo": "2503.20783"}
+
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 DATA_FILES = (".jsonl", ".json", ".parquet", ".csv")
 COSTS = {
@@ -32,11 +34,11 @@ COSTS = {
     "tokens_scored": "tokens scored",
     "seconds": "seconds of training",
 }
-LICENCE = "# license: the licence you choose; that of the base model applies too"
+LICENCE = "# license: your choice; the base model's licence applies too"
 
 
 def model_card(config: RunConfig, summary: Mapping[str, Any]) -> str:
-    """Markdown with front matter: strategies, results, costs, how to use the model and how to do the run again."""
+    """Markdown with front matter: strategies, results, costs, how to use the model and how to reproduce the run."""
     data = yaml.safe_dump(_front_matter(config, summary), sort_keys=False, allow_unicode=True)
     base, dataset = shown(config.model.model_name_or_path), shown(config.data.dataset_name)
     unpushed = " --set reporting.push_to_hub=false" if config.reporting.push_to_hub else ""
@@ -52,9 +54,9 @@ def model_card(config: RunConfig, summary: Mapping[str, Any]) -> str:
         *(["![Learning curve](learning_curve.png)"] if config.reporting.figures else []),
         "## How to use it",
         _snippet(config),
-        "## How to do the run again",
+        "## How to reproduce it",
         "`config.yaml` holds every setting:",
-        f"```sh\nprepo train --config config.yaml --output-dir runs/again{unpushed}\n```",
+        f"```sh\nprepo train --config config.yaml --output-dir runs/reproduced{unpushed}\n```",
         _table(["package", "version"], [[name, number] for name, number in _versions(config)]),
         "## Papers",
         "\n".join(f"- {what}: [arXiv {paper}]({ARXIV}{paper})" for what, paper in _papers(config)),
@@ -63,13 +65,13 @@ def model_card(config: RunConfig, summary: Mapping[str, Any]) -> str:
 
 
 def hub_name(name: str) -> str | None:
-    """The name if it is one of the hub, `owner/name`, and no path of this machine."""
+    """The name if it is a Hub name, `owner/name`, and not a local path; else None."""
     local = name.endswith(DATA_FILES) or Path(name).exists()
     return name if HUB_NAME.fullmatch(name) and not local else None
 
 
 def shown(name: str) -> str:
-    """A name that can be published: the hub's in full, of a path the last part."""
+    """A name that is safe to publish: a Hub name in full, of a path only the last component."""
     return hub_name(name) or Path(name).name
 
 
@@ -97,8 +99,8 @@ def _front_matter(config: RunConfig, summary: Mapping[str, Any]) -> dict[str, An
 
 
 def _model_name(config: RunConfig) -> str:
-    named = config.reporting.hub_model_id or f"{shown(config.model.model_name_or_path)}-{config.recipe}"
-    return named.rpartition("/")[2]
+    name = config.reporting.hub_model_id or f"{shown(config.model.model_name_or_path)}-{config.recipe}"
+    return name.rpartition("/")[2]
 
 
 def _linked(name: str, kind: str = "") -> str:
@@ -111,11 +113,11 @@ def _lora(config: RunConfig) -> str:
     if not config.model.use_peft:
         return ""
     model = config.model
-    layers = model.lora_target_modules
-    where = layers if isinstance(layers, str) else ", ".join(layers)
+    modules = model.lora_target_modules
+    targets = modules if isinstance(modules, str) else ", ".join(modules)
     return (
-        f" Trained as LoRA adapters of rank {model.lora_r}, alpha {model.lora_alpha:g}, dropout "
-        f"{model.lora_dropout:g}, on {where}; the weights here have them merged."
+        f" Trained with LoRA adapters (rank {model.lora_r}, alpha {model.lora_alpha:g}, dropout "
+        f"{model.lora_dropout:g}, target modules {targets}), which are merged into these weights."
     )
 
 
@@ -150,19 +152,19 @@ def _results(config: RunConfig, summary: Mapping[str, Any]) -> Iterator[str]:
     yield "## Results"
     yield (
         f"{shown(settings.dataset_name or '')}, split {settings.split}: {prompts:,} prompts, {settings.num_samples} "
-        f"samples each at temperature {settings.temperature:g} and top-p {settings.top_p:g}. `avg@k` is the mean over "
-        "the k samples, `pass@k` the unbiased estimate of at least one right answer among k, `maj@k` the answer most "
-        "samples gave."
+        f"samples each at temperature {settings.temperature:g} and top-p {settings.top_p:g}. `avg@k` is the mean "
+        "accuracy of k samples, `pass@k` the unbiased estimate of the chance that at least one of k samples is "
+        "correct, `maj@k` the accuracy of the majority answer."
     )
     yield _table(["metric", "before", "after", "difference"], rows)
-    yield "Brackets hold 95 % intervals, by bootstrap over prompts; the difference is paired by prompt."
+    yield "Brackets are 95 % intervals from a bootstrap over prompts; the difference is paired by prompt."
 
 
 def _costs(summary: Mapping[str, Any]) -> Iterator[str]:
     if summary["cost"]:
         yield "## Costs"
         yield _table(["cost", "amount"], [[label, f"{summary['cost'][key]:,.0f}"] for key, label in COSTS.items()])
-        yield "Everything that was generated or scored is counted, dropped rollouts too."
+        yield "All rollouts generated and tokens scored are counted, including dropped rollouts."
 
 
 def _snippet(config: RunConfig) -> str:
@@ -171,11 +173,11 @@ def _snippet(config: RunConfig) -> str:
     system = config.data.system_prompt
     instruction = "" if system is None else f'{{"role": "system", "content": {system!r}}}, '
     template = "".join(f", {key}={value!r}" for key, value in config.data.chat_template_kwargs.items())
-    where = "" if config.reporting.hub_model_id else "  # the folder of that name in the run folder"
+    comment = "" if config.reporting.hub_model_id else "  # in the run folder"
     return f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-name = "{name}"{where}
+name = "{name}"{comment}
 tokenizer = AutoTokenizer.from_pretrained(name{trust})
 model = AutoModelForCausalLM.from_pretrained(name, dtype="auto"{trust})
 
@@ -195,19 +197,19 @@ def _versions(config: RunConfig) -> Iterator[tuple[str, str]]:
     packages += ["peft"] if config.model.use_peft else []
     for package in packages:
         yield package, version(package)
-    if config.engine.name == "vllm":
-        import vllm  # its distribution's name differs between builds
-
-        yield "vllm", vllm.__version__
+    engine = ENGINES[config.engine.name].package
+    if engine is not None:  # the package itself is asked, since the names of vLLM's distributions differ
+        yield engine, import_module(engine).__version__
 
 
 def _papers(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """What the run uses and the paper it is from, each paper once for each use."""
+    """What the run uses, each with its paper."""
     yield "GRPO", GRPO
-    if config.training.loss_type in LOSSES:
-        yield f"loss `{config.training.loss_type}`", LOSSES[config.training.loss_type]
+    loss_paper = LOSSES[config.training.loss_type].paper
+    if loss_paper != GRPO:
+        yield f"loss `{config.training.loss_type}`", loss_paper
     if config.training.importance_sampling_level == "sequence":
-        yield "importance ratios of whole sequences (GSPO)", GSPO
+        yield "sequence-level importance ratios (GSPO)", GSPO
     if config.model.use_peft:
         yield "LoRA", LORA
     for slot, text in config.strategies.model_dump().items():

@@ -1,8 +1,8 @@
-"""What runs came to, side by side: accuracy, costs, and rollouts needed to reach one accuracy.
+"""Compare finished runs: accuracy, costs, and the number of rollouts needed to reach a target accuracy.
 
-Rollouts to target: the evaluations of a run give points (rollouts generated, avg@k); the first crossing of the target
-is interpolated linearly between the points around it. By default the target is the highest avg@k of the run whose
-highest is lowest, so that every run has an answer.
+Rollouts to target: a run's evaluations give points (rollouts generated, avg@k), and the first crossing of the target
+is interpolated linearly between neighbouring points. The default target is the lowest of the runs' best avg@k, which
+every run reaches.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run as read from its folder."""
+    """A finished run, read from its folder."""
 
     name: str
     config: dict[str, Any]
@@ -36,13 +36,13 @@ class Run:
 
     @property
     def recipe(self) -> str:
-        """Its recipe, or its slots if it has none."""
+        """The recipe's name, or the strategies of all slots for a custom one."""
         name = str(self.summary["recipe"])
         return name if name != "custom" else "/".join(str(v) for v in self.summary["strategies"].values())
 
     @property
     def metric(self) -> str:
-        """avg@k, with its k."""
+        """The name of avg@k with the run's k, such as avg@16."""
         return str(self.summary["metric"])
 
     def accuracy(self) -> list[tuple[float, float]]:
@@ -54,21 +54,25 @@ def read_run(path: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        UsageError: no such folder, no run in it, or one that is not finished.
+        UsageError: the folder is missing, holds no run, or its run is not finished.
     """
     folder = RunFolder(path)
     if not path.is_dir():
         raise UsageError(f"no such run folder: {path}")
     if not folder.config.is_file():
-        raise UsageError(f"{path} holds no run (no config.yaml)")
+        raise UsageError(f"{path} is not a run folder (no config.yaml); pass the --output-dir of a finished run")
     if not folder.summary.is_file():
-        raise UsageError(f"{path} is not finished; go on with: prepo train --resume --output-dir {path}")
+        raise UsageError(f"the run in {path} is unfinished; finish it with: prepo train --resume --output-dir {path}")
     summary = json.loads(folder.summary.read_text(encoding="utf-8"))
     return Run(path.name, read_yaml(folder.config), summary, read_lines(folder.metrics), read_lines(folder.evaluations))
 
 
 def rollouts_to(points: Sequence[tuple[float, float]], target: float) -> float | None:
-    """Where the polyline through (rollouts, accuracy) first reaches the target; None if it never does."""
+    """The rollouts at which linear interpolation of (rollouts, accuracy) first reaches the target, or None.
+
+    >>> rollouts_to([(0, 0.25), (100, 0.75)], target=0.5)
+    50.0
+    """
     for i, (rollouts, accuracy) in enumerate(points):
         if accuracy >= target:
             if i == 0:
@@ -79,19 +83,20 @@ def rollouts_to(points: Sequence[tuple[float, float]], target: float) -> float |
 
 
 def default_target(runs: Sequence[Run]) -> float | None:
-    """The worst run's best avg@k; None if a run was never evaluated."""
+    """The lowest of the runs' best avg@k; None if any run was never evaluated."""
     bests = [max((accuracy for _, accuracy in run.accuracy()), default=None) for run in runs]
     return None if any(best is None for best in bests) else min(best for best in bests if best is not None)
 
 
 def compare(runs: Sequence[Run], target: float | None = None) -> dict[str, Any]:
-    """Everything the table, the figures and the page show; plain types.
+    """The comparison as plain data, as the table, the page and --json show it.
 
     Raises:
-        UsageError: runs that were evaluated with different k.
+        UsageError: the runs were evaluated with different k.
     """
     if len({run.metric for run in runs}) > 1:
-        raise UsageError(f"runs were evaluated with different k: {', '.join(f'{r.name} {r.metric}' for r in runs)}")
+        metrics = ", ".join(f"{run.name} {run.metric}" for run in runs)
+        raise UsageError(f"the runs were evaluated with different k ({metrics}); compare runs with the same k")
     target = target if target is not None else default_target(runs)
     rows = []
     for run in runs:
@@ -111,7 +116,7 @@ def compare(runs: Sequence[Run], target: float | None = None) -> dict[str, Any]:
 
 
 def _difference(first: Run, other: Run) -> dict[str, float] | None:
-    """Final accuracy against the first run's, over the same prompts; None where they were not the same."""
+    """Final accuracy minus the first run's, paired by prompt; None if they were evaluated on different prompts."""
     if other is first or not (first.summary["after"] and other.summary["after"]):
         return None
     before, after = first.evaluations[-1], other.evaluations[-1]
@@ -122,9 +127,9 @@ def _difference(first: Run, other: Run) -> dict[str, float] | None:
 
 
 def _by_recipe(runs: Sequence[Run], rows: Sequence[Line]) -> list[Line]:
-    """Means over the seeds of each recipe, with the spread between seeds (sample deviation).
+    """Means over the seeds of each recipe, with their sample standard deviation.
 
-    Runs of a recipe that differ in anything but the seed and what is reported are not averaged with each other.
+    Only runs that agree in every setting but the seed, the run folder and the reporting are averaged.
     """
     grouped: dict[str, list[Line]] = {}
     for run, row in zip(runs, rows, strict=True):
@@ -141,8 +146,8 @@ def _by_recipe(runs: Sequence[Run], rows: Sequence[Line]) -> list[Line]:
         }
         for name, column in values.items():
             known = [value for value in column if value is not None]
-            whole = bool(known) and len(known) == len(members)
-            line[name] = float(np.mean(known)) if whole else None
-            line[f"{name}_spread"] = float(np.std(known, ddof=1)) if whole and len(known) > 1 else None
+            complete = bool(known) and len(known) == len(members)
+            line[name] = float(np.mean(known)) if complete else None
+            line[f"{name}_spread"] = float(np.std(known, ddof=1)) if complete and len(known) > 1 else None
         result.append(line)
     return result

@@ -1,4 +1,4 @@
-"""Pictures of runs, drawn with matplotlib's file backend. Colours are Okabe and Ito's, for all kinds of eyes."""
+"""Figures of runs, drawn with matplotlib's Agg backend in Okabe and Ito's colour-blind-safe palette."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Line = dict[str, Any]
 
 
 def learning_curve(metrics: Sequence[Line], evaluations: Sequence[Line], path: Path) -> None:
-    """Training reward and held-out avg@k over steps; below, what share of the rollouts taught nothing, and entropy."""
+    """Training reward and held-out avg@k over steps; below them the share of zero-variance groups and the entropy."""
     if not metrics:
         return
     steps = np.array([line["step"] for line in metrics]) + 1
@@ -28,7 +28,7 @@ def learning_curve(metrics: Sequence[Line], evaluations: Sequence[Line], path: P
         upper.set_ylim(0, 1 if rewards.max() <= 1 and rewards.min() >= 0 else None)
         upper.legend(loc="lower right", frameon=False)
         lower.plot(steps, [line["frac_reward_zero_std"] for line in metrics], color=RED)
-        lower.set_ylabel("share of groups without advantage", color=RED)
+        lower.set_ylabel("share of zero-variance groups", color=RED)
         lower.set_ylim(0, 1)
         lower.set_xlabel("optimiser steps")
         entropy = lower.twinx()
@@ -38,7 +38,7 @@ def learning_curve(metrics: Sequence[Line], evaluations: Sequence[Line], path: P
 
 
 def perplexity_histogram(ppl: np.ndarray[Any, np.dtype[np.float64]], path: Path, title: str) -> None:
-    """Distribution of prompt perplexities on a logarithmic axis, with its deciles."""
+    """Histogram of prompt perplexities on a logarithmic axis, with deciles."""
     known = ppl[np.isfinite(ppl)]
     if not len(known):
         return
@@ -46,9 +46,9 @@ def perplexity_histogram(ppl: np.ndarray[Any, np.dtype[np.float64]], path: Path,
         low, high = known.min(), max(known.max(), known.min() * 1.01)
         axes.hist(known, bins=np.geomspace(low, high, 60), color=SKY)
         for number, decile in enumerate(np.quantile(known, np.arange(1, 10) / 10), 1):
-            middle = number == 5
-            label = "median" if middle else "deciles" if number == 1 else None
-            axes.axvline(decile, color=RED if middle else BLUE, linewidth=1.6 if middle else 0.7, label=label)
+            median = number == 5
+            label = "median" if median else "deciles" if number == 1 else None
+            axes.axvline(decile, color=RED if median else BLUE, linewidth=1.6 if median else 0.7, label=label)
         axes.set_xscale("log")
         axes.set_xlabel("prompt perplexity")
         axes.set_ylabel("prompts")
@@ -57,31 +57,35 @@ def perplexity_histogram(ppl: np.ndarray[Any, np.dtype[np.float64]], path: Path,
 
 
 def held_out(axes: Any, evaluations: Sequence[Line], x: str, color: str, label: str) -> None:
-    """avg@k with its interval at each evaluation, over `x`."""
+    """Plot avg@k with its interval at each evaluation against the field `x`."""
     if not evaluations:
         return
     name = next(key for key in evaluations[0] if key.startswith("avg@"))
     points = [line[name] for line in evaluations]
     values = np.array([point["value"] for point in points])
-    around = np.array([[p["value"] - p["low"], p["high"] - p["value"]] for p in points]).T
+    errors = np.array([[p["value"] - p["low"], p["high"] - p["value"]] for p in points]).T
     axes.errorbar(
-        [line[x] for line in evaluations], values, yerr=around, color=color, marker="o", capsize=3,
+        [line[x] for line in evaluations], values, yerr=errors, color=color, marker="o", capsize=3,
         label=f"{label} {name}, 95 % interval",
     )  # fmt: skip
 
 
 def smoothed(values: np.ndarray[Any, np.dtype[np.float64]], share: float = 0.1) -> np.ndarray[Any, Any]:
-    """Centred mean over about a tenth of the points, fewer at the ends."""
+    """Centred moving average over about `share` of the points, with shorter windows at the ends.
+
+    >>> smoothed(np.array([0.0, 3.0, 6.0, 9.0]))
+    array([1.5, 3. , 6. , 7.5])
+    """
     half = max(1, round(len(values) * share / 2))
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
-    return (sums[high] - sums[low]) / (high - low)
+    return np.asarray((sums[high] - sums[low]) / (high - low))
 
 
 @contextmanager
 def canvas(path: Path, rows: int = 1, height: float = 4.0) -> Iterator[Any]:
-    """Axes of a new figure that is saved as PNG at the end."""
+    """Yield the axes of a new figure and save it as PNG on exit."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -89,9 +93,9 @@ def canvas(path: Path, rows: int = 1, height: float = 4.0) -> Iterator[Any]:
 
     figure, axes = pyplot.subplots(rows, 1, figsize=(8, height), sharex=True, layout="constrained")
     try:
-        for each in np.atleast_1d(axes):
-            each.grid(alpha=0.25)
-            each.spines[["top"]].set_visible(False)
+        for panel in np.atleast_1d(axes):
+            panel.grid(alpha=0.25)
+            panel.spines[["top"]].set_visible(False)
         yield axes
         figure.savefig(path, dpi=150)
     finally:
@@ -99,7 +103,7 @@ def canvas(path: Path, rows: int = 1, height: float = 4.0) -> Iterator[Any]:
 
 
 def accuracy_curves(runs: Sequence[tuple[str, Sequence[Line]]], x: str, xlabel: str, path: Path) -> None:
-    """Held-out avg@k of (label, evaluations) over what it cost, `x` naming the cost in each evaluation."""
+    """Held-out avg@k of each (label, evaluations) against its cost, the field `x` of every evaluation."""
     with canvas(path) as axes:
         for (label, evaluations), color in zip(runs, _colors(len(runs)), strict=True):
             held_out(axes, evaluations, x, color, label)
@@ -109,7 +113,7 @@ def accuracy_curves(runs: Sequence[tuple[str, Sequence[Line]]], x: str, xlabel: 
 
 
 def metric_curves(runs: Sequence[tuple[str, Sequence[Line]]], metric: str, ylabel: str, path: Path) -> None:
-    """A metric of (label, metrics) over steps, smoothed, its raw values behind it."""
+    """A metric of each (label, metrics) over steps: smoothed, with the raw values in the background."""
     with canvas(path) as axes:
         for (label, lines), color in zip(runs, _colors(len(runs)), strict=True):
             values = np.array([np.nan if line[metric] is None else line[metric] for line in lines], dtype=np.float64)

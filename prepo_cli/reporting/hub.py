@@ -1,7 +1,7 @@
-"""The finished run on the hub: model, card, configuration, metrics and learning curve, in one commit.
+"""Push a finished run to the Hugging Face Hub: model, card, configuration, metrics and learning curve in one commit.
 
-What can be known before a run is checked before anything is loaded. A push that fails leaves the run as it is, and
-`push_folder` (or `python -m prepo_cli.reporting.hub RUN_FOLDER [OWNER/NAME]`) does it later.
+The repository name and the token are checked before anything is loaded. A failed push leaves the run untouched; retry
+it with `push_folder` or `python -m prepo_cli.reporting.hub RUN_FOLDER [OWNER/NAME]`.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 CARD = "README.md"
-BESIDE_THE_MODEL = (CARD, "config.yaml", "metrics.jsonl", "learning_curve.png")
-LATER = "python -m prepo_cli.reporting.hub"
+RUN_FILES = (CARD, "config.yaml", "metrics.jsonl", "learning_curve.png")
+PUSH_COMMAND = "python -m prepo_cli.reporting.hub"
 
 
 def check_hub(config: RunConfig) -> None:
-    """Refuse, before anything is loaded, a push that can't come to anything.
+    """Check, before anything is loaded, that a requested push can succeed.
 
     Raises:
-        UsageError: no repository is named, its name is none of the hub's, or there is no token.
+        UsageError: the repository name is missing or invalid, or no token is available.
     """
     if config.reporting.push_to_hub:
         _check_name(config.reporting.hub_model_id)
@@ -43,15 +43,15 @@ def check_hub(config: RunConfig) -> None:
 
 
 def push_run(config: RunConfig, folder: Path, api: HfApi | None = None) -> str:
-    """Create the repository unless it is there, upload the finished run, and return the repository's address.
+    """Create the repository if needed, upload the finished run, and return the repository's URL.
 
     Args:
-        config: names the repository and says whether it is private.
-        folder: the run folder, finished.
-        api: the hub's client; by default one with the user's token.
+        config: gives the repository's name and visibility.
+        folder: the folder of a finished run.
+        api: the Hub client; by default one with the user's token.
 
     Raises:
-        UsageError: no repository is named, or the folder holds no finished run; RunError: the push failed.
+        UsageError: the repository name is missing, or the folder holds no finished run; RunError: the push failed.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HTTPError
@@ -59,39 +59,41 @@ def push_run(config: RunConfig, folder: Path, api: HfApi | None = None) -> str:
     repository = _check_name(config.reporting.hub_model_id)
     final = RunFolder(folder).final
     if not (final / "config.json").is_file() or not (folder / CARD).is_file():
-        raise UsageError(f"{folder} holds no finished run; finish it with: prepo train --resume --output-dir {folder}")
+        raise UsageError(
+            f"the run in {folder} is unfinished; finish it with: prepo train --resume --output-dir {folder}"
+        )
     files = {path.relative_to(final).as_posix(): path for path in sorted(final.rglob("*")) if path.is_file()}
-    files |= {name: folder / name for name in BESIDE_THE_MODEL if (folder / name).is_file()}
+    files |= {name: folder / name for name in RUN_FILES if (folder / name).is_file()}
     api = api or HfApi()
     try:
         url = api.create_repo(repository, private=config.reporting.hub_private_repo, exist_ok=True)
         operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
         api.create_commit(repository, operations, commit_message=f"Trained with prepo, recipe {config.recipe}")
-    # the hub's client raises ValueError for a card or an answer it can't use, RuntimeError for an upload that broke
+    # the Hub client raises ValueError for an invalid card or response, RuntimeError for a broken upload
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RunError(
-            f"pushing to {repository} failed ({reason}); the run in {folder} is whole, push it later with: "
-            f"{LATER} {folder} {repository}"
+            f"pushing to {repository} failed ({reason}); the run in {folder} is complete, retry with: "
+            f"{PUSH_COMMAND} {folder} {repository}"
         ) from error
     return str(url)
 
 
 def push_folder(folder: Path, hub_model_id: str | None = None, api: HfApi | None = None) -> str:
-    """Push a run that is finished already; returns the repository's address.
+    """Push a run that has already finished; returns the repository's URL.
 
     Args:
         folder: the run folder.
-        hub_model_id: the repository, `owner/name`; by default what the run's configuration names. The card names it
-            too, unless the user has changed the card.
-        api: the hub's client; by default one with the user's token.
+        hub_model_id: the repository, `owner/name`; by default the one in the run's configuration. The card is updated
+            to name it, unless the user has edited the card.
+        api: the Hub client; by default one with the user's token.
 
     Raises:
         UsageError: no repository or token, or the folder holds no finished run; RunError: the push failed.
     """
     run = RunFolder(folder)
     if not run.config.is_file() or not run.summary.is_file():
-        raise UsageError(f"{folder} holds no finished run; name a run folder with config.yaml and summary.json")
+        raise UsageError(f"{folder} holds no finished run; pass a run folder with config.yaml and summary.json")
     try:
         config = RunConfig.model_validate(read_yaml(run.config))
     except ValidationError as error:
@@ -109,9 +111,9 @@ def push_folder(folder: Path, hub_model_id: str | None = None, api: HfApi | None
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Push the run folder named first to the repository named second, if any; returns the exit code."""
+    """Push RUN_FOLDER to OWNER/NAME, by default the repository in its configuration; returns the exit code."""
     if len(arguments) not in (1, 2):
-        say(f"usage: {LATER} RUN_FOLDER [OWNER/NAME]")
+        say(f"usage: {PUSH_COMMAND} RUN_FOLDER [OWNER/NAME]")
         return 2
     try:
         print(push_folder(Path(arguments[0]), arguments[1] if len(arguments) == 2 else None))
@@ -126,13 +128,13 @@ def _check_name(repository: str | None) -> str:
     from huggingface_hub.utils import validate_repo_id
 
     if not repository:
-        raise UsageError("reporting.push_to_hub needs to know where to; add --set reporting.hub_model_id=owner/name")
+        raise UsageError("reporting.push_to_hub needs a repository; add --set reporting.hub_model_id=owner/name")
     if not re.fullmatch(r"[^/]+/[^/]+", repository):
-        raise UsageError(f"reporting.hub_model_id={repository}: write owner/name")
+        raise UsageError(f"reporting.hub_model_id={repository} is not a repository name; write owner/name")
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise UsageError(f"reporting.hub_model_id={repository} can't be a name on the hub: {error}") from error
+        raise UsageError(f"reporting.hub_model_id={repository} is not a valid Hub name: {error}") from error
     return repository
 
 
@@ -140,9 +142,9 @@ def _check_access() -> None:
     from huggingface_hub import constants, get_token
 
     if constants.HF_HUB_OFFLINE:
-        raise UsageError("reporting.push_to_hub can't work with HF_HUB_OFFLINE set; unset it, or push later")
+        raise UsageError("reporting.push_to_hub needs the network, but HF_HUB_OFFLINE is set; unset it, or push later")
     if get_token() is None:
-        raise UsageError("reporting.push_to_hub needs a token of the hub with the right to write; run: hf auth login")
+        raise UsageError("reporting.push_to_hub needs a Hub token with write access; run: hf auth login")
 
 
 if __name__ == "__main__":

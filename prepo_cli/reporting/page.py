@@ -1,4 +1,4 @@
-"""The comparison as one HTML file that needs no other: table, figures and how the configurations differ."""
+"""The comparison as one self-contained HTML file: table, figures and differences between the configurations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_page(
     )
     body = (
         f"<h1>Comparison of {len(rows)} runs</h1><p>{escape(note)}</p>{_table(headings, rows)}{pictures}"
-        f"<h2>Where the configurations differ</h2>{_differences(configs)}"
+        f"<h2>Differences between the configurations</h2>{_differences(configs)}"
     )
     path.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>prepo comparison</title>'
@@ -43,7 +43,11 @@ def write_page(
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Settings with dotted names."""
+    """All settings by dotted name, values as text.
+
+    >>> flat({"seed": 0, "training": {"beta": 0.0}})
+    {'seed': '0', 'training.beta': '0.0'}
+    """
     settings: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -55,12 +59,12 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _differences(configs: Mapping[str, Mapping[str, Any]]) -> str:
     settings = {name: flat(config) for name, config in configs.items()}
-    keys = sorted({key for each in settings.values() for key in each})
-    differing = [key for key in keys if len({each.get(key) for each in settings.values()}) > 1]
+    keys = sorted({key for config in settings.values() for key in config})
+    differing = [key for key in keys if len({config.get(key) for config in settings.values()}) > 1]
     if not differing:
-        return "<p>Nowhere.</p>"
+        return "<p>None.</p>"
     return _table(
-        ["setting", *settings], [[key, *(each.get(key, "") for each in settings.values())] for key in differing]
+        ["setting", *settings], [[key, *(config.get(key, "") for config in settings.values())] for key in differing]
     )
 
 

@@ -1,7 +1,7 @@
-"""The run folder: what a run writes, so that a kill at any moment leaves nothing half written that counts.
+"""The run folder: everything a run writes, safe against a kill at any moment.
 
-Files that are replaced are written beside their place, flushed and renamed. Lines of `metrics.jsonl` and
-`evaluations.jsonl` are flushed one by one; on resume everything past the checkpoint is cut off, a torn last line too.
+Files are written atomically, lines of `metrics.jsonl` and `evaluations.jsonl` flushed one by one; a resumed run drops
+all lines that came after its checkpoint, and an incomplete last one.
 """
 
 from __future__ import annotations
@@ -12,24 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prepo_cli.config import read_yaml, write_yaml
-from prepo_cli.errors import UsageError
-from prepo_cli.files import append_line, atomic_write, finite, read_lines
-from prepo_cli.sections import RunConfig
+from pydantic import BaseModel
 
-MAY_CHANGE = (
-    "output_dir",
-    "reporting.",
-    "engine.",
-    "rewards.workers",
-    "model.gradient_checkpointing",
-    "model.attn_implementation",
-    "training.fsdp",
-    "training.max_tokens_per_micro_batch",
-    "training.save_",
-)
-"""Settings that a resumed run may have otherwise: where and how it computes, not what."""
-OURS = ("config.yaml", "metrics.jsonl", "evaluations.jsonl", "summary.json", "README.md")
+from prepo_cli.config import read_yaml, to_yaml
+from prepo_cli.errors import UsageError
+from prepo_cli.files import append_line, atomic_path, atomic_write, atomic_write_json, read_lines
+from prepo_cli.sections import MAY_CHANGE, RunConfig
+
+OURS = ("metrics.jsonl", "evaluations.jsonl", "summary.json", "README.md", "learning_curve.png", "config.yaml")
 
 
 class RunFolder:
@@ -46,7 +36,7 @@ class RunFolder:
         self.final = path / "final"
 
     def check(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
-        """Refuse, before anything is loaded, a folder that holds another run or can't be written to; changes nothing.
+        """Refuse, before anything is loaded, a folder that holds another run or can't be written to.
 
         Raises:
             UsageError: why, and the cure.
@@ -54,9 +44,9 @@ class RunFolder:
         if resume:
             self._refuse_another_run(config)
         elif self.path.exists() and any(self.path.iterdir()) and not (overwrite and self.config.is_file()):
-            cure = "go on with --resume, replace it with --overwrite" if self.config.is_file() else "empty it"
-            what = "another run" if self.config.is_file() else "other files"
-            raise UsageError(f"{self.path} already holds {what}: {cure}, or take another --output-dir")
+            cure = "continue it with --resume, replace it with --overwrite" if self.config.is_file() else "empty it"
+            what = "a run" if self.config.is_file() else "other files"
+            raise UsageError(f"{self.path} already holds {what}: {cure}, or choose another --output-dir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".probe"
@@ -64,16 +54,16 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise UsageError(
-                f"{self.path} can't be written to ({error.strerror}); take another --output-dir"
+                f"{self.path} can't be written to ({error.strerror}); choose another --output-dir"
             ) from error
 
     def begin(self, config: RunConfig, *, resume: bool) -> None:
-        """Make the folder ready, which deletes what an overwritten run left, and write the configuration."""
+        """Prepare the folder, deleting any run that is overwritten, and write the configuration."""
         if not resume:
             self._clear()
         self.rollouts.mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
-        write_yaml(self.config, config)
+        atomic_write(self.config, to_yaml(config))
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """One step's metrics."""
@@ -88,15 +78,13 @@ class RunFolder:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        path = self.rollouts / f"step_{step:06d}.parquet"
-        partial = path.with_suffix(".partial")
-        pq.write_table(pa.table({key: list(values) for key, values in columns.items()}), partial)
-        partial.replace(path)
+        with atomic_path(self.rollouts / f"step_{step:06d}.parquet") as temporary:
+            pq.write_table(pa.table({key: list(values) for key, values in columns.items()}), temporary)
 
     def truncate(self, step: int, total_steps: int) -> None:
-        """Forget what a run that goes on before `step` will write again.
+        """Drop what a run that resumes before `step` will write again.
 
-        An evaluation due after a step is written before that step's checkpoint; the one at the end comes after it.
+        An evaluation due after a step is written before that step's checkpoint, the final one after the last.
         """
         _rewrite(self.metrics, [line for line in read_lines(self.metrics) if line["step"] < step])
         newest = step - 1 if step == total_steps else step
@@ -114,32 +102,34 @@ class RunFolder:
             from prepo_cli.reporting.figures import learning_curve
 
             learning_curve(read_lines(self.metrics), read_lines(self.evaluations), self.path / "learning_curve.png")
-        atomic_write(self.summary, json.dumps(finite(summary), indent=1))
+        atomic_write_json(self.summary, summary)
 
     def _refuse_another_run(self, config: RunConfig) -> None:
-        before, now = (dict(_flat(settings)) for settings in (read_yaml(self.config), config.model_dump(mode="json")))
-        for key, value in now.items():
-            if before.get(key) != value and not key.startswith(MAY_CHANGE):
-                raise UsageError(
-                    f"{self.path} holds another run: its {key} is {before.get(key)!r:.300}, not {value!r:.300}; "
-                    "resume without that flag or take another --output-dir"
-                )
+        for key, before, now in differences(read_yaml(self.config), config):
+            raise UsageError(
+                f"{self.path} holds another run: its {key} is {before!r:.300}, not {now!r:.300}; "
+                "resume without that change, or choose another --output-dir"
+            )
 
     def _clear(self) -> None:
-        for name in OURS:
-            (self.path / name).unlink(missing_ok=True)
-        (self.path / "learning_curve.png").unlink(missing_ok=True)
+        """Delete the run; its configuration, without which the folder would count as somebody else's, goes last."""
         for folder in (self.rollouts, self.checkpoints, self.final):
             shutil.rmtree(folder, ignore_errors=True)
+        for name in OURS:
+            (self.path / name).unlink(missing_ok=True)
 
 
-def _flat(settings: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys with their values; a mapping that is a value itself (template arguments) is taken apart too."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{place}{key}.")
-        else:
-            yield f"{place}{key}", value
+def differences(before: Mapping[str, Any], now: BaseModel, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Settings that differ and may not change on resume: dotted key, value that the run wrote, value now."""
+    values = now.model_dump(mode="json")
+    for name, field in type(now).model_fields.items():
+        section, written = getattr(now, name), before.get(name)
+        if MAY_CHANGE in field.metadata:
+            continue
+        if isinstance(section, BaseModel):
+            yield from differences(written or {}, section, f"{place}{name}.")
+        elif written != values[name]:
+            yield f"{place}{name}", written, values[name]
 
 
 def _rewrite(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

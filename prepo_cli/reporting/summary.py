@@ -1,4 +1,4 @@
-"""What a run came to: results with intervals, and what they cost."""
+"""The summary of a run: results with intervals, and their cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COSTS = ("rollouts_total", "rollouts_trained", "tokens_generated", "tokens_score
 
 
 def build_summary(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
-    """Recipe, slots, evaluations before and after with their paired difference, costs."""
+    """Recipe, strategies, evaluations before and after training with their paired difference, and costs."""
     metrics, evaluations = read_lines(folder.metrics), read_lines(folder.evaluations)
     key = f"avg@{config.evaluation.num_samples}"
     summary: dict[str, Any] = {
@@ -44,7 +44,7 @@ def build_summary(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """The summary as tables a person can read."""
+    """Print the summary as tables."""
     from prepo_cli.terminal import table
 
     slots = ", ".join(f"{slot} {name}" for slot, name in summary["strategies"].items())

@@ -1,1 +1,1 @@
-"""Reward functions and the pool of processes they run in."""
+"""Reward functions, what they count as correct, and the worker processes that check answers."""

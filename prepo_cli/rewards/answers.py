@@ -1,7 +1,7 @@
 r"""Final answers: the content of a completion's last \boxed{}, and gold answers as text.
 
-Only the last box counts, so a completion can't hedge with several; a last box that is never closed is no answer. A
-completion without any box may state its answer as GSM8K's solutions do, after ####.
+Only the last box counts, so a completion can't hedge with several; if the last box is never closed, there is no answer.
+A completion without any box may state its answer after ####, as GSM8K's solutions do.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 BOX = re.compile(r"\\boxed\s*\{")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
-DRESSED = re.compile(
+DECORATED = re.compile(
     r"(?:\\(?:textbf|mathbf|text|mathrm|textrm|boldsymbol)\s*\{)?\s*\(?\s*(-?\d+(?:\.\d+)?)\s*\)?\s*\}?\s*\.?"
 )
 THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:(?:,|\{,\})\d{3})+(?:\.\d+)?")
 
 
 def last_boxed(completion: str) -> str | None:
-    r"""Content of the last \boxed{} with balanced braces, as written; None without one."""
-    # Every box has this command in it, and finding its last place backwards costs nothing on long completions.
+    r"""Content of the last \boxed{} with balanced braces, as written; None if there is none."""
+    # Searching for the command from the end is fast however long the completion is.
     start = completion.rfind("\\boxed")
     while start >= 0:
         opening = BOX.match(completion, start)
@@ -31,9 +31,9 @@ def last_boxed(completion: str) -> str | None:
 
 
 def given_answer(completion: str) -> str | None:
-    r"""What the completion states as its answer: its last box, else what follows its last ####; bare.
+    r"""The answer a completion states, as `bare` leaves it: its last box, or without a box what follows its last ####.
 
-    A box that is never closed is no answer, and nothing else is then.
+    None if a box is never closed, whatever else the completion says.
     """
     content = last_boxed(completion)
     if content is None and not BOX.search(completion):
@@ -43,19 +43,19 @@ def given_answer(completion: str) -> str | None:
 
 
 def bare(answer: str) -> str:
-    r"""A plain number without what is only dress, as in \textbf{(73)} or 104.; anything else as it is."""
-    dressed = DRESSED.fullmatch(answer.strip())
-    return answer if dressed is None else dressed[1]
+    r"""A plain number stripped of markup such as \textbf{(73)} or the dot of 104.; any other answer unchanged."""
+    decorated = DECORATED.fullmatch(answer.strip())
+    return answer if decorated is None else decorated[1]
 
 
 def final_answer(completion: str) -> str | None:
-    """Normalised `given_answer`; None if there is none or it is empty."""
+    """`given_answer`, normalised; None if there is none or it is empty."""
     content = given_answer(completion)
     return (normalise(content) or None) if content is not None else None
 
 
 def normalise(answer: str) -> str:
-    """Without whitespace, trailing dots and thousands commas."""
+    """The answer without whitespace, trailing dots and thousands separators."""
     compact = "".join(answer.split()).rstrip(".")
     return compact.replace("{,}", "").replace(",", "") if THOUSANDS.fullmatch(compact) else compact
 

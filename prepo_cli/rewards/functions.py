@@ -1,7 +1,7 @@
-r"""Reward functions: the built-in `exact` and `boxed`, and the user's own by dotted path.
+r"""Reward functions: the built-in `exact` and `boxed`, and the user's own as `package.module:function`.
 
 A reward function is `f(prompts, completions, **columns) -> list[float | None]`, as in TRL; `columns` holds lists with
-an entry for each completion, among them `answer`. None means: not applicable to this one.
+an entry for each completion, among them `answer`. None means that it does not apply to that completion.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MATH = "math"
 
 
 def exact(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[Any], **_: Any) -> list[float | None]:
-    """1 if the completion, stripped, is the answer to the letter, or one of its alternatives."""
+    """1 if the completion, stripped, is exactly the answer or one of its alternatives."""
     return [
         float(completion.strip() in {gold.strip() for gold in alternatives(golds)}) if alternatives(golds) else None
         for completion, golds in zip(completions, answer, strict=True)
@@ -27,7 +27,7 @@ def exact(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[A
 
 
 def boxed(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[Any], **_: Any) -> list[float | None]:
-    r"""1 if the last \boxed{} holds the answer, one of its alternatives, or all of them with commas between."""
+    r"""1 if the last \boxed{} holds the answer, one of its alternatives, or all of them separated by commas."""
     rewards: list[float | None] = []
     for completion, golds in zip(completions, answer, strict=True):
         texts = [normalise(gold) for gold in alternatives(golds)]
@@ -40,24 +40,24 @@ BUILT_IN: dict[str, RewardFunction] = {"exact": exact, "boxed": boxed}
 
 
 def find(name: str) -> RewardFunction:
-    """The function of a built-in name other than `math`, or of a dotted path.
+    """The function behind a built-in name other than `math`, or behind `package.module:function`.
 
     Raises:
-        UsageError: no such name, the path does not import, or what it names can't be called.
+        UsageError: an unknown name, a module that does not import, or a name in it that is not a function.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
     if ":" not in name:
         known = [MATH, *BUILT_IN]
         hint = did_you_mean(name, known)
-        raise UsageError(f"no reward '{name}'{hint}; there are: {', '.join(known)}, or package.module:function")
+        raise UsageError(f"no reward '{name}'{hint}; choose {', '.join(known)} or package.module:function")
     module_name, _, attribute = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:  # the user's own module may raise anything
-        cure = "; its folder must be on PYTHONPATH" if isinstance(error, ModuleNotFoundError) else ""
+        cure = "; add its folder to PYTHONPATH" if isinstance(error, ModuleNotFoundError) else ""
         raise UsageError(f"reward '{name}' does not import: {type(error).__name__}: {error}{cure}") from error
     if not callable(function):
-        raise UsageError(f"reward '{name}' is a {type(function).__name__}, not a function")
+        raise UsageError(f"reward '{name}' is not a function but of type {type(function).__name__}")
     own: RewardFunction = function
     return own

@@ -1,7 +1,7 @@
-"""The judge: all reward functions of a run over a list of completions.
+"""The judge: runs all reward functions over a list of completions and says which completions are correct.
 
-`math` goes through worker processes with a time-out for each completion; the others are called here, once, with whole
-lists.
+`math` runs in worker processes with a time-out for each completion; the others are called here, once, with whole
+lists. What is correct is the verdict of one function (`RewardConfig.verdict_function`) on its own scale.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from prepo_cli.rewards.verify import Job, prepare
 from prepo_cli.sections import RewardConfig
 
 MOST_WORKERS = 8
+TOLERANCE = 1e-6
+"""A value this much short of `correct_reward` is still correct: sums of floats rarely come out even."""
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -31,21 +34,23 @@ class Scores:
     """Rewards of N completions.
 
     `rewards_N` is the weighted sum over functions, leaving out those that do not apply; `by_function` has each
-    function's own values, NaN where it does not apply. `timeouts` counts completions that took `math` too long,
-    `errors` those that killed a worker or for which a function gave no finite number.
+    function's own, unweighted values [N], NaN where it does not apply. `correct_N` is the verdict function's alone.
+    `timeouts` counts completions that took `math` too long, `errors` those that killed a worker or for which a
+    function returned no finite number.
     """
 
     rewards_N: FloatArray
     by_function: dict[str, FloatArray]
+    correct_N: BoolArray
     timeouts: int
     errors: int
 
 
 class Judge:
-    """Scores completions; a context manager that ends its workers."""
+    """Scores completions; a context manager that stops its workers on exit."""
 
     def __init__(self, config: RewardConfig) -> None:
-        """Find all functions, so that a wrong name is told before any work.
+        """Look up all functions, so that a wrong name fails before any work is done.
 
         Raises:
             UsageError: an unknown name, or a path that does not import.
@@ -56,19 +61,20 @@ class Judge:
         if len(self._functions) < len(config.functions):
             raise UsageError(f"a reward is named twice: {', '.join(config.functions)}; name each once, with a weight")
         self._weights = config.weights or [1.0] * len(config.functions)
+        self._verdict, self._correct_reward = config.verdict_function, config.correct_reward
         self._pool = WorkerPool(config.workers or min(MOST_WORKERS, _cores()), config.timeout_s)
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
     ) -> Scores:
-        """Rewards of N completions; `columns` are passed on, one entry for each completion.
+        """Scores of N completions; `columns` are passed to the functions, one entry for each completion.
 
         Raises:
-            UsageError: the `answer` column is missing, or a function gives the wrong number of values;
+            UsageError: the `answer` column is missing, or a function returns the wrong number of values;
             RunError: a function fails.
         """
         if not completions:
-            return Scores(np.zeros(0), {name: np.zeros(0) for name in self._functions}, 0, 0)
+            return Scores(np.zeros(0), {name: np.zeros(0) for name in self._functions}, np.zeros(0, np.bool_), 0, 0)
         counts = {"timeout": 0, "error": 0}
         by_function = {
             name: self._math(completions, _answers(columns), counts)
@@ -79,10 +85,16 @@ class Judge:
         total_N = np.zeros(len(completions))
         for weight, values_N in zip(self._weights, by_function.values(), strict=True):
             total_N += weight * np.where(np.isnan(values_N), 0.0, values_N)
-        return Scores(total_N, by_function, counts["timeout"], counts["error"])
+        correct_N = by_function[self._verdict] >= self._correct_reward - TOLERANCE  # NaN, not applicable: not correct
+        return Scores(total_N, by_function, correct_N, counts["timeout"], counts["error"])
+
+    def start(self) -> None:
+        """Start the workers of `math` ahead of the first call, so that they load while the model does."""
+        if MATH in self._functions:
+            self._pool.start()
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         self._pool.close()
 
     def __enter__(self) -> Judge:
@@ -95,7 +107,7 @@ class Judge:
 
     def _math(self, completions: Sequence[str], answers: Sequence[Any], counts: dict[str, int]) -> FloatArray:
         values_N = np.zeros(len(completions))
-        asked: dict[Job, list[int]] = {}  # rollouts of a prompt often agree; each answer is checked once
+        asked: dict[Job, list[int]] = {}  # rollouts of a prompt often give the same answer, which is checked once
         for i, (completion, answer) in enumerate(zip(completions, answers, strict=True)):
             golds = alternatives(answer)
             prepared = prepare(golds, completion) if golds else float("nan")
@@ -112,14 +124,16 @@ class Judge:
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Rows as columns; what a row lacks is None."""
+    """Rows as columns; None where a row has no such field."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _answers(columns: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
     if "answer" not in columns:
-        raise UsageError(f"reward '{MATH}' needs gold answers; the dataset gives none: name them with --answer-column")
+        raise UsageError(
+            f"reward '{MATH}' needs gold answers, and the dataset has none; name them with --answer-column"
+        )
     return columns["answer"]
 
 
@@ -138,13 +152,13 @@ def _call(
     except Exception as error:  # the user's own code may raise anything
         raise RunError(f"reward '{name}' failed: {type(error).__name__}: {error}") from error
     if len(numbers_N) != len(completions):
-        raise UsageError(f"reward '{name}' gave {len(numbers_N)} values for {len(completions)} completions")
+        raise UsageError(f"reward '{name}' returned {len(numbers_N)} values for {len(completions)} completions")
     broken_N = ~np.isfinite(numbers_N)
     counts["error"] += int(broken_N.sum()) - sum(value is None for value in values)
     return np.where(broken_N, np.nan, numbers_N)
 
 
 def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # what this process may use, which in a container is less than there is
+    if hasattr(os, "sched_getaffinity"):  # the cores this process may use: in a container fewer than the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,8 +1,8 @@
 """Worker processes for the `math` reward, with a hard time-out for each job.
 
-math-verify's own time-outs use signals, which fail off the main thread and can't end a long computation in C; here a
-hanging worker is killed and replaced, and only the job it was at is lost. Workers are started as programs of their
-own, not forked, since the parent holds torch's threads, and not by multiprocessing's spawn, which runs the caller's
+math-verify's own time-outs use signals, which fail off the main thread and can't interrupt a long computation in C;
+here a hanging worker is killed and replaced, and only the job it was running is lost. Workers are separate programs:
+not forked, since the parent holds torch's threads, and not spawned by multiprocessing, which would import the caller's
 main module again and with it torch. POSIX only.
 """
 
@@ -31,7 +31,7 @@ COMMAND = (sys.executable, "-P", "-m", "prepo_cli.rewards.worker")
 
 
 class WorkerPool:
-    """Up to `size` workers, started when first needed; `timeout_s` is the limit for one job."""
+    """Up to `size` workers, started when first needed or by `start`; `timeout_s` limits a single job."""
 
     def __init__(self, size: int, timeout_s: float) -> None:
         self.size, self.timeout_s = size, timeout_s
@@ -39,11 +39,16 @@ class WorkerPool:
         self._selector = selectors.DefaultSelector()
         self._stop = weakref.finalize(self, _kill_all, self._workers, os.getpid())
 
+    def start(self) -> None:
+        """Start all workers, which load their parsers while the caller does something else."""
+        while len(self._workers) < self.size:
+            self._add_worker()
+
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Outcome of each job. 'timeout': it took too long; 'error': it killed its worker.
+        """The outcome of each job; 'timeout' if it took too long, 'error' if it killed its worker.
 
         Raises:
-            RunError: workers do not start.
+            RunError: the workers do not start.
         """
         outcomes: list[Outcome] = ["wrong"] * len(jobs)
         size = max(1, min(LARGEST_CHUNK, len(jobs) // (self.size * CHUNKS_FOR_EACH_WORKER)))
@@ -53,31 +58,34 @@ class WorkerPool:
                 self._hand_out(jobs, waiting)
                 self._collect(outcomes, waiting)
         except BaseException:
-            self.close()  # workers that still answer an abandoned call would confuse the next one
+            self.close()  # late answers to an abandoned call would be taken for answers to the next one
             raise
         return outcomes
 
     def close(self) -> None:
-        """End all workers; the next `run` starts new ones."""
+        """Stop all workers; the next `run` starts new ones."""
         for worker in list(self._workers):
             self._drop(worker)
 
     def _hand_out(self, jobs: Sequence[Job], waiting: deque[deque[int]]) -> None:
         while len(self._workers) < min(self.size, len(waiting)):
-            worker = _Worker(self.timeout_s)
-            self._workers.append(worker)
-            self._selector.register(worker.answers, selectors.EVENT_READ, worker)
+            self._add_worker()
         for worker in list(self._workers):
             if worker.ready and not worker.queue and waiting:
                 chunk = waiting.popleft()
                 try:
                     worker.send([jobs[i] for i in chunk])
-                except BrokenPipeError:  # it died while idle, through no fault of these jobs
+                except BrokenPipeError:  # it died while idle, not because of these jobs
                     waiting.appendleft(chunk)
                     self._drop(worker)
                 else:
                     worker.queue = chunk
                     worker.deadline = monotonic() + self.timeout_s
+
+    def _add_worker(self) -> None:
+        worker = _Worker(self.timeout_s)
+        self._workers.append(worker)
+        self._selector.register(worker.answers, selectors.EVENT_READ, worker)
 
     def _collect(self, outcomes: list[Outcome], waiting: deque[deque[int]]) -> None:
         busy = [worker for worker in self._workers if worker.queue or not worker.ready]
@@ -105,7 +113,7 @@ class WorkerPool:
         worker.deadline = monotonic() + self.timeout_s
 
     def _lose(self, worker: _Worker, outcome: Outcome, outcomes: list[Outcome], waiting: deque[deque[int]]) -> None:
-        """Give the job at hand its outcome, the others of the chunk back, and end the worker."""
+        """Stop the worker, record the outcome of its current job and put the rest of its chunk back."""
         self._drop(worker)
         if not worker.ready:
             raise RunError(f"the math reward's workers do not start (exit code {worker.process.returncode})")
@@ -122,7 +130,7 @@ class WorkerPool:
 
 
 class _Worker:
-    """One process; `queue` holds the numbers of the jobs it has not answered yet, the one at hand first."""
+    """One process; `queue` holds the numbers of the jobs it has not answered yet, the current one first."""
 
     def __init__(self, timeout_s: float) -> None:
         root = str(Path(__file__).parents[2])
@@ -136,7 +144,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
-            start_new_session=True,  # signals to the whole group are for the run, which ends its workers itself
+            start_new_session=True,  # Ctrl-C is for the run, which stops its workers itself
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -144,18 +152,18 @@ class _Worker:
         self.queue: deque[int] = deque()
         self.ready = False
         self.deadline = monotonic() + START_SECONDS
-        self._rest = b""
+        self._unread = b""
 
     def send(self, jobs: Sequence[Job]) -> None:
         self.jobs.write(json.dumps(jobs).encode("ascii") + b"\n")
         self.jobs.flush()
 
     def read(self) -> list[str] | None:
-        """Whole lines that have come; None when the process has ended."""
+        """Complete lines received so far; None once the process has ended."""
         data = os.read(self.answers.fileno(), 65536)
         if not data:
             return None
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        *lines, self._unread = (self._unread + data).split(b"\n")
         return [line.decode("ascii") for line in lines]
 
     def kill(self) -> None:
@@ -164,7 +172,7 @@ class _Worker:
         self.answers.close()
         try:
             self.jobs.close()
-        except BrokenPipeError:  # what was left in the buffer has no reader
+        except BrokenPipeError:  # nobody reads what was left in the buffer
             return
 
 

@@ -1,11 +1,11 @@
 r"""The `math` verdict: does a completion's final answer equal the gold answer as mathematics?
 
-The last \boxed{} is the answer. Without any box, what follows the last #### counts, or else an announcement ("the
-answer is"), or the whole of a completion that is so short that it can only be the answer; a number that merely stands
-last in cut-off reasoning does not. Golds of several entries match one entry, or all of them as a set or tuple.
+The last \boxed{} is the answer. Without any box, it is what follows the last ####, or else an announcement ("the
+answer is"), or the whole completion if that is too short to be anything else; the last number in reasoning that was cut
+off does not count. With several gold answers, one of them is enough, or all of them as a set or tuple.
 
-Comparing is math-verify's. It may hang, so `check` is called in worker processes only (pool.py). `quick_verdict`
-settles plain integers without it, with the same outcome.
+math-verify compares. It may hang, so `check` is called only in worker processes (pool.py). `quick_verdict` compares
+plain integers without it, with the same outcome.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DOLLAR = re.compile(r"(?<!\\)\$")
 
 
 class Job(NamedTuple):
-    """One question to math-verify. `kind` says what `answer` is: 'boxed', 'short' or 'tail' of a completion."""
+    """One comparison by math-verify. `kind` says where `answer` comes from: a box, a short completion or a tail."""
 
     golds: tuple[str, ...]
     answer: str
@@ -34,9 +34,9 @@ class Job(NamedTuple):
 
 
 def prepare(golds: tuple[str, ...], completion: str) -> Job | bool:
-    """The job for a completion, or its verdict where that is plain to see.
+    """The job for a completion, or its verdict where no comparison is needed.
 
-    Answers far longer than any gold are wrong without a look, so garbage costs no time.
+    Answers far longer than any gold answer are wrong unseen, so that garbage costs no time.
     """
     content = given_answer(completion)
     if content is not None:
@@ -55,7 +55,7 @@ def prepare(golds: tuple[str, ...], completion: str) -> Job | bool:
 
 
 def quick_verdict(golds: tuple[str, ...], content: str) -> bool | None:
-    """math-verify's verdict on a boxed plain integer against golds that are plain integers; None if it isn't that."""
+    """math-verify's verdict where the boxed answer and all gold answers are plain integers; None in all other cases."""
     answer = INTEGER.fullmatch(content.strip())
     if answer is None:
         return None
@@ -66,7 +66,7 @@ def quick_verdict(golds: tuple[str, ...], content: str) -> bool | None:
 
 
 def check(job: Job) -> bool:
-    """math-verify's verdict. May hang or kill the process on hostile text."""
+    """math-verify's verdict. Hostile text can make it hang or kill the process."""
     from math_verify import verify
 
     target = _parse_answer(job.answer, job.kind)

@@ -17,7 +17,11 @@ EPSILON = 1e-6
 def advantages(
     rewards_N: npt.NDArray[np.float64], group_N: npt.NDArray[np.integer[Any]], scale_rewards: str = "group"
 ) -> npt.NDArray[np.float64]:
-    """Advantages [N] of rollouts with rewards [N] in groups numbered [N]."""
+    """Advantages [N] of rollouts with rewards [N] in groups numbered [N].
+
+    >>> advantages(np.array([1.0, 0.0, 1.0, 1.0]), np.array([0, 0, 1, 1]), "none")
+    array([ 0.5, -0.5,  0. ,  0. ])
+    """
     _, group_N = np.unique(group_N, return_inverse=True)
     counts_G = np.bincount(group_N)
     means_G = np.bincount(group_N, rewards_N) / counts_G
@@ -32,4 +36,4 @@ def advantages(
     if scale_rewards == "batch":
         return centred_N / (float(np.std(rewards_N, ddof=1)) + EPSILON) if len(rewards_N) > 1 else centred_N
     variance_G = np.bincount(group_N, centred_N**2) / np.maximum(counts_G - 1, 1)
-    return centred_N / (np.sqrt(variance_G)[group_N] + EPSILON)
+    return np.asarray(centred_N / (np.sqrt(variance_G)[group_N] + EPSILON))

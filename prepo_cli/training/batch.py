@@ -7,32 +7,34 @@ from typing import Any
 
 import numpy as np
 
+from prepo_cli.rewards.metrics import reward_metrics
 from prepo_cli.training.advantages import advantages
-from prepo_cli.training.collect import Collected, Sample
-from strategies.types import Batch, FloatArray, StepReport
-
-Groups = Sequence[Sequence[Sample]]
+from prepo_cli.training.costs import Costs
+from prepo_cli.training.rollouts import Collected, Groups, Sample
+from prepo_cli.training.update_stats import UpdateStats
+from strategies.types import Batch, FloatArray, IntArray, StepContext, StepReport
 
 
 def assign_advantages(groups: Groups, scale_rewards: str) -> None:
-    """Set each rollout's advantage, taken over the rollouts of its group that are trained on."""
+    """Set each rollout's advantage, taken over its group."""
     samples = [sample for group in groups for sample in group]
     rewards_N = np.array([sample.reward for sample in samples], dtype=np.float64)
-    for sample, advantage in zip(samples, advantages(rewards_N, _numbers(groups), scale_rewards), strict=True):
+    for sample, advantage in zip(samples, advantages(rewards_N, _group_numbers(groups), scale_rewards), strict=True):
         sample.advantage = float(advantage)
 
 
 def make_batch(groups: Groups) -> Batch:
-    """The batch that weightings see; every sample's entropies must be known."""
+    """The batch that weightings see; without entropies unless those of all rollouts are known."""
     samples = [sample for group in groups for sample in group]
-    lengths_N = np.array([len(sample.rollout.token_ids) for sample in samples], dtype=np.int64)
-    width = int(lengths_N.max(initial=0))
-    mask_NT = np.arange(width)[None] < lengths_N[:, None]
-    entropy_NT = np.zeros((len(samples), width), dtype=np.float32)
-    if samples:
-        entropy_NT[mask_NT] = np.concatenate([s.entropies for s in samples if s.entropies is not None])
+    lengths_N = np.array([sample.num_tokens for sample in samples], dtype=np.int64)
+    mask_NT = np.arange(int(lengths_N.max(initial=0)))[None] < lengths_N[:, None]
+    known = [sample.entropies for sample in samples if sample.entropies is not None]
+    entropy_NT = None
+    if len(known) == len(samples):
+        entropy_NT = np.zeros(mask_NT.shape, dtype=np.float32)
+        entropy_NT[mask_NT] = np.concatenate([np.zeros(0, dtype=np.float32), *known])
     return Batch(
-        group_N=_numbers(groups),
+        group_N=_group_numbers(groups),
         rewards_N=np.array([sample.reward for sample in samples], dtype=np.float64),
         advantages_N=np.array([sample.advantage for sample in samples], dtype=np.float64),
         entropy_NT=entropy_NT,
@@ -43,24 +45,43 @@ def make_batch(groups: Groups) -> Batch:
 def record_weights(groups: Groups, weights_NT: FloatArray) -> None:
     """Note each rollout's mean weight for the rollout log."""
     samples = [sample for group in groups for sample in group]
-    for sample, weights in zip(samples, weights_NT, strict=True):
-        length = len(sample.rollout.token_ids)
-        sample.weight = float(weights[:length].mean()) if length else 0.0
+    for sample, weight_T in zip(samples, weights_NT, strict=True):
+        sample.weight = float(weight_T[: sample.num_tokens].mean()) if sample.num_tokens else 0.0
+
+
+def step_report(ctx: StepContext, epoch: int, batch: Batch, update: UpdateStats, costs: Costs) -> StepReport:
+    """What strategies are told at the end of a step; `epoch` is the one that the stream has come to.
+
+    The entropy is over all tokens trained on where it was known beforehand, else over those with a gradient.
+    """
+    return StepReport(
+        step=ctx.step,
+        total_steps=ctx.total_steps,
+        epoch=ctx.epoch,
+        epochs_ended=epoch - ctx.epoch,
+        temperature=ctx.temperature,
+        entropy=update.mean_entropy if batch.entropy_NT is None else batch.token_mean_entropy,
+        reward=float(batch.rewards_N.mean()) if len(batch.rewards_N) else 0.0,
+        updated=update.optimizer_steps > 0,
+        rollouts_total=costs.rollouts_total,
+        rollouts_trained=costs.rollouts_trained,
+    )
 
 
 def step_metrics(
-    report: StepReport, step: Collected, batch: Batch, update: dict[str, float], learning_rate: float
+    report: StepReport, step: Collected, update: UpdateStats, learning_rate: float, prompts_left_out: int
 ) -> dict[str, Any]:
     """The step's line in metrics.jsonl; shares are over all groups rolled out, dropped ones included."""
     groups, samples = step.groups, step.samples
     rewards = [np.array([sample.reward for sample in group]) for group in groups]
-    lengths_N = np.array([len(sample.rollout.token_ids) for sample in samples])
+    lengths_N = np.array([sample.num_tokens for sample in samples])
     return {
         "step": report.step,
         "epoch": report.epoch,
         "reward": float(np.mean([sample.reward for sample in samples])),
         "reward_std": float(np.mean([r.std(ddof=1) if len(r) > 1 else 0.0 for r in rewards])),
         "reward_trained": report.reward,
+        **reward_metrics(step.scores),
         "frac_reward_zero_std": float(np.mean([r.min() == r.max() for r in rewards])),
         "frac_all_correct": _share(groups, lambda group: all(s.correct for s in group)),
         "frac_all_wrong": _share(groups, lambda group: not any(s.correct for s in group)),
@@ -69,14 +90,15 @@ def step_metrics(
         "completions/mean_length": float(lengths_N.mean()),
         "completions/clipped_ratio": float(np.mean([sample.rollout.truncated for sample in samples])),
         "prompts/mean_length": float(np.mean([len(group[0].prompt_ids) for group in groups])),
+        "prompts/left_out": prompts_left_out,
         "rounds": step.rounds,
         "groups_rolled": len(groups),
         "groups_trained": len(step.trained),
-        "rollouts_trained": len(batch.rewards_N),
+        "rollouts_trained": sum(map(len, step.trained)),
         "updated": report.updated,
-        "reward_timeouts": step.timeouts,
+        "reward_timeouts": sum(scores.timeouts for scores in step.scores),
         "learning_rate": learning_rate,
-        **update,
+        **update.metrics(),
     }
 
 
@@ -92,14 +114,14 @@ def rollout_rows(step: Collected) -> dict[str, list[Any]]:
         "advantage": [s.advantage for _, s in samples],
         "weight": [s.weight for _, s in samples],
         "entropy": [s.completion().entropy for _, s in samples],
-        "length": [len(s.rollout.token_ids) for _, s in samples],
+        "length": [s.num_tokens for _, s in samples],
         "truncated": [s.rollout.truncated for _, s in samples],
         "temperature": [s.temperature for _, s in samples],
         "fate": [s.fate for _, s in samples],
     }
 
 
-def _numbers(groups: Groups) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _group_numbers(groups: Groups) -> IntArray:
     return np.array([number for number, group in enumerate(groups) for _ in group], dtype=np.int64)
 
 

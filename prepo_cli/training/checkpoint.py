@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import torch
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.policy.policy import Policy
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 OPTIMIZER = "optimizer.pt"
 _ARRAY = "__array__"
 
@@ -44,7 +46,7 @@ def save(
         partial.mkdir(parents=True)
         write_tensors(partial)
         arrays: dict[str, np.ndarray[Any, Any]] = {}
-        document = {"version": STATE_VERSION, "step": step, "state": _split(state, arrays, "")}
+        document = {"version": STATE_VERSION, "state": _split(state, arrays, "")}
         (partial / "state.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
         with (partial / "strategies.npz").open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
@@ -73,8 +75,25 @@ def write_model(folder: Path, policy: Policy, state: Mapping[str, torch.Tensor])
 
 def export_model(folder: Path, policy: Policy, state: Mapping[str, torch.Tensor]) -> None:
     """A whole model with its tokenizer in the hub's format; `state` has full weights, adapters merged."""
-    policy.model.save_pretrained(folder, state_dict=state)
+    with _unaware_of_deepspeed():
+        policy.model.save_pretrained(folder, state_dict=state)
     policy.tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _unaware_of_deepspeed() -> Iterator[None]:
+    """Keep transformers from importing an installed DeepSpeed to see whether the model is wrapped in its engine.
+
+    It never is. Only a run that uses DeepSpeed has imported it by now.
+    """
+    unused = "deepspeed" not in sys.modules
+    if unused:
+        sys.modules["deepspeed"] = None  # type: ignore[assignment]  # how an import is made to fail
+    try:
+        yield
+    finally:
+        if unused:
+            del sys.modules["deepspeed"]
 
 
 def write_optimizer(folder: Path, state: Mapping[str, Any]) -> None:

@@ -1,14 +1,15 @@
 """Strict accounting: everything that was computed for training, whether it was trained on or not.
 
-Dropped, surplus and pilot rollouts, perplexity scoring and extra log-prob passes are all charged. Evaluations are
-not: they are the measurement, not the method.
+Dropped, surplus and pilot rollouts, perplexity scoring and extra log-prob passes are all charged. Evaluations and
+checks of the engine are not: they measure, and a resumed run, which repeats some, must cost what an uninterrupted one
+does.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from prepo_cli.training.collect import Collected
+from prepo_cli.training.rollouts import Collected
 
 
 @dataclass
@@ -22,10 +23,10 @@ class Costs:
     seconds: float = 0.0
 
     def charge(self, step: Collected, tokens_scored: int, seconds: float) -> None:
-        """Add a step; `tokens_scored` is what it scored."""
+        """Add a step; `tokens_scored` went through the model besides sampling and update."""
         self.rollouts_total += len(step.samples)
         self.rollouts_trained += sum(map(len, step.trained))
-        self.tokens_generated += sum(len(sample.rollout.token_ids) for sample in step.samples)
+        self.tokens_generated += sum(sample.num_tokens for sample in step.samples)
         self.tokens_scored += tokens_scored
         self.seconds += seconds
 

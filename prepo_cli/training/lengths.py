@@ -1,4 +1,4 @@
-"""How long a prompt's completions will probably be: as long as they were last time."""
+"""Expected lengths of completions: a prompt's are expected to be as long as they were last time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class ExpectedLengths:
-    """Mean length by prompt, the mean of all for a prompt not seen yet, None before the first."""
+    """Mean length by prompt; for an unseen prompt a running mean over all, None before the first."""
 
     def __init__(self, num_prompts: int) -> None:
         self._length = np.zeros(num_prompts, dtype=np.float32)
@@ -20,17 +20,17 @@ class ExpectedLengths:
         return known if known > 0 else self._mean
 
     def observe(self, index: int, lengths: Sequence[int]) -> None:
-        """Remember the completions of a prompt."""
+        """Record the lengths of a prompt's completions."""
         mean = float(np.mean(lengths))
         self._length[index] = mean
         self._mean = mean if self._mean is None else 0.99 * self._mean + 0.01 * mean
 
     def state_dict(self) -> dict[str, Any]:
-        """What is known."""
+        """The recorded lengths."""
         known = np.flatnonzero(self._length)
         return {"mean": self._mean, "index": known, "length": self._length[known]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore them."""
         self._mean = state["mean"]
         self._length[state["index"]] = state["length"]

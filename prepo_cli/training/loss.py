@@ -1,12 +1,8 @@
 """The clipped policy gradient, pure functions of token tensors.
 
-PPO's clipped ratio with DAPO's separate bounds (2503.14476), sequence-level ratios of GSPO (2507.18071), the k3
-estimate of the KL to a reference, and three ways to sum over tokens: `grpo` means within each sequence, then over
-sequences; `dapo` means over all tokens; `dr_grpo` (2503.20783) divides by a constant length.
-
-Each function returns a sum and the batch's divisor comes from the caller, so gradients of micro-batches add up to
-the batch's own, whatever their sizes and whichever process they ran on. Axis letters: M trained tokens, in the order
-of their sequences; N sequences.
+PPO's clipped ratio with DAPO's separate bounds (2503.14476), sequence-level ratios of GSPO (2507.18071) and the k3
+estimate of the KL to a reference. How token losses become the batch's loss is said in prepo_cli/losses.py. Axis
+letters: M trained tokens, in the order of their sequences; N sequences.
 """
 
 from __future__ import annotations
@@ -16,10 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prepo_cli.losses import LOSSES, sequence_mean
+from prepo_cli.sections import TrainingConfig
+
 
 @dataclass(frozen=True)
 class LossOptions:
-    """What does not change during a run."""
+    """What the loss needs to know of the configuration."""
 
     loss_type: str = "dapo"
     epsilon: float = 0.2
@@ -28,10 +27,22 @@ class LossOptions:
     importance_sampling_level: str = "token"
     max_completion_length: int = 1
 
+    @classmethod
+    def of(cls, training: TrainingConfig) -> LossOptions:
+        """The options of a run."""
+        return cls(
+            loss_type=training.loss_type,
+            epsilon=training.epsilon,
+            epsilon_high=training.epsilon_high,
+            beta=training.beta,
+            importance_sampling_level=training.importance_sampling_level,
+            max_completion_length=training.max_completion_length,
+        )
+
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """Loss of each token [M] and what the log wants to know of it."""
+    """The loss of each token [M], its KL to the reference, and where its ratio was clipped."""
 
     loss_M: Tensor
     kl_M: Tensor
@@ -48,6 +59,12 @@ def token_loss(
     reference_logprob_M: Tensor | None = None,
 ) -> TokenLoss:
     """The negated clipped objective of each token, plus beta times its KL to the reference.
+
+    A ratio of 1.65 is clipped at 1.28 where the advantage is positive:
+
+    >>> result = token_loss(torch.tensor([-0.5]), torch.tensor([-1.0]), torch.ones(1), torch.tensor([0]), LossOptions())
+    >>> result.loss_M, result.clipped_high_M
+    (tensor([-1.2800]), tensor([True]))
 
     Args:
         logprob_M: under the policy being trained, with gradient.
@@ -79,28 +96,14 @@ def token_loss(
 
 def aggregate(loss_M: Tensor, sequence_M: Tensor, options: LossOptions) -> Tensor:
     """The sum of token losses that, divided by `divisor` of the whole batch, is the batch's loss."""
-    if options.loss_type == "grpo":
-        return sequence_mean(loss_M, sequence_M).sum()
-    return loss_M.sum()
+    return LOSSES[options.loss_type].aggregate(loss_M, sequence_M)
 
 
 def divisor(num_tokens: int, num_sequences: int, options: LossOptions) -> float:
-    """What the batch's summed loss is divided by: its tokens, its sequences, or sequences times full length."""
-    by_type = {
-        "dapo": num_tokens,
-        "grpo": num_sequences,
-        "dr_grpo": num_sequences * options.max_completion_length,
-    }
-    return float(max(by_type[options.loss_type], 1))
+    """What the batch's summed loss is divided by; at least 1.
 
-
-def sequence_sum(values_M: Tensor, sequence_M: Tensor) -> Tensor:
-    """Sum over each sequence's tokens [N]; 0 for a sequence without tokens."""
-    count = int(sequence_M.max()) + 1 if len(sequence_M) else 0
-    return values_M.new_zeros(count).index_add(0, sequence_M, values_M)
-
-
-def sequence_mean(values_M: Tensor, sequence_M: Tensor) -> Tensor:
-    """Mean over each sequence's tokens [N]; 0 for a sequence without tokens."""
-    total_N = sequence_sum(values_M, sequence_M)
-    return total_N / torch.bincount(sequence_M, minlength=len(total_N)).clamp(min=1)
+    >>> divisor(300, 4, LossOptions("dapo")), divisor(300, 4, LossOptions("dr_grpo", max_completion_length=100))
+    (300.0, 400.0)
+    """
+    loss_type = LOSSES[options.loss_type]
+    return float(max(loss_type.divisor(num_tokens, num_sequences, options.max_completion_length), 1))

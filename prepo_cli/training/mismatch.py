@@ -1,10 +1,9 @@
-"""The gap between the engine that sampled and the trainer that learns: measured always, corrected where it is real.
+"""The gap between the engine that samples and the trainer that learns: always measured, corrected where it is real.
 
 An engine with kernels of its own gives the sampled tokens other log-probs than the trainer does, so the samples are
 slightly off-policy even before the first update. Truncated importance sampling multiplies each token's loss by
-min(pi_trainer / pi_engine, cap); masking drops what lies outside [1/cap, cap]
-and multiplies the rest by its ratio. Both can look at tokens or, through
-the sum of their log-ratios, at whole sequences.
+min(pi_trainer / pi_engine, cap); masking drops ratios outside [1/cap, cap] and multiplies the rest by their ratio.
+Both work on tokens or, through the sum of their log-ratios, on whole sequences.
 """
 
 from __future__ import annotations
@@ -15,53 +14,52 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prepo_cli.sections import EngineConfig
-from prepo_cli.training.loss import sequence_sum
+from prepo_cli.losses import sequence_sum
+from prepo_cli.training.update_stats import UpdateStats
 
 LARGEST_LOG_RATIO = 20.0
 
 
 @dataclass(frozen=True)
 class Correction:
-    """Weight of each token [M], and sums over tokens for the log."""
+    """The weight of each token [M], and what was measured."""
 
     weight_M: Tensor
-    sums: dict[str, float]
+    stats: UpdateStats
 
 
-def correction(trainer_M: Tensor, engine_M: Tensor, sequence_M: Tensor, config: EngineConfig) -> Correction:
+def correction(trainer_M: Tensor, engine_M: Tensor, sequence_M: Tensor, mode: str, cap: float) -> Correction:
     """Compare log-probs of the sampled tokens under the trainer (before this step's updates) and the engine.
 
     Args:
-        trainer_M, engine_M: log-probs without gradient; sequence_M: number of each token's sequence, from 0.
-
-    Returns:
-        weights (all 1 for the hf engine, which samples from the trainer's own weights, and for mode `none`) and
-        sums of |difference|, of the k3 estimate of KL(engine || trainer), of the ratios and of the share corrected.
+        trainer_M: log-probs without gradient.
+        engine_M: the engine's record of them.
+        sequence_M: number of each token's sequence, from 0.
+        mode: `none` (all weights are 1), or `token_` or `sequence_` with `truncate` or `mask`.
+        cap: largest ratio of trainer to engine.
     """
     gap_M = trainer_M - engine_M
-    sums = {
-        "sampling/logp_difference": gap_M.abs().sum().item(),
-        "sampling/logp_difference_max": gap_M.abs().max().item(),
-        "sampling/kl": (gap_M.clamp(max=LARGEST_LOG_RATIO).exp() - gap_M - 1).sum().item(),
-    }
-    mode = config.vllm_importance_sampling_mode
-    if config.name == "hf" or mode == "none":
-        return Correction(torch.ones_like(gap_M), sums)
+    measured = UpdateStats(
+        engine_gap=gap_M.abs().sum().item(),
+        engine_gap_max=gap_M.abs().max().item(),
+        engine_kl=(gap_M.clamp(max=LARGEST_LOG_RATIO).exp() - gap_M - 1).sum().item(),
+    )
+    if mode == "none":
+        return Correction(torch.ones_like(gap_M), measured)
     level, _, action = mode.partition("_")
     log_ratio_M = gap_M if level == "token" else sequence_sum(gap_M, sequence_M)[sequence_M]
-    bound = math.log(config.vllm_importance_sampling_cap)
+    bound = math.log(cap)
     ratio_M = log_ratio_M.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
     if action == "truncate":
         outside_M = log_ratio_M > bound
-        weight_M = ratio_M.clamp(max=config.vllm_importance_sampling_cap)
+        weight_M = ratio_M.clamp(max=cap)
     else:
         outside_M = log_ratio_M.abs() > bound
         weight_M = ratio_M * ~outside_M
-    sums |= {
-        "sampling/importance_ratio": ratio_M.sum().item(),
-        "sampling/importance_ratio_max": ratio_M.max().item(),
-        "sampling/importance_ratio_min": ratio_M.min().item(),
-        "sampling/corrected_ratio": outside_M.float().sum().item(),
-    }
-    return Correction(weight_M, sums)
+    corrected = UpdateStats(
+        ratio=ratio_M.sum().item(),
+        ratio_max=ratio_M.max().item(),
+        ratio_min=ratio_M.min().item(),
+        corrected=outside_M.float().sum().item(),
+    )
+    return Correction(weight_M, measured + corrected)

@@ -16,7 +16,7 @@ CACHED_PROMPTS = 16384
 
 
 class Prompts:
-    """Renders prompts when they are needed, remembering the recent ones; leaves out those that are too long."""
+    """Renders prompts when they are needed and caches recent ones; leaves out prompts that are too long."""
 
     def __init__(self, dataset: PromptDataset, renderer: Renderer, max_length: int) -> None:
         self.dataset, self.renderer, self.max_length = dataset, renderer, max_length
@@ -39,9 +39,6 @@ class PolicyProbe:
         self.score, self.prompts = score, prompts
 
     def perplexity(self, prompts: Sequence[Prompt], scope: str = "question") -> FloatArray:
-        """Perplexity of each prompt [N] at temperature 1; a question without a scorable token counts as whole."""
+        """Perplexity of each prompt [N] at temperature 1."""
         rendered = [self.prompts.rendered(prompt.index) for prompt in prompts]
-        whole = [(0, len(r.token_ids)) for r in rendered]
-        spans = whole if scope == "prompt" else [r.question_span for r in rendered]
-        spans = [span if span[1] > max(span[0], 1) else all_ for span, all_ in zip(spans, whole, strict=True)]
-        return self.score([list(r.token_ids) for r in rendered], spans)[:, 0]
+        return self.score([list(r.token_ids) for r in rendered], [r.scored_span(scope) for r in rendered])[:, 0]

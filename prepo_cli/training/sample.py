@@ -1,19 +1,23 @@
-"""A rollout as the update sees it."""
+"""A rollout as the update sees it, and several of them as tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from prepo_cli.training.collect import Sample
+from prepo_cli.policy.scoring import pad_rows, spans_mask
+from prepo_cli.training.rollouts import Sample
 from strategies.types import FloatArray
 
 
 @dataclass
-class Trainee:
-    """Token ids, the prompt's length, and a factor (advantage x weight) for each completion token."""
+class TrainingSample:
+    """Token ids, where the completion starts in them, and a factor (advantage x weight) for each completion token."""
 
     ids: list[int]
     start: int
@@ -22,42 +26,80 @@ class Trainee:
     engine_logprob_T: FloatArray
     group: int
     old_logprob_T: FloatArray | None = None
+    """None where the update's own forward pass gives it."""
     reference_logprob_T: FloatArray | None = None
 
     @property
-    def span(self) -> tuple[int, int]:
-        """The completion's tokens."""
-        return self.start, len(self.ids)
+    def num_tokens(self) -> int:
+        """Completion tokens."""
+        return len(self.ids) - self.start
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the loss depends on it: it has an advantage, or a KL to the reference."""
+        return bool(self.factor_T.any()) or self.reference_logprob_T is not None
 
     @classmethod
-    def filler(cls, token: int, with_reference: bool) -> Trainee:
-        """One that counts for nothing, for a process that has no rollout where others have one."""
+    def filler(cls, token: int, with_reference: bool) -> TrainingSample:
+        """A sample that counts for nothing, for a process that has none in a micro-batch where others do."""
         zero = np.zeros(1, dtype=np.float32)
         return cls([token, token], 1, 1.0, zero, zero, -1, None, zero if with_reference else None)
 
 
-def trainees(groups: Sequence[Sequence[Sample]], weights_NT: FloatArray, drop_truncated: bool) -> list[Trainee]:
-    """Rollouts with factor advantage x weight for each token; truncated ones are left out where so configured."""
+def training_samples(groups: Sequence[Sequence[Sample]], weights_NT: FloatArray) -> list[TrainingSample]:
+    """Rollouts [N] with a factor of advantage x weight for each token; `weights_NT` is [N, 1] or [N, T]."""
     rows = [(number, sample) for number, group in enumerate(groups) for sample in group]
-    made = []
-    for (number, sample), weights in zip(rows, weights_NT, strict=True):
-        length = len(sample.rollout.token_ids)
-        if length == 0 or (drop_truncated and sample.rollout.truncated):
-            continue
-        made.append(
-            Trainee(
-                ids=sample.prompt_ids + sample.rollout.token_ids,
-                start=len(sample.prompt_ids),
-                temperature=sample.temperature,
-                factor_T=sample.advantage * np.broadcast_to(weights[:length], length),
-                engine_logprob_T=sample.rollout.logprobs,
-                group=number,
-                old_logprob_T=sample.old_logprobs,
-            )
+    return [
+        TrainingSample(
+            ids=sample.prompt_ids + sample.rollout.token_ids,
+            start=len(sample.prompt_ids),
+            temperature=sample.temperature,
+            factor_T=sample.advantage * np.broadcast_to(weight_T[: sample.num_tokens], sample.num_tokens),
+            engine_logprob_T=sample.rollout.logprobs,
+            group=number,
+            old_logprob_T=sample.old_logprobs,
+            reference_logprob_T=sample.reference_logprobs,
         )
-    return made
+        for (number, sample), weight_T in zip(rows, weights_NT, strict=True)
+    ]
 
 
-def num_tokens(batch: Sequence[Trainee]) -> int:
-    """Completion tokens of all."""
-    return sum(trainee.span[1] - trainee.span[0] for trainee in batch)
+@dataclass(frozen=True)
+class MicroBatch:
+    """Samples as tensors: B rows right-padded to L, M completion tokens row by row. `old_M` as in `TrainingSample`."""
+
+    ids_BL: Tensor
+    mask_BL: Tensor
+    chosen_BL: Tensor
+    temperature_B: Tensor
+    sequence_M: Tensor
+    factor_M: Tensor
+    engine_M: Tensor
+    old_M: Tensor | None
+    reference_M: Tensor | None
+
+    @classmethod
+    def of(cls, samples: Sequence[TrainingSample], pad_token_id: int, device: torch.device) -> MicroBatch:
+        """Pad and concatenate."""
+        ids_BL, mask_BL = pad_rows([s.ids for s in samples], pad_token_id, device)
+        chosen_BL = spans_mask([(s.start, len(s.ids)) for s in samples], ids_BL.shape[1], device)
+        return cls(
+            ids_BL=ids_BL,
+            mask_BL=mask_BL,
+            chosen_BL=chosen_BL,
+            temperature_B=torch.tensor([s.temperature for s in samples], dtype=torch.float32, device=device),
+            sequence_M=chosen_BL.nonzero(as_tuple=True)[0],
+            factor_M=_joined([s.factor_T for s in samples], device),
+            engine_M=_joined([s.engine_logprob_T for s in samples], device),
+            old_M=_joined_if_known([s.old_logprob_T for s in samples], device),
+            reference_M=_joined_if_known([s.reference_logprob_T for s in samples], device),
+        )
+
+
+def _joined(parts: Sequence[FloatArray], device: Any) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.float32)).to(device)
+
+
+def _joined_if_known(parts: Sequence[FloatArray | None], device: Any) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return _joined(known, device) if known else None

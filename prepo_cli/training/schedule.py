@@ -1,4 +1,4 @@
-"""The learning rate: linear warm-up, then constant, linear or cosine decay to 0 over the run's steps."""
+"""The learning rate: linear warm-up, then constant, or linear or cosine decay to 0 over the run's steps."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from prepo_cli.sections import TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """The rate at a step, counted from 0; the first step of a warm-up of n has 1 / n of the full rate."""
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    rest = max(config.total_steps - config.warmup_steps, 1)
-    done = min(max(step - config.warmup_steps, 0) / rest, 1.0)
+    """The rate at a step, counted from 0; the first step of a warm-up of n steps has 1 / n of the full rate.
+
+    >>> config = TrainingConfig(learning_rate=1.0, lr_scheduler_type="linear", warmup_steps=2, total_steps=10)
+    >>> [learning_rate(config, step) for step in (0, 1, 2, 6, 9)]
+    [0.5, 1.0, 1.0, 0.5, 0.125]
+    """
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    decay_steps = max(config.total_steps - config.warmup_steps, 1)
+    done = min(max(step - config.warmup_steps, 0) / decay_steps, 1.0)
     decay = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
-    return config.learning_rate * warm * decay[config.lr_scheduler_type]
+    return config.learning_rate * warmup * decay[config.lr_scheduler_type]

@@ -1,7 +1,7 @@
-"""All processes of a run as one: work is shared out, results come back in order.
+"""All processes of a run as one: work is split, results come back in order.
 
-With one process every call goes straight to its learner. Rollouts are shared out by expected length, so that all
-processes finish together; forward passes by padded tokens, each process making the same number of them.
+With one process every call goes straight to its learner. Rollouts are split by expected length, so that all processes
+finish together; forward passes by padded tokens, equally many for each process.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines.base import Progress, Request, Rollout
 from prepo_cli.policy.policy import ScoreBatch, Scores, perplexities, score_batches
 from prepo_cli.policy.scoring import token_batches
-from prepo_cli.training.learner import Learner, Sums, add_sums
-from prepo_cli.training.sample import Trainee
+from prepo_cli.training.learner import Learner
+from prepo_cli.training.sample import TrainingSample
+from prepo_cli.training.update_stats import UpdateStats
 
 
 class Team:
-    """What the main process asks of all; a generator among other things. `tokens_scored` counts what scoring took."""
+    """What the main process asks of all. `tokens_scored` counts the tokens of scoring passes that are charged."""
 
     def __init__(self, processes: Processes, learner: Learner, max_batch_tokens: int) -> None:
         self.processes, self.learner, self.max_batch_tokens = processes, learner, max_batch_tokens
@@ -30,10 +31,10 @@ class Team:
 
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
         """Rollouts of each request; with several processes progress comes at the end of each call."""
-        if self.processes.count == 1 or self.learner.config.engine.name == "vllm-server":
+        if self.processes.count == 1 or self.learner.engine.serves_all:
             return self.learner.generate(requests, progress)
-        shares = deal([expected_cost(request) for request in requests], self.processes.count)
-        parts = self._call("generate", [([requests[i] for i in share],) for share in shares])
+        shares = split_by_cost([expected_cost(request) for request in requests], self.processes.count)
+        parts = self.processes.call(self.learner.generate, [([requests[i] for i in share], None) for share in shares])
         results: list[Any] = [None] * len(requests)
         for share, part in zip(shares, parts, strict=True):
             for i, rollouts in zip(share, part, strict=True):
@@ -44,8 +45,8 @@ class Team:
 
     def greedy(self, requests: Sequence[Request]) -> list[list[Rollout]]:
         """Rollouts by the trainer's own weights; every process of a sharded policy takes part."""
-        mine: list[list[Rollout]] = self._call("greedy", [(requests,), *[([],)] * (self.processes.count - 1)])[0]
-        return mine
+        shares: list[tuple[Sequence[Request]]] = [(requests,), *[([],)] * (self.processes.count - 1)]
+        return self.processes.call(self.learner.greedy, shares)[0]
 
     def score(
         self,
@@ -54,13 +55,17 @@ class Team:
         temperatures: list[float],
         with_entropy: bool = False,
         of_reference: bool = False,
+        charged: bool = True,
     ) -> Scores:
         """Log-probs and entropies of each row's tokens in [start, end), under the policy or the reference."""
-        self.tokens_scored += sum(map(len, rows))
+        if charged:
+            self.tokens_scored += sum(map(len, rows))
         planned = list(score_batches(rows, spans, temperatures, self.max_batch_tokens, with_entropy))
         filler: tuple[list[int], ScoreBatch] = ([], ScoreBatch([[0, 0]], [(1, 2)], [1.0], with_entropy))
         shares = round_robin(planned, self.processes.count, filler)
-        parts = self._call("score", [([batch for _, batch in share], of_reference) for share in shares])
+        parts = self.processes.call(
+            self.learner.score, [([batch for _, batch in share], of_reference) for share in shares]
+        )
         results: list[Any] = [None] * len(rows)
         for share, part in zip(shares, parts, strict=True):
             for (indices, _), scores in zip(share, part, strict=True):
@@ -73,40 +78,46 @@ class Team:
         scores = self.score(rows, spans, [1.0] * len(rows))
         return perplexities([logprobs for logprobs, _ in scores])
 
-    def step(self, batch: Sequence[Trainee], over: float, learning_rate: float, step: int) -> Sums:
-        """One optimiser step on all processes; sums over tokens."""
-        indices = token_batches([len(t.ids) for t in batch], self.max_batch_tokens)
+    def step(
+        self, batch: Sequence[TrainingSample], divisor: float, learning_rate: float, step: int, with_entropy: bool
+    ) -> UpdateStats:
+        """One optimiser step on all processes."""
+        indices = token_batches([len(sample.ids) for sample in batch], self.max_batch_tokens)
         micro_batches = [[batch[i] for i in micro] for micro in indices]
         shares = round_robin(micro_batches, self.processes.count, [])
-        sums: Sums = {}
-        for part in self._call("step", [(share, over, learning_rate, step) for share in shares]):
-            sums = add_sums(sums, part)
-        return sums
+        calls = [(share, divisor, learning_rate, step, with_entropy) for share in shares]
+        return sum(self.processes.call(self.learner.step, calls), start=UpdateStats())
 
     def sync(self) -> None:
-        """Hand every process's weights to its engine."""
-        self._call("sync", [()] * self.processes.count)
+        """Send every process's weights to its engine."""
+        self.processes.call(self.learner.sync, [()] * self.processes.count)
 
     def save(self, folder: Path) -> None:
         """Model and optimiser into a checkpoint's folder."""
-        self._call("save", [(str(folder),)] * self.processes.count)
+        self.processes.call(self.learner.save, [(str(folder),)] * self.processes.count)
 
     def export(self, folder: Path) -> None:
         """The whole model in the hub's format."""
-        self._call("export", [(str(folder),)] * self.processes.count)
+        self.processes.call(self.learner.export, [(str(folder),)] * self.processes.count)
 
-    def _call(self, method: str, shares: Sequence[tuple[Any, ...]]) -> list[Any]:
-        return self.processes.call(self.learner, method, shares)
+    def take_tokens_scored(self) -> int:
+        """Tokens scored since last asked."""
+        total, self.tokens_scored = self.tokens_scored, 0
+        return total
 
 
 def expected_cost(request: Request) -> float:
-    """Tokens that a request will probably take: its prompt once, and each of its completions."""
+    """Tokens that a request will probably take: its prompt once, plus each of its completions."""
     length = request.max_tokens if request.expected_tokens is None else request.expected_tokens
     return len(request.prompt_ids) + len(request.seeds) * min(length, request.max_tokens)
 
 
-def deal(costs: Sequence[float], count: int) -> list[list[int]]:
-    """Indices shared out over `count`, dearest first, each to whoever has least so far; in their order each."""
+def split_by_cost(costs: Sequence[float], count: int) -> list[list[int]]:
+    """Indices in `count` shares of about equal cost: the most expensive first, each to the share with the least so far.
+
+    >>> split_by_cost([5, 1, 1, 4], 2)
+    [[0], [1, 2, 3]]
+    """
     shares: list[list[int]] = [[] for _ in range(count)]
     loads = [0.0] * count
     for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
@@ -117,6 +128,10 @@ def deal(costs: Sequence[float], count: int) -> list[list[int]]:
 
 
 def round_robin(items: Sequence[Any], count: int, filler: Any) -> list[list[Any]]:
-    """Items in turn, every share equally long."""
+    """Items in turn, all shares made equally long with fillers.
+
+    >>> round_robin([1, 2, 3], 2, 0)
+    [[1, 3], [2, 0]]
+    """
     padded = [*items, *[filler] * (-len(items) % count)]
     return [padded[number::count] for number in range(count)]

@@ -54,7 +54,7 @@ class Bandit(Selector):
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
         rng = ctx.rng("selector/bandit")
         waiting: dict[str, deque[Prompt]] = {}
-        for prompt in source.take(self.params.candidates(n)):
+        for prompt in source.take(self.params.candidates(n, self.run)):
             waiting.setdefault(prompt.source or "", deque()).append(prompt)
         chosen: list[Prompt] = []
         arms = sorted(waiting)

@@ -82,7 +82,7 @@ class Calibrated(Selector):
         self._outcomes: list[tuple[float, int, int]] = []  # of this step: log perplexity, right, rollouts
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
-        candidates = source.take(self.params.candidates(n))
+        candidates = source.take(self.params.candidates(n, self.run))
         log_ppl_B = self._log_perplexity(candidates, ctx)
         self._count_moments(log_ppl_B)
         index = np.array([prompt.index for prompt in candidates])

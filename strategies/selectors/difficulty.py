@@ -48,7 +48,7 @@ class Difficulty(Selector):
         self._rollouts = 0
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
-        candidates = source.take(self.params.candidates(n))
+        candidates = source.take(self.params.candidates(n, self.run))
         unknown = [prompt.id for prompt in candidates if prompt.difficulty is None]
         if unknown:
             raise StrategyError(f"selector 'difficulty': prompt '{unknown[0]}' has no difficulty")

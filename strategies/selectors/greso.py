@@ -67,6 +67,8 @@ class Greso(Selector):
         self.streaks_P = np.zeros(run.num_prompts, dtype=np.uint16)
         self.p_easy, self.p_hard = float(params.p_easy), float(params.p_hard)
         self._rolled = np.zeros(3, dtype=np.int64)  # groups of this step by label
+        self._seen: set[int] = set()  # prompts that this step has taken,
+        self._chosen: set[int] = set()  # and those of them that it rolls out
         self._taken = self._skipped = 0
         self._last: dict[str, float] = {}
 
@@ -80,11 +82,19 @@ class Greso(Selector):
         chosen: list[Prompt] = []
         while len(chosen) < n:
             prompts = source.take(n - len(chosen))
+            self._seen.update(prompt.index for prompt in prompts)
             rolls = rng.random(len(prompts)) < self.probability(np.array([p.index for p in prompts]))
-            chosen += [prompt for prompt, roll in zip(prompts, rolls, strict=True) if roll]
+            chosen += [prompt for prompt, roll in zip(prompts, rolls, strict=True) if roll and self._may_choose(prompt)]
             self._taken += len(prompts)
             self._skipped += int(len(prompts) - rolls.sum())
         return chosen
+
+    def _may_choose(self, prompt: Prompt) -> bool:
+        """Whether the prompt is not yet chosen in this step, or all others are chosen too."""
+        if prompt.index in self._chosen and len(self._chosen) < len(self._seen):
+            return False
+        self._chosen.add(prompt.index)
+        return True
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
         for group in groups:
@@ -109,6 +119,8 @@ class Greso(Selector):
             "skipped_share": self._skipped / self._taken if self._taken else 0.0,
         }
         self._rolled[:] = 0
+        self._seen.clear()
+        self._chosen.clear()
         self._taken = self._skipped = 0
 
     def _moved(self, p: float, share: float, target: float) -> float:

@@ -30,7 +30,7 @@ class Learnability(Selector):
         self.history = PromptHistory(run.num_prompts)
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
-        candidates = source.take(self.params.candidates(n))
+        candidates = source.take(self.params.candidates(n, self.run))
         index = np.array([prompt.index for prompt in candidates])
         p = self.history.pass_rate(index)
         value = np.where(self.history.rollouts_P[index] == 0, np.inf, p * (1 - p))

@@ -39,7 +39,7 @@ class Mopps(Selector):
         self.b_P = np.full(run.num_prompts, params.prior_b, dtype=np.float32)
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
-        candidates = source.take(self.params.candidates(n))
+        candidates = source.take(self.params.candidates(n, self.run))
         index = np.array([prompt.index for prompt in candidates])
         drawn = ctx.rng("selector/mopps").beta(self.a_P[index], self.b_P[index])
         nearest = np.argsort((drawn - self.params.target) ** 2, kind="stable")[:n]

@@ -1,4 +1,4 @@
-"""What the selectors that look at prompt perplexity share: their parameters, and where the numbers come from."""
+"""What selectors by prompt perplexity share: parameters, and perplexities that are live or stored in the dataset."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from strategies.types import FloatArray, Prompt, RunInfo, StepContext
 
 
 class PerplexityParams(CandidateParams):
-    """Which tokens are scored, and by whom."""
+    """Which tokens are scored, and by which model."""
 
     scope: Literal["question", "prompt"] = Field("question", description="score the question's tokens or all")
     source: Literal["live", "stored"] = Field("live", description="the current policy, or the `ppl` column")
 
+    @property
+    def stored_scopes(self) -> frozenset[str]:
+        return frozenset({self.scope}) if self.source == "stored" else frozenset()
+
     def check_column(self, selector: str, run: RunInfo) -> None:
-        """Raise StrategyError where stored perplexities are asked for and the dataset has none."""
+        """Raise StrategyError if source=stored but the dataset has no column `ppl`."""
         if self.source == "stored" and "ppl" not in run.columns:
             raise StrategyError(
                 f"selector '{selector}': source=stored needs a column 'ppl'; write it with: prepo score-ppl DATASET"
@@ -32,5 +36,8 @@ class PerplexityParams(CandidateParams):
             return ctx.probe.perplexity(prompts, self.scope)
         missing = [prompt.id for prompt in prompts if prompt.ppl is None]
         if missing:
-            raise StrategyError(f"selector '{selector}': prompt '{missing[0]}' has no stored 'ppl'")
+            raise StrategyError(
+                f"selector '{selector}': prompt '{missing[0]}' has no stored 'ppl'; score it with prepo score-ppl, or "
+                "remove it from the dataset"
+            )
         return np.array([prompt.ppl for prompt in prompts], dtype=np.float64)

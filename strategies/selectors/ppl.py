@@ -68,7 +68,7 @@ class _ByPerplexity(Selector):
         """First kept rank."""
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
-        prompts = source.take(self.params.candidates(n))
+        prompts = source.take(self.params.candidates(n, self.run))
         ppl_B = self.params.perplexities(self.name, prompts, ctx)
         start = self.start(len(prompts), n, ctx)
         chosen = window(ppl_B, np.array([prompt.index for prompt in prompts]), start, n)

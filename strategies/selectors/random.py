@@ -19,6 +19,6 @@ class Random(Selector):
     Params = CandidateParams
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
-        candidates = source.take(self.params.candidates(n))
+        candidates = source.take(self.params.candidates(n, self.run))
         chosen = ctx.rng("selector/random").choice(len(candidates), size=n, replace=False)
         return [candidates[i] for i in sorted(chosen)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, stdev
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,11 +17,11 @@ import yaml
 
 from prepo_cli.commands.eval import _short
 from prepo_cli.errors import UsageError
-from prepo_cli.evaluation import evaluate as evaluate_module
+from prepo_cli.evaluation import evaluator as evaluator_module
 from prepo_cli.evaluation import session
 from prepo_cli.evaluation.settings import EvalConfig, fingerprint
 from prepo_cli.main import main
-from tests.evaluation.answering import Characters, SumEngine, Sums, render
+from tests.evaluation.answering import CUT, Characters, SumEngine, Sums, render
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -45,7 +47,7 @@ def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[SumEngine]:
     monkeypatch.setattr(session, "load_prompts", load)
     monkeypatch.setattr(session, "build_engine", build)
     monkeypatch.setattr(session, "Renderer", lambda tokenizer, system_prompt, template_kwargs: render)
-    monkeypatch.setattr(evaluate_module, "ROLLOUTS_AT_ONCE", 16)
+    monkeypatch.setattr(evaluator_module, "ROLLOUTS_AT_ONCE", 16)
     monkeypatch.chdir(tmp_path)
     return made
 
@@ -75,7 +77,7 @@ def test_samples_summary_config_and_table(run: Run) -> None:
     assert summary["mean_length"] == pytest.approx(sum(row["length"] for row in rows) / 48)
     assert re.search(rf"avg@4\W+{summary['avg@4']['value']:.3f}", out)
     assert all((row["reward"] == 1) == row["correct"] for row in rows)
-    assert all(row["truncated"] == (row["text"] == "hm") == (row["answer"] is None) for row in rows)
+    assert all(row["truncated"] == (row["text"] == CUT) == (row["answer"] is None) for row in rows)
     config = yaml.safe_load(Path("out/config.yaml").read_text(encoding="utf-8"))
     assert (config["k"], config["max_completion_length"], config["max_prompt_length"]) == (4, 32, 32)
     assert sorted(path.name for path in Path("out").iterdir()) == ["config.yaml", "samples.parquet", "summary.json"]
@@ -94,21 +96,30 @@ def test_an_interrupted_evaluation_goes_on(run: Run, engines: list[SumEngine]) -
             raise KeyboardInterrupt
 
     engines.append(SumEngine(before=interrupt))
-    code, out, err = run("--k", "4", "--output-dir", "out")
+    arguments = ["--k", "4", "--reward", "math", "--reward", "tests.rewards.graded:sometimes"]
+    code, out, err = run(*arguments, "--output-dir", "out")
     assert (code, out) == (130, "")
-    assert "the same command goes on" in " ".join(err.split())
+    assert "run the same command to resume" in " ".join(err.split())
     assert engines[0].closed
-    code, _, err = run("--k", "4", "--output-dir", "out")
+    code, out, err = run(*arguments, "--output-dir", "out")
     assert code == 0
     assert "12 of 20 prompts are done" in " ".join(err.split())
     assert sum(len(call) for call in engines[1].calls) == 8
-    run("--k", "4", "--output-dir", "whole")
+    run(*arguments, "--output-dir", "whole")
     assert pq.read_table("out/samples.parquet").equals(pq.read_table("whole/samples.parquet"))
     one, other = (json.loads(Path(d, "summary.json").read_text(encoding="utf-8")) for d in ("out", "whole"))
     for summary in (one, other):
         for name in ("seconds", "prompts_per_second", "output_dir"):
             summary.pop(name)
     assert one == other
+    rows = pq.read_table("out/samples.parquet").to_pylist()
+    for name in ("math", "tests.rewards.graded:sometimes"):
+        values = [row[f"reward_{name}"] for row in rows if row[f"reward_{name}"] is not None]
+        assert one["rewards"][name] == pytest.approx({"mean": fmean(values), "std": stdev(values)})
+        assert re.search(rf"{name}\W+{fmean(values):.3f}\W+{stdev(values):.3f}", out)
+    unscored = sum(row["reward_tests.rewards.graded:sometimes"] is None for row in rows)
+    assert 0 < one["errors"] < unscored < len(rows), "None is not an error, NaN is"
+    assert f"{one['errors']} answers could not be scored" in out
 
 
 def test_a_finished_evaluation_is_shown_again_without_work(run: Run, engines: list[SumEngine]) -> None:
@@ -156,6 +167,12 @@ def test_a_training_runs_folder_is_never_written_to(run: Run) -> None:
         (["--k", "0"], "--k 0"),
         (["--temperature", "0"], "temperature"),
         (["--reward", "mth"], "did you mean 'math'"),
+        (["--verdict", "exact"], "rewards.verdict=exact is not one of the reward functions: math"),
+        (["--set", "rewards.verdict=mth"], "rewards.verdict=mth is not one of the reward functions: math"),
+        (["--set", "rewards.weights=[1, 2]"], "rewards.weights: 2 weights for 1 functions"),
+        (["--set", "rewards.wieghts=[1]"], "unknown setting 'rewards.wieghts', did you mean 'weights'?"),
+        (["--set", "training.seed=1"], "takes only --set engine.key=value and --set rewards.key=value"),
+        (["--set", "rewards=1"], "takes only --set engine.key=value and --set rewards.key=value"),
         (["--engine", "vlm"], "hf"),
         (["--dtype", "float8"], "float32"),
         (["--max-completion-length", "64"], "context of 64 tokens"),
@@ -171,10 +188,67 @@ def test_bad_input_is_one_line(run: Run, arguments: list[str], message: str) -> 
     assert "Traceback" not in err
 
 
-def test_prompts_longer_than_the_context_are_left_out(run: Run) -> None:
-    code, out, _ = run("--k", "2", "--max-prompt-length", "4", "--json")
-    summary = json.loads(out)
+def test_prompts_longer_than_the_context_are_left_out_and_counted(run: Run) -> None:
+    arguments = ["--k", "2", "--max-prompt-length", "4", "--output-dir", "out"]
+    code, out, _ = run(*arguments)
+    assert "10 prompts were left out: they are longer than 4 tokens" in out
+    summary = json.loads(run(*arguments, "--json")[1])
     assert (code, summary["prompts"], summary["left_out"]) == (0, 10, 10)
+
+
+def test_one_function_has_no_table_of_rewards(run: Run) -> None:
+    _, out, _ = run("--k", "2", "--output-dir", "out")
+    assert "std" not in out
+    assert json.loads(Path("out/summary.json").read_text(encoding="utf-8"))["rewards"] == {}
+    assert "reward_math" in pq.read_schema("out/samples.parquet").names
+
+
+def test_a_model_that_states_no_context_gets_a_usual_one() -> None:
+    fitted = EvalConfig(output_dir="x", model={"model_name_or_path": "other"}).with_lengths(None)
+    assert (fitted.max_completion_length, fitted.max_prompt_length) == (2560, 32768 - 2560)
+
+
+ALWAYS = """
+def always(prompts, completions, **columns):
+    return [1.0] * len(completions)
+def too(prompts, completions, **columns):
+    return [1.0] * len(completions)
+"""
+
+
+def test_other_rewards_and_weights_change_no_accuracy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the embedded model: a function that always returns 1, then weights whose float sum is just below 1."""
+    (tmp_path / "own_rewards_of_eval.py").write_text(ALWAYS, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    own = ["own_rewards_of_eval:always", "own_rewards_of_eval:too"]
+
+    def evaluated(*arguments: str) -> dict[str, Any]:
+        with pytest.raises(SystemExit) as end:
+            main(["eval", "--k", "4", "--limit", "12", "--json", "--output-dir", "out", "--overwrite", *arguments])
+        assert not end.value.code
+        summary: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return summary
+
+    alone = evaluated("--reward", "math")
+    assert 0 < alone["avg@4"]["value"] < 1
+    with_short = evaluated("--reward", own[0], "--reward", "math")
+    weighted = evaluated(
+        *("--reward", "math", "--reward", own[0], "--reward", own[1], "--set", "rewards.weights=[0.7, 0.2, 0.1]")
+    )
+    for name in ("avg@4", "pass@1", "pass@2", "pass@4", "maj@4"):
+        assert alone[name] == with_short[name] == weighted[name]
+    mean = alone["avg@4"]["value"]
+    assert with_short["reward"] == pytest.approx(1 + mean)
+    assert weighted["reward"] == pytest.approx(0.7 * mean + 0.3)
+    assert {name: row["mean"] for name, row in weighted["rewards"].items()} == {"math": mean, own[0]: 1, own[1]: 1}
+    always = evaluated("--reward", "math", "--reward", own[0], "--verdict", own[0])
+    assert always["avg@4"]["value"] == 1
+    strict = evaluated("--reward", "math", "--set", "rewards.correct_reward=1.5")
+    assert strict["avg@4"]["value"] == 0
+    sys.modules.pop("own_rewards_of_eval", None)
 
 
 def test_fingerprint_tells_models_data_and_settings_apart(tmp_path: Path) -> None:
@@ -197,7 +271,7 @@ def test_fingerprint_tells_models_data_and_settings_apart(tmp_path: Path) -> Non
     ("model", "context", "asked", "lengths"),
     [
         ("embedded", 256, None, (128, 128)),
-        ("other", None, None, (2560, None)),
+        ("other", None, None, (2560, 30208)),
         ("other", 32768, None, (2560, 30208)),
         ("other", 3000, None, (1500, 1500)),
         ("other", 3000, 2900, (2900, 100)),

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import load_dataset
+from datasets import concatenate_datasets, load_dataset
 from typer.testing import CliRunner
 
+from prepo_cli.data.loading import load_prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.evaluation import ppl_scoring
+from prepo_cli.evaluation.ppl_context import PerplexityContext
+from prepo_cli.files import Chunks
 from prepo_cli.main import app
 from prepo_cli.policy.loading import load_policy
-from prepo_cli.sections import ModelConfig
+from prepo_cli.sections import ModelConfig, ScoringConfig
 from tests.models import naive_scores
 
 RUNNER = CliRunner()
@@ -70,39 +76,76 @@ def test_output_table_and_plot(dataset: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.jsonl", "d_ppl.jsonl", "p.png"]
 
 
-def test_interrupted_goes_on_and_equals_uninterrupted(
+def test_an_interrupted_scoring_resumes_and_equals_an_uninterrupted_one(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ppl_scoring, "CHUNK_ROWS", 2)
     whole, broken = tmp_path / "whole.parquet", tmp_path / "broken.parquet"
     assert RUNNER.invoke(app, ["score-ppl", str(dataset), "--output", str(whole)]).exit_code == 0
-    write = ppl_scoring._Parts.write
+    write = Chunks.write
 
-    def interrupt_at_the_second(self: ppl_scoring._Parts, number: int, values: np.ndarray) -> None:
+    def interrupt_at_the_second(self: Chunks, number: int, table: pa.Table) -> None:
         if number == 1:
             raise KeyboardInterrupt
-        write(self, number, values)
+        write(self, number, table)
 
-    monkeypatch.setattr(ppl_scoring._Parts, "write", interrupt_at_the_second)
+    monkeypatch.setattr(Chunks, "write", interrupt_at_the_second)
     assert RUNNER.invoke(app, ["score-ppl", str(dataset), "--output", str(broken)]).exit_code == 130
     assert not broken.exists()
-    monkeypatch.setattr(ppl_scoring._Parts, "write", write)
+    monkeypatch.setattr(Chunks, "write", write)
     result = RUNNER.invoke(app, ["score-ppl", str(dataset), "--output", str(broken)])
-    assert "going on: 2 prompts were scored before" in result.stderr
+    assert "resuming: 2 of 5 prompts are already scored" in result.stderr
     assert pq.read_table(broken).equals(pq.read_table(whole))
 
 
-def test_finished_chunks_of_other_settings_are_not_mixed_in(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_chunks_of_other_settings_are_not_mixed_in(dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    folder = tmp_path / "out.parquet.partial"
-    folder.mkdir()
-    (folder / "fingerprint").write_text("another")
-    np.save(folder / "chunk-000000.npy", np.full((len(QUESTIONS), 2), 7.0))
+    other = Chunks(tmp_path / "out.parquet.partial", "another")
+    other.open()
+    other.write(0, pa.table({"ppl": [7.0] * len(QUESTIONS), "tokens": [1.0] * len(QUESTIONS)}))
     result = RUNNER.invoke(app, ["score-ppl", str(dataset), "--output", str(out)])
-    assert "starting anew" in result.stderr
+    assert "starting over" in result.stderr
     assert pq.read_table(out)["ppl"][0].as_py() != 7.0
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"scope": "prompt"},
+    {"system_prompt": "Be brief."},
+    {"chat_template_kwargs": {"enable_thinking": False}},
+    {"model": {"revision": "v2"}},
+    {"model": {"dtype": "bfloat16"}},
+    {"max_prompt_length": 40},
+    {"limit": 4},
+    {"engine": {"name": "vllm"}},
+]
+
+
+def test_the_fingerprint_covers_what_the_perplexities_depend_on(dataset: Path, tmp_path: Path) -> None:
+    def mark(**settings: Any) -> str:
+        config = ScoringConfig.model_validate({"dataset_name": str(dataset), "output": tmp_path / "x.csv"} | settings)
+        return ppl_scoring.fingerprint(config, load_prompts(str(dataset), limit=config.limit, need_answer=False))
+
+    plain = mark()
+    assert mark(output=tmp_path / "y.csv", batch_tokens=17, engine={"max_batch_tokens": 1}) == plain
+    marks = [mark(**change) for change in CHANGES]
+    dataset.write_text(dataset.read_text().replace("2 + 2", "2 + 3"))
+    assert len({plain, *marks, mark()}) == len(CHANGES) + 2
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
+def test_the_context_survives_files_joins_and_scoring_again(dataset: Path, tmp_path: Path, ending: str) -> None:
+    first, second = tmp_path / f"first.{ending}", tmp_path / f"second.{ending}"
+    score = ["score-ppl", str(dataset), "--scope", "prompt", "--revision", "v2", "--system-prompt", 'Say "é",\nthen x.']
+    report = json.loads(RUNNER.invoke(app, [*score, "--output", str(first), "--json"]).stdout)
+    RUNNER.invoke(app, ["score-ppl", str(first), "--output", str(second)])
+    tables = [load_prompts(str(path), need_answer=False).table for path in (first, second)]
+    assert [len(set(table["ppl_context"])) for table in tables] == [1, 1]
+    joined = concatenate_datasets(tables).select([0, 2, len(QUESTIONS) + 1])
+    contexts = [PerplexityContext.from_json(cell) for cell in joined["ppl_context"]]
+    assert [context.scope for context in contexts] == ["prompt", "prompt", "question"]
+    assert contexts[0].rendering != contexts[2].rendering
+    assert asdict(contexts[0]) == report["context"]
+    assert [(context.model, context.revision) for context in contexts[1:]] == [("embedded", "v2"), ("embedded", None)]
 
 
 def test_too_long_prompts_have_no_perplexity(dataset: Path, tmp_path: Path) -> None:
@@ -118,10 +161,13 @@ def test_too_long_prompts_have_no_perplexity(dataset: Path, tmp_path: Path) -> N
     [
         (["none.jsonl"], "no such dataset file"),
         (["embedded", "--output", "/proc/x.jsonl"], "can't be written"),
-        (["embedded", "--output", "x.txt"], "end it in one of"),
-        (["embedded", "--scope", "answer"], "question or prompt"),
+        (["embedded", "--output", "x.txt"], "must end in one of .jsonl, .parquet, .csv"),
+        (["embedded", "--scope", "answer"], "scope=\"answer\": Input should be 'question' or 'prompt'"),
         (["embedded", "--dtype", "int8"], "dtype"),
-        (["embedded", "--batch-tokens", "0"], "at least 1"),
+        (["embedded", "--batch-tokens", "0"], "batch_tokens=0: Input should be greater than or equal to 1"),
+        (["embedded", "--limit", "0"], "limit=0: Input should be greater than or equal to 1"),
+        (["embedded", "--max-prompt-length", "-1"], "max_prompt_length=-1"),
+        (["embedded", "--template-arg", "enable_thinking"], "write key=value"),
     ],
 )
 def test_bad_input(arguments: list[str], message: str) -> None:

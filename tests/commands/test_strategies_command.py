@@ -1,4 +1,4 @@
-"""`prepo strategies`: the listing, one in full, JSON, and names that do not exist."""
+"""`prepo strategies`: the listing, the details of one, JSON, and unknown names."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_one_slot_only(slot: str) -> None:
     assert {one["slot"] for one in cards("--slot", slot)} == {slot.replace("-", "_")}
 
 
-def test_one_in_full_has_its_method() -> None:
+def test_the_details_include_the_method() -> None:
     shown = run("rel-entropy")
     assert shown.exit_code == 0
     for piece in ("w_i = Hbar_i / Hbar", "max_weight", "clip weights at this", "--weighting 'rel-entropy:mean=token'"):
@@ -85,9 +85,9 @@ def test_each_example_works(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["ppl-shedule"], "no strategy 'ppl-shedule', did you mean 'ppl-schedule'?"),
-        (["rel-entropy", "--slot", "budget"], "no budget 'rel-entropy'"),
-        (["--slot", "selektor"], "no slot 'selektor', did you mean 'selector'?"),
+        (["ppl-shedule"], "unknown strategy 'ppl-shedule', did you mean 'ppl-schedule'?"),
+        (["rel-entropy", "--slot", "budget"], "unknown budget 'rel-entropy'"),
+        (["--slot", "selektor"], "unknown slot 'selektor', did you mean 'selector'?"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(arguments: list[str], says: str) -> None:

@@ -46,7 +46,7 @@ def train(root: Path, *arguments: str):
     return RUNNER.invoke(app, ["train", "--config", str(root / "small.yaml"), *arguments])
 
 
-def test_a_run_folder_holds_what_is_promised(runs: Path) -> None:
+def test_a_run_folder_holds_the_documented_files(runs: Path) -> None:
     names = {path.name for path in (runs / "prepo").iterdir()}
     assert names == {
         "config.yaml", "metrics.jsonl", "evaluations.jsonl", "rollouts", "checkpoints", "final", "summary.json",
@@ -81,7 +81,7 @@ def test_the_selector_and_weighting_of_prepo_are_recipe_prepo(runs: Path, tmp_pa
     assert [line["reward"] for line in ours] == [line["reward"] for line in theirs]
 
 
-def test_the_table_is_for_people(runs: Path, tmp_path: Path) -> None:
+def test_without_json_a_table_is_printed(runs: Path, tmp_path: Path) -> None:
     result = train(runs, "--output-dir", str(tmp_path / "run"))
     assert "avg@2" in result.stdout
     assert "rollouts generated" in result.stdout
@@ -99,7 +99,7 @@ def test_compare_reads_runs(runs: Path, tmp_path: Path) -> None:
     assert 'src="http' not in page
 
 
-def test_compare_runs_what_is_missing_once(runs: Path, tmp_path: Path) -> None:
+def test_compare_trains_missing_runs_once(runs: Path, tmp_path: Path) -> None:
     call = ["compare", "--recipes", "random,dapo", "--seeds", "0,1", "--steps", "1", "--json",
             "--config", str(runs / "small.yaml"), "--output-dir", str(tmp_path)]  # fmt: skip
     first = json.loads(RUNNER.invoke(app, call).stdout)
@@ -125,9 +125,9 @@ def test_compare_runs_what_is_missing_once(runs: Path, tmp_path: Path) -> None:
         (["train", "--output-dir", "/proc/no/run"], "/proc/no/run can't be written to"),
         (["train", "--reward", "mth"], "mth"),
         (["train", "--model", "./no-model"], "no such model folder"),
-        (["compare"], "name run folders"),
+        (["compare"], "nothing to compare; pass run folders"),
         (["compare", "nothing-here"], "no such run folder: nothing-here"),
-        (["compare", "/tmp"], "holds no run"),
+        (["compare", "/tmp"], "/tmp is not a run folder (no config.yaml)"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -154,10 +154,10 @@ def test_another_run_in_the_folder_is_refused_and_kept(runs: Path) -> None:
 
 
 def test_killed_for_real_and_resumed_without_repeating_the_flags(runs: Path, tmp_path: Path) -> None:
-    """kill -9 in the middle; then --resume with nothing but the folder; all later lines and the weights are equal."""
+    """kill -9 halfway, then --resume with the folder alone: later metrics and final weights equal an unbroken run's."""
     small = [sys.executable, "-m", "prepo_cli", "train", "--config", str(runs / "small.yaml"), "--steps", "12"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*small, "--output-dir", str(whole)], check=True, capture_output=True)
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    subprocess.run([*small, "--output-dir", str(unbroken)], check=True, capture_output=True)
     process = subprocess.Popen(
         [*small, "--output-dir", str(killed)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
@@ -171,6 +171,6 @@ def test_killed_for_real_and_resumed_without_repeating_the_flags(runs: Path, tmp
     assert not (killed / "summary.json").exists()
     resume = [sys.executable, "-m", "prepo_cli", "train", "--resume", "--output-dir", str(killed)]
     subprocess.run(resume, check=True, capture_output=True)
-    assert timeless(whole) == timeless(killed)
-    weights = [(folder / "final" / "model.safetensors").read_bytes() for folder in (whole, killed)]
+    assert timeless(unbroken) == timeless(killed)
+    weights = [(folder / "final" / "model.safetensors").read_bytes() for folder in (unbroken, killed)]
     assert weights[0] == weights[1]

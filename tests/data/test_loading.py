@@ -1,4 +1,4 @@
-"""Columns, formats, bad rows and what is said of them."""
+"""Columns, formats, bad rows and their error messages."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_verl_messages(tmp_path: Path) -> None:
 def test_embedded_splits() -> None:
     assert len(load_prompts("embedded")) == 4000
     assert len(load_prompts("embedded", split="test", limit=7)) == 7
-    with pytest.raises(UsageError, match="no split 'dev'; there are: train, test"):
+    with pytest.raises(UsageError, match="no split 'dev'; choose train or test"):
         load_prompts("embedded", split="dev")
 
 
@@ -90,9 +90,12 @@ def test_embedded_splits() -> None:
         ([GOOD, {"prompt": "", "answer": "2"}], r"line 2: the prompt is empty"),
         ([GOOD, {"prompt": "x", "answer": None}], r"line 2: the answer is missing"),
         ([GOOD, {"prompt": None, "answer": "x"}], r"line 2: the prompt is missing"),
-        ([{**GOOD, "id": 3}, {**GOOD, "id": 3}], r"line 2: the id '3' stood before"),
-        ([{"text": "x", "answer": "2"}], r"no prompt column .*there are: text, answer; .*--prompt-column"),
-        ([{"prompt": "x", "label": "2"}], r"no answer column .*there are: prompt, label; .*--answer-column"),
+        (
+            [{**GOOD, "id": 3}, {**GOOD, "id": 3}],
+            r"line 2: duplicate id '3'; fix it, or skip bad rows with --skip-bad-rows",
+        ),
+        ([{"text": "x", "answer": "2"}], r"no prompt column .*; choose one of text, answer with --prompt-column"),
+        ([{"prompt": "x", "label": "2"}], r"no answer column .*; choose one of prompt, label with --answer-column"),
         ([], r"is empty"),
     ],
 )
@@ -102,7 +105,7 @@ def test_bad_input_is_one_line(tmp_path: Path, rows: list[Any], message: str) ->
     assert "\n" not in str(error.value)
 
 
-def test_bad_rows_may_be_skipped_and_are_counted(tmp_path: Path) -> None:
+def test_bad_rows_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "d.jsonl", GOOD, "{broken", {"prompt": "", "answer": "1"}, {"prompt": "y", "answer": "3"})
     dataset = load_prompts(path, skip_bad_rows=True)
     assert [dataset.question(i) for i in range(len(dataset))] == ["1 + 1?", "y"]
@@ -111,7 +114,7 @@ def test_bad_rows_may_be_skipped_and_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "./folder/x.parquet", "/nowhere/at/all"])
-def test_missing_files_are_not_looked_for_on_the_hub(name: str) -> None:
+def test_missing_files_are_not_searched_for_on_the_hub(name: str) -> None:
     with pytest.raises(UsageError, match="no such dataset file"):
         load_prompts(name)
 
@@ -124,5 +127,5 @@ def test_columns_by_name(tmp_path: Path) -> None:
         load_prompts(path, answer_column="labl")
 
 
-def test_answers_are_not_needed_for_scoring(tmp_path: Path) -> None:
+def test_scoring_needs_no_answers(tmp_path: Path) -> None:
     assert load_prompts(jsonl(tmp_path / "d.jsonl", {"prompt": "x"}), need_answer=False).answer(0) is None

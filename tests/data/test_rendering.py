@@ -1,4 +1,4 @@
-"""The question is found in every template and by every kind of tokenizer."""
+"""The question is located in every template and with every kind of tokenizer."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_tokenizer_without_offsets_is_refused() -> None:
     class Slow:
         is_fast = False
 
-    with pytest.raises(UsageError, match="Slow tells no character offsets"):
+    with pytest.raises(UsageError, match="Slow gives no character offsets"):
         Renderer(Slow())
 
 

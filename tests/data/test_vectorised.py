@@ -1,4 +1,4 @@
-"""The check of whole columns finds what looking at every row finds."""
+"""Column-wise validation finds everything that row-by-row validation finds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prepo_cli.data.columns import answer_of, messages_of
-from prepo_cli.data.vectorised import has_duplicates, suspicious
+from prepo_cli.data.vectorised import has_duplicates, rows_to_inspect
 
 PIECES = st.lists(
     st.sampled_from(["", " ", "\u3000", "\n", "7", "#### ", "####", "\\boxed{", "}", "[", "]", "'a'", "x, y"])
@@ -28,19 +28,19 @@ def faulty(row: dict[str, Any]) -> bool:
 
 
 @given(st.lists(st.tuples(CELLS, CELLS), min_size=1))
-def test_no_bad_row_is_left_unsuspected(cells: list[tuple[str | None, str | None]]) -> None:
+def test_every_bad_row_is_inspected(cells: list[tuple[str | None, str | None]]) -> None:
     rows = [{"prompt": prompt, "answer": answer} for prompt, answer in cells]
     schema = pa.schema({"prompt": pa.string(), "answer": pa.string()})
-    found = suspicious(pa.Table.from_pylist(rows, schema=schema), "prompt", "answer")
+    found = rows_to_inspect(pa.Table.from_pylist(rows, schema=schema), "prompt", "answer")
     assert {i for i, row in enumerate(rows) if faulty(row)} <= set(found)
 
 
-def test_plain_rows_are_not_looked_at_one_by_one() -> None:
+def test_plain_rows_are_not_inspected_one_by_one() -> None:
     rows = [{"prompt": f"What is {i}?", "answer": str(i)} for i in range(100)]
-    assert not suspicious(pa.Table.from_pylist(rows), "prompt", "answer")
+    assert not rows_to_inspect(pa.Table.from_pylist(rows), "prompt", "answer")
     messages = pa.Table.from_pylist([{"prompt": [{"role": "user", "content": "x"}], "answer": "1"}])
-    assert list(suspicious(messages, "prompt", "answer")) == [0]
-    assert list(suspicious(pa.Table.from_pylist([{"prompt": "x", "answer": 1.5}]), "prompt", "answer")) == [0]
+    assert list(rows_to_inspect(messages, "prompt", "answer")) == [0]
+    assert list(rows_to_inspect(pa.Table.from_pylist([{"prompt": "x", "answer": 1.5}]), "prompt", "answer")) == [0]
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 5)), min_size=1), st.booleans())

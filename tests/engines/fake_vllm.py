@@ -1,8 +1,8 @@
-"""A stand-in for a vLLM server: its endpoints, and the ways it goes wrong, without a model.
+"""A fake vLLM server: its endpoints and the ways in which it fails, without a model.
 
-Its weights are one number, and a completion is that number, what the prompt adds up to, and an end token; so it shows
-in every rollout which weights it comes from. `restart` forgets the weights, as a server that was killed and started
-again has; connections from before go dead.
+Its weights are one number. A completion is that number, a number made from the prompt's sum, and an end token, so
+every rollout shows which weights it comes from. `restart` resets the weights and ends existing connections, as killing
+and restarting a real server does.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 END = 1
 CONTEXT = 100
 Hook = Callable[[str, str], int | None]
-"""Called with the path and 'before' or 'after'; a status is answered instead, -1 hangs up, 0 never answers."""
+"""Called with the path and 'before' or 'after'. May return a status to answer with; -1 hangs up, 0 never answers."""
 
 
 class FakeVllm:
-    """Listens on loopback once made."""
+    """Listens on loopback from its construction on."""
 
     def __init__(self) -> None:
         self.hook: Hook = lambda path, when: None
@@ -39,7 +39,7 @@ class FakeVllm:
         self.settings: dict[str, Any] = {"logprobs_mode": "processed_logprobs", "dtype": "torch.float32"}
         self.backend: dict[str, Any] | None = None
         self.developer = True
-        self.restart_after: str | None = None  # a path: once, its answer is the connection's last, then a restart
+        self.restart_after: str | None = None  # a path whose next answer is followed by a restart
         self.lock = threading.Lock()
         self.server = _listen(self, 0)
         self.port = self.server.server_address[1]
@@ -51,7 +51,7 @@ class FakeVllm:
             self.loaded, self.version = 0, "default"
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self.released.set()
         self.life += 1
         self.server.shutdown()
@@ -157,7 +157,7 @@ def _listen(fake: FakeVllm, port: int) -> ThreadingHTTPServer:
         allow_reuse_address = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            pass  # a client that broke off
+            pass  # a client that disconnected
 
     server = Quiet(("127.0.0.1", port), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()

@@ -1,4 +1,4 @@
-"""The vLLM server client against a stand-in server that misbehaves in every way a real one does; no vLLM needed."""
+"""The vLLM server engine against a fake server that fails in every way a real one does; vLLM is not needed."""
 
 from __future__ import annotations
 
@@ -18,34 +18,27 @@ from prepo_cli.engines.base import Request
 from prepo_cli.engines.vllm_server import VllmServerEngine
 from prepo_cli.engines.vllm_transfer import pieces
 from prepo_cli.errors import RunError, UsageError
-from prepo_cli.policy.policy import Policy
 from prepo_cli.sections import EngineConfig
 from tests.engines.fake_vllm import CONTEXT, END, FakeVllm
 
 MANY = [Request([i, i + 1], [i, 7], 1.0, 10) for i in range(100)]
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeVllm]:
-    server = FakeVllm()
-    yield server
-    server.stop()
-
-
 @pytest.fixture(autouse=True)
-def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_http, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(vllm_http, "LONGEST_PAUSE_S", 0.05)
-    monkeypatch.setattr(vllm_server, "PULSE_S", 0.1)
-    monkeypatch.setattr(vllm_server, "ANSWER_S", 0.5)
+    monkeypatch.setattr(vllm_server, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(vllm_server, "REPLY_TIMEOUT_S", 0.5)
 
 
-def connect(fake: FakeVllm, folder: Path, patience: float = 20.0, **settings: Any) -> VllmServerEngine:
+def connect(fake: FakeVllm, folder: Path, give_up_after: float = 20.0, **settings: Any) -> VllmServerEngine:
     config = EngineConfig(
-        name="vllm-server", **{"vllm_server_base_url": fake.url, "vllm_server_timeout_s": patience, **settings}
+        name="vllm-server", **{"vllm_server_base_url": fake.url, "vllm_server_timeout_s": give_up_after, **settings}
     )
-    policy = Policy(None, None, None, torch.device("cpu"), frozenset({END}), 0, source="some/m")
-    return VllmServerEngine(config, policy=policy, max_model_len=CONTEXT, sync_dir=folder / "sync")
+    return VllmServerEngine(
+        config, model="some/m", eos_token_ids=frozenset({END}), max_model_len=CONTEXT, sync_dir=folder / "sync"
+    )
 
 
 def weights(number: int) -> Iterator[tuple[str, torch.Tensor]]:
@@ -55,7 +48,7 @@ def weights(number: int) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def check(requests: list[Request], groups: list[Any], number: int) -> None:
-    """Every rollout belongs to its request and was made by these weights."""
+    """Every rollout belongs to its request and comes from these weights."""
     assert [len(group) for group in groups] == [len(request.seeds) for request in requests]
     for request, group in zip(requests, groups, strict=True):
         for rollout in group:
@@ -64,7 +57,7 @@ def check(requests: list[Request], groups: list[Any], number: int) -> None:
             np.testing.assert_array_equal(rollout.logprobs, np.float32([0, -0.25, -0.5]))
 
 
-def test_requests_go_out_together_and_come_back_in_order(fake: FakeVllm, tmp_path: Path) -> None:
+def test_requests_run_concurrently_and_return_in_order(fake: FakeVllm, tmp_path: Path) -> None:
     fake.hook = lambda path, when: time.sleep(0.005)
     engine = connect(fake, tmp_path)
     engine.sync(weights(5))
@@ -96,27 +89,27 @@ def test_prompt_log_probs(fake: FakeVllm, tmp_path: Path) -> None:
     assert second.size == 0 and third.tolist() == [-2.0]
 
 
-@pytest.mark.parametrize("trouble", [503, 500, 429, -1])
-def test_passing_trouble_changes_nothing(fake: FakeVllm, tmp_path: Path, trouble: int) -> None:
+@pytest.mark.parametrize("failure", [503, 500, 429, -1])
+def test_temporary_failures_change_nothing(fake: FakeVllm, tmp_path: Path, failure: int) -> None:
     chance = random.Random(1)
     engine = connect(fake, tmp_path)
     engine.sync(weights(5))
-    fake.hook = lambda path, when: trouble if chance.random() < 0.1 and path != "/collective_rpc" else None
+    fake.hook = lambda path, when: failure if chance.random() < 0.1 and path != "/collective_rpc" else None
     check(MANY, engine.generate(MANY), 5)
     engine.sync(weights(6))
     check(MANY, engine.generate(MANY), 6)
 
 
-def test_no_rollout_is_of_a_restarted_servers_weights(fake: FakeVllm, tmp_path: Path) -> None:
+def test_no_rollout_comes_from_a_restarted_servers_weights(fake: FakeVllm, tmp_path: Path) -> None:
     chance = random.Random(2)
     engine = connect(fake, tmp_path)
     engine.sync(weights(5))
 
-    def restart_now_and_then(path: str, when: str) -> None:
+    def restart_at_random(path: str, when: str) -> None:
         if chance.random() < 0.01:
             fake.restart()
 
-    fake.hook = restart_now_and_then
+    fake.hook = restart_at_random
     for number in range(6, 9):
         engine.sync(weights(number))
         check(MANY, engine.generate(MANY), number)
@@ -142,7 +135,7 @@ def test_a_restart_while_weights_are_loaded(fake: FakeVllm, tmp_path: Path, path
 
 
 @pytest.mark.parametrize("path", ["/collective_rpc", "/reset_prefix_cache"])
-def test_a_restart_after_a_connection_was_closed_in_good_order(fake: FakeVllm, tmp_path: Path, path: str) -> None:
+def test_a_restart_after_a_connection_was_closed_cleanly(fake: FakeVllm, tmp_path: Path, path: str) -> None:
     engine = connect(fake, tmp_path)
     fake.restart_after = path
     engine.sync(weights(5))
@@ -150,7 +143,7 @@ def test_a_restart_after_a_connection_was_closed_in_good_order(fake: FakeVllm, t
     assert fake.paths.count("/collective_rpc") == 2
 
 
-def test_an_answer_from_before_the_weights_came_back_does_not_count(
+def test_an_answer_from_before_the_weights_were_restored_does_not_count(
     fake: FakeVllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = connect(fake, tmp_path)
@@ -165,7 +158,7 @@ def test_an_answer_from_before_the_weights_came_back_does_not_count(
                 time.sleep(0.01)
 
     fake.hook = hold_the_first_answer
-    monkeypatch.setattr(vllm_http.Calls, "drop", lambda calls: None)  # it would break the held answer off
+    monkeypatch.setattr(vllm_http.CallGroup, "abort", lambda group: None)  # which would end the held call
     check(MANY[:2], engine.generate(MANY[:2]), 5)
     assert len(fake.bodies) == 4
 
@@ -194,7 +187,7 @@ def test_a_server_that_was_down_for_a_while(fake: FakeVllm, tmp_path: Path) -> N
     assert fake.paths.count("/collective_rpc") >= 2
 
 
-def test_a_restart_behind_a_connection_that_never_closes(fake: FakeVllm, tmp_path: Path) -> None:
+def test_a_restart_behind_a_connection_that_stays_open(fake: FakeVllm, tmp_path: Path) -> None:
     engine = connect(fake, tmp_path)
     engine.sync(weights(5))
     silent: list[bool] = []
@@ -211,35 +204,35 @@ def test_a_restart_behind_a_connection_that_never_closes(fake: FakeVllm, tmp_pat
     assert silent
 
 
-@pytest.mark.parametrize("trouble", ["gone", "hanging", "failing"])
-def test_patience_ends_in_one_line(fake: FakeVllm, tmp_path: Path, trouble: str) -> None:
-    engine = connect(fake, tmp_path, patience=1.0)
+@pytest.mark.parametrize("failure", ["gone", "hanging", "failing"])
+def test_giving_up_is_one_line(fake: FakeVllm, tmp_path: Path, failure: str) -> None:
+    engine = connect(fake, tmp_path, give_up_after=1.0)
     engine.sync(weights(5))
-    if trouble == "gone":
+    if failure == "gone":
         fake.stop()
-    elif trouble == "hanging":
+    elif failure == "hanging":
         fake.hook = lambda path, when: 0
     else:
         fake.hook = lambda path, when: 500 if path == "/v1/completions" else None
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(RunError) as caught:
         engine.generate(MANY)
-    assert 0.9 < time.monotonic() - begun < 6
+    assert 0.9 < time.monotonic() - started < 6
     assert fake.url in str(caught.value) and "--resume" in str(caught.value) and "\n" not in str(caught.value)
-    if trouble == "gone":
+    if failure == "gone":
         fake.come_back()
 
 
-def test_a_refusal_is_not_repeated(fake: FakeVllm, tmp_path: Path) -> None:
+def test_a_rejected_call_is_not_retried(fake: FakeVllm, tmp_path: Path) -> None:
     engine = connect(fake, tmp_path)
     engine.sync(weights(5))
     fake.hook = lambda path, when: 400 if path == "/v1/completions" else None
-    with pytest.raises(RunError, match="refuses /v1/completions: as asked"):
+    with pytest.raises(RunError, match="rejects /v1/completions: as asked"):
         engine.generate(MANY[:1])
     assert fake.paths.count("/v1/completions") == 1
 
 
-def test_an_interrupt_breaks_everything_off(fake: FakeVllm, tmp_path: Path) -> None:
+def test_an_interrupt_aborts_everything(fake: FakeVllm, tmp_path: Path) -> None:
     engine = connect(fake, tmp_path)
     engine.sync(weights(5))
     answered: list[str] = []
@@ -252,17 +245,17 @@ def test_an_interrupt_breaks_everything_off(fake: FakeVllm, tmp_path: Path) -> N
         raise KeyboardInterrupt
 
     fake.hook = hang_after_some
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         engine.generate(MANY, interrupt)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - started < 3
 
 
-def test_another_run_on_the_same_server_is_noticed(fake: FakeVllm, tmp_path: Path) -> None:
+def test_another_run_on_the_same_server_is_detected(fake: FakeVllm, tmp_path: Path) -> None:
     engine = connect(fake, tmp_path / "one")
     engine.sync(weights(5))
     other = connect(fake, tmp_path / "two")
-    with pytest.raises(UsageError, match="weights of another run"):
+    with pytest.raises(UsageError, match="another run's weights"):
         other.generate(MANY[:1])
     other.sync(weights(6))
     with pytest.raises(RunError, match="another run"):
@@ -272,9 +265,9 @@ def test_another_run_on_the_same_server_is_noticed(fake: FakeVllm, tmp_path: Pat
     check(MANY, other.generate(MANY), 6)
 
 
-def test_a_server_that_is_not_set_up_is_one_line_with_the_cure(fake: FakeVllm, tmp_path: Path) -> None:
+def test_a_server_that_is_set_up_wrongly_is_one_line_with_the_cure(fake: FakeVllm, tmp_path: Path) -> None:
     for attribute, value, words in (
-        ("reported", {"version": "0.19.1"}, r"vLLM 0\.19\.1; prepo works with 0\.28 up to 0\.33"),
+        ("reported", {"version": "0.19.1"}, r"vLLM 0\.19\.1; prepo needs vllm>=0\.28,<0\.33"),
         ("card", {"id": "n", "root": None, "max_model_len": CONTEXT}, "--served-model-name m"),
         ("card", {"id": "m", "root": "m", "max_model_len": CONTEXT - 1}, f"--max-model-len {CONTEXT}"),
         ("developer", False, "VLLM_SERVER_DEV_MODE=1"),
@@ -293,7 +286,7 @@ def test_a_server_that_is_not_set_up_is_one_line_with_the_cure(fake: FakeVllm, t
     connect(fake, tmp_path, vllm_server_base_url=fake.url + "/v1/")
 
 
-def test_what_vllm_would_refuse_or_bend_is_an_error(fake: FakeVllm, tmp_path: Path) -> None:
+def test_what_vllm_would_reject_or_alter_is_an_error(fake: FakeVllm, tmp_path: Path) -> None:
     engine = connect(fake, tmp_path)
     for request, words in (
         (Request([5] * (CONTEXT - 3), [1], 1.0, 4), "max-model-len"),
@@ -305,27 +298,27 @@ def test_what_vllm_would_refuse_or_bend_is_an_error(fake: FakeVllm, tmp_path: Pa
             engine.generate([request])
 
 
-def test_an_end_at_a_strange_token_is_an_error(fake: FakeVllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_end_token_is_an_error(fake: FakeVllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choice = {"token_ids": [5, 6], "logprobs": {"token_logprobs": [0, 0]}, "finish_reason": "stop"}
     monkeypatch.setattr(fake, "complete", lambda body: (200, {"choices": [choice] * body["n"]}))
     with pytest.raises(RunError, match="last token 6"):
         connect(fake, tmp_path).generate(MANY[:1])
 
 
-def test_weights_that_can_not_be_written_or_loaded(fake: FakeVllm, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_written_or_loaded(fake: FakeVllm, tmp_path: Path) -> None:
     (tmp_path / "sync").write_text("in the way", encoding="utf-8")
-    with pytest.raises(RunError, match=r"can't write weights .*engine\.vllm_sync_dir"):
+    with pytest.raises(RunError, match=r"cannot write weights .*engine\.vllm_sync_dir"):
         connect(fake, tmp_path).sync(weights(5))
     engine = connect(fake, tmp_path, vllm_sync_dir=str(tmp_path / "other"))
     engine.sync(weights(5))
     fake.hook = lambda path, when: 500 if path == "/collective_rpc" else None
-    with pytest.raises(RunError, match=r"can't load .*engine\.vllm_sync_dir"):
+    with pytest.raises(RunError, match=r"cannot load .*engine\.vllm_sync_dir"):
         engine.sync(weights(6))
     engine.close()
     assert not list((tmp_path / "other").iterdir())
 
 
-def test_only_the_newest_weights_stay(fake: FakeVllm, tmp_path: Path) -> None:
+def test_only_the_newest_weights_are_kept(fake: FakeVllm, tmp_path: Path) -> None:
     engine = connect(fake, tmp_path)
     for number in range(2, 5):
         engine.sync(weights(number))
@@ -335,7 +328,7 @@ def test_only_the_newest_weights_stay(fake: FakeVllm, tmp_path: Path) -> None:
     assert not list((tmp_path / "sync").iterdir())
 
 
-def test_pieces_hold_everything_once_in_order() -> None:
+def test_pieces_contain_every_tensor_once_in_order() -> None:
     named = [(f"w{i}", torch.zeros(size)) for i, size in enumerate([3, 1, 1, 9, 2, 2, 2])]
     cut = list(pieces(named, 16))
     assert [[name for name, _ in piece] for piece in cut] == [["w0", "w1"], ["w2"], ["w3"], ["w4", "w5"], ["w6"]]

@@ -13,6 +13,8 @@ from prepo_cli.engines.base import Progress, Request, Rollout
 from strategies.types import Prompt
 
 EOS = 0
+CUT = "let me think about this sum, it is a hard one; " * 2
+"""A completion cut off: so long that no worker process needs to look whether it is a bare answer."""
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Sums:
         return str(row + row * row)
 
     def fields(self, row: int) -> dict[str, Any]:
-        return {"level": row}
+        return {"level": row, "answer": self.answer(row)}
 
 
 class Characters:
@@ -79,7 +81,7 @@ class SumEngine:
         total = sum(map(int, "".join(map(chr, request.prompt_ids)).split("+")))
         draw = np.random.default_rng(seed).random()
         cut = draw > 0.9
-        text = "hm" if cut else f"\\boxed{{{total if draw < self.skill else total + 1}}}"
+        text = CUT if cut else f"\\boxed{{{total if draw < self.skill else total + 1}}}"
         token_ids = [ord(character) for character in text] + ([] if cut else [EOS])
         if progress is not None:
             progress(1)

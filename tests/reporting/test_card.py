@@ -1,4 +1,4 @@
-"""The model card: front matter that the hub's own library reads, results, and a snippet that runs."""
+"""The model card: front matter that the Hub's own library reads, results, and a snippet that runs."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def front_matter(card: str) -> dict[str, Any]:
     return loaded
 
 
-def test_the_hub_reads_the_front_matter() -> None:
+def test_the_hub_library_reads_the_front_matter() -> None:
     card = ModelCard(model_card(configuration(reporting__hub_model_id="me/my-model"), summary()))
     data = card.data
     assert (data.library_name, data.pipeline_tag) == ("transformers", "text-generation")
     assert (data.base_model, data.datasets) == ("someone/some-model", ["someone/some-data"])
     assert {"prepo", "reinforcement-learning"} <= set(data.tags)
-    assert data.license is None, "it is the user's to choose"
+    assert data.license is None, "the user chooses it"
     assert data.model_name == "my-model"
     assert [(r.dataset_type, r.dataset_split, r.metric_type, r.metric_value) for r in data.eval_results] == [
         ("someone/some-test", "test", "avg@4", 0.5),
@@ -74,7 +74,7 @@ def test_it_still_reads_after_the_user_adds_a_licence() -> None:
     assert ModelCard(card.replace(line, "license: apache-2.0")).data.license == "apache-2.0"
 
 
-def test_strategies_stand_with_all_their_parameters_and_papers() -> None:
+def test_strategies_are_listed_with_all_parameters_and_papers() -> None:
     card = model_card(configuration(strategies__selector="greso+ppl-schedule:ratio=0.4,pacing=sqrt"), summary())
     (greso, schedule) = [line for line in card.splitlines() if line.startswith("| selector |")]
     assert "| `greso` |" in greso and "https://arxiv.org/abs/2506.02177" in greso
@@ -104,13 +104,13 @@ def test_an_evaluation_at_the_end_alone() -> None:
     assert front_matter(card)["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
 
 
-def test_one_at_the_start_alone_says_nothing_about_this_model() -> None:
+def test_an_evaluation_at_the_start_alone_says_nothing_about_the_trained_model() -> None:
     card = model_card(configuration(), summary(after=None, difference=None))
     assert "| avg@4 | 0.250 [0.200, 0.300] |  |  |" in card
     assert "model-index" not in front_matter(card)
 
 
-def test_paths_of_the_machine_are_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_paths_are_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner" / "model").mkdir(parents=True)
     config = configuration(model__model_name_or_path="owner/model", data__dataset_name=str(tmp_path / "train.jsonl"))
@@ -135,7 +135,7 @@ def test_paths_of_the_machine_are_not_published(tmp_path: Path, monkeypatch: pyt
         ("a/b/c", None, "c"),
     ],
 )
-def test_names_of_the_hub_are_told_from_paths(name: str, hub: str | None, published: str) -> None:
+def test_hub_names_are_distinguished_from_paths(name: str, hub: str | None, published: str) -> None:
     assert hub_name(name) == hub
     assert shown(name) == published
 
@@ -145,13 +145,13 @@ def test_lora_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "LoRA" not in plain and "lora" not in front_matter(plain)["tags"]
     monkeypatch.setattr("prepo_cli.reporting.card.version", lambda package: f"version of {package}")
     card = model_card(configuration(model__use_peft=True, model__lora_r=8, model__lora_alpha=12.5), summary())
-    assert "LoRA adapters of rank 8, alpha 12.5, dropout 0, on all-linear; the weights here have them merged" in card
+    assert "LoRA adapters (rank 8, alpha 12.5, dropout 0, target modules all-linear), which are merged" in card
     assert "lora" in front_matter(card)["tags"]
     assert "| peft | version of peft |" in card
     assert "- LoRA: [arXiv 2106.09685]" in card
 
 
-def test_versions_are_told() -> None:
+def test_versions_are_listed() -> None:
     import torch
     import transformers
 
@@ -161,11 +161,11 @@ def test_versions_are_told() -> None:
     assert f"| transformers | {transformers.__version__} |" in card
 
 
-def test_doing_it_again_does_not_push_again() -> None:
-    again = "prepo train --config config.yaml --output-dir runs/again"
-    assert f"{again}\n" in model_card(configuration(), summary())
+def test_reproducing_a_run_does_not_push_it() -> None:
+    command = "prepo train --config config.yaml --output-dir runs/reproduced"
+    assert f"{command}\n" in model_card(configuration(), summary())
     pushed = configuration(reporting__push_to_hub=True, reporting__hub_model_id="me/my-model")
-    assert f"{again} --set reporting.push_to_hub=false\n" in model_card(pushed, summary())
+    assert f"{command} --set reporting.push_to_hub=false\n" in model_card(pushed, summary())
 
 
 def test_the_embedded_run() -> None:

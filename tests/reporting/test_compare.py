@@ -1,4 +1,4 @@
-"""Statistics of the comparison against goldens and by hand."""
+"""Statistics of the comparison against golden values and hand calculations."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
     assert [(line["seeds"], line["final"]) for line in lines] == [(2, pytest.approx(0.6)), (1, pytest.approx(0.9))]
 
 
-def test_runs_with_another_k_are_refused() -> None:
+def test_runs_with_different_k_are_refused() -> None:
     with pytest.raises(UsageError, match="different k"):
         compare([run("a", [(0, 0.1)]), run("b", [(0, 0.1)], metric="avg@8")])

@@ -1,4 +1,4 @@
-"""Pushing a run to a hub of our own on loopback, through the hub's real client."""
+"""Push runs to a fake Hub on loopback through the real Hub client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub import HfApi, ModelCard
 
-from prepo_cli.config import resolve, write_yaml
+from prepo_cli.config import resolve, to_yaml
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.reporting import hub
 from prepo_cli.reporting.card import model_card
@@ -35,7 +35,7 @@ SUMMARY: dict[str, Any] = {
 
 
 class FakeHub(ThreadingHTTPServer):
-    """As much of the hub as one commit needs: repositories, large files, commits."""
+    """The parts of the Hub's API that one commit needs: repositories, large files, commits."""
 
     daemon_threads = True
 
@@ -62,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         for part, status in self.server.refuse.items():
             if part in path:
-                self._answer({"error": "not yours\nto write"}, status)
+                self._answer({"error": "no write\naccess"}, status)
                 return
         if path == "/api/repos/create":
             self._create(json.loads(body))
@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         elif path.endswith("/commit/main"):
             self._commit([json.loads(line) for line in body.splitlines()])
         else:
-            self._answer({"error": f"no such place: {path}"}, 404)
+            self._answer({"error": f"no such endpoint: {path}"}, 404)
 
     def do_PUT(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
@@ -142,7 +142,7 @@ def configuration(**reporting: Any) -> RunConfig:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """A finished run without a repository in its configuration."""
+    """A finished run whose configuration names no repository."""
     (tmp_path / "final" / "inner").mkdir(parents=True)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "state.json").write_text("{}")
@@ -153,7 +153,7 @@ def run_folder(tmp_path: Path) -> Path:
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
     (tmp_path / "learning_curve.png").write_bytes(b"\x89PNG")
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
-    write_yaml(tmp_path / "config.yaml", configuration())
+    (tmp_path / "config.yaml").write_text(to_yaml(configuration()))
     (tmp_path / "README.md").write_text(model_card(configuration(), SUMMARY))
     return tmp_path
 
@@ -162,7 +162,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_everything_goes_up_in_one_commit(server: FakeHub, run_folder: Path) -> None:
+def test_everything_is_pushed_in_one_commit(server: FakeHub, run_folder: Path) -> None:
     config = configuration(push_to_hub=True, hub_model_id="me/model", hub_private_repo=True)
     assert push_run(config, run_folder, client(server)) == f"{server.url}/me/model"
     (files,) = server.commits
@@ -178,7 +178,7 @@ def test_everything_goes_up_in_one_commit(server: FakeHub, run_folder: Path) -> 
     assert server.tokens == {f"Bearer {TOKEN}"}
 
 
-def test_a_repository_that_is_there_is_used(server: FakeHub, run_folder: Path) -> None:
+def test_an_existing_repository_is_used(server: FakeHub, run_folder: Path) -> None:
     config = configuration(push_to_hub=True, hub_model_id="me/model")
     push_run(config, run_folder, client(server))
     assert push_run(config, run_folder, client(server)) == f"{server.url}/me/model"
@@ -187,7 +187,7 @@ def test_a_repository_that_is_there_is_used(server: FakeHub, run_folder: Path) -
 
 
 @pytest.mark.parametrize(("place", "status"), [("repos/create", 403), ("preupload", 401), ("commit/main", 500)])
-def test_a_failure_leaves_the_run_whole_and_says_how_to_go_on(
+def test_a_failed_push_leaves_the_run_untouched_and_says_how_to_retry(
     server: FakeHub, run_folder: Path, place: str, status: int
 ) -> None:
     server.refuse = {place: status}
@@ -197,7 +197,7 @@ def test_a_failure_leaves_the_run_whole_and_says_how_to_go_on(
     message = str(raised.value)
     assert message.startswith("pushing to me/model failed (")
     assert str(status) in message and "\n" not in message
-    assert f"is whole, push it later with: python -m prepo_cli.reporting.hub {run_folder} me/model" in message
+    assert f"is complete, retry with: python -m prepo_cli.reporting.hub {run_folder} me/model" in message
     assert contents(run_folder) == before
     server.refuse = {}
     assert push_folder(run_folder, "me/model", client(server)) == f"{server.url}/me/model"
@@ -206,11 +206,11 @@ def test_a_failure_leaves_the_run_whole_and_says_how_to_go_on(
 def test_no_network_is_one_line(run_folder: Path) -> None:
     with FakeHub() as gone:
         address = gone.url
-    with pytest.raises(RunError, match=r"pushing to me/model failed \(.*\); the run in .* is whole"):
+    with pytest.raises(RunError, match=r"pushing to me/model failed \(.*\); the run in .* is complete"):
         push_run(configuration(hub_model_id="me/model"), run_folder, HfApi(endpoint=address, token=TOKEN))
 
 
-def test_a_run_without_a_repository_is_pushed_later(server: FakeHub, run_folder: Path) -> None:
+def test_a_run_without_a_repository_can_be_pushed_later(server: FakeHub, run_folder: Path) -> None:
     before = (run_folder / "README.md").read_text()
     push_folder(run_folder, "me/model", client(server))
     card = server.commits[0]["README.md"].decode()
@@ -219,7 +219,7 @@ def test_a_run_without_a_repository_is_pushed_later(server: FakeHub, run_folder:
     assert ModelCard(card).data.model_name == "model"
 
 
-def test_a_card_that_the_user_changed_is_kept(server: FakeHub, run_folder: Path) -> None:
+def test_a_card_that_the_user_edited_is_kept(server: FakeHub, run_folder: Path) -> None:
     changed = (run_folder / "README.md").read_text().replace("# license:", "license: apache-2.0 #")
     (run_folder / "README.md").write_text(changed)
     push_folder(run_folder, "me/model", client(server))
@@ -230,13 +230,13 @@ def test_a_card_that_the_user_changed_is_kept(server: FakeHub, run_folder: Path)
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no finished run"):
         push_folder(tmp_path, "me/model")
-    with pytest.raises(UsageError, match="holds no finished run; finish it with: prepo train --resume"):
+    with pytest.raises(UsageError, match="is unfinished; finish it with: prepo train --resume"):
         push_run(configuration(hub_model_id="me/model"), tmp_path)
 
 
 @pytest.fixture
 def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """No token anywhere."""
+    """A user without a token."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
@@ -248,18 +248,20 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatc
     ("name", "message"),
     [
         (None, "add --set reporting.hub_model_id=owner/name"),
-        ("model", "reporting.hub_model_id=model: write owner/name"),
+        ("model", "reporting.hub_model_id=model is not a repository name; write owner/name"),
         ("a/b/c", "write owner/name"),
-        ("me/mo del", "can't be a name on the hub"),
+        ("me/mo del", "is not a valid Hub name"),
         ("me/model", "run: hf auth login"),
     ],
 )
-def test_what_can_be_known_before_is_refused_before(name: str | None, message: str, nobody: pytest.MonkeyPatch) -> None:
+def test_impossible_pushes_are_refused_before_the_run(
+    name: str | None, message: str, nobody: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UsageError, match=message):
         check_hub(configuration(push_to_hub=True, hub_model_id=name))
 
 
-def test_with_a_token_or_without_a_push_nothing_is_refused(nobody: pytest.MonkeyPatch) -> None:
+def test_nothing_is_refused_with_a_token_or_without_a_push(nobody: pytest.MonkeyPatch) -> None:
     check_hub(configuration())
     nobody.setenv("HF_TOKEN", TOKEN)
     check_hub(configuration(push_to_hub=True, hub_model_id="me/model"))

@@ -106,7 +106,7 @@ def test_what_is_not_finite_is_left_out_and_counted() -> None:
         ("mth", "did you mean 'math'"),
         ("nowhere.at_all:f", "PYTHONPATH"),
         ("own_rewards:lenght", "does not import: AttributeError"),
-        ("own_rewards:number", "is a int, not a function"),
+        ("own_rewards:number", "is not a function but of type int"),
     ],
 )
 def test_names_are_checked_before_any_work(name: str, message: str) -> None:
@@ -116,7 +116,7 @@ def test_names_are_checked_before_any_work(name: str, message: str) -> None:
 
 
 def test_faults_of_own_functions_name_them() -> None:
-    with pytest.raises(UsageError, match="'own_rewards:too_few' gave 1 values for 2 completions"):
+    with pytest.raises(UsageError, match="'own_rewards:too_few' returned 1 values for 2 completions"):
         score(["own_rewards:too_few"], ["a", "b"], ["x", "x"])
     with pytest.raises(RunError, match="'own_rewards:fails' failed: KeyError"):
         score(["own_rewards:fails"], ["a"], ["x"])
@@ -129,7 +129,7 @@ def test_math_without_gold_answers() -> None:
 
 def test_nothing_to_judge() -> None:
     scores = score(["math", "own_rewards:sometimes"], [], [])
-    assert scores.rewards_N.shape == scores.by_function["math"].shape == (0,)
+    assert scores.rewards_N.shape == scores.by_function["math"].shape == scores.correct_N.shape == (0,)
 
 
 def test_a_reward_named_twice() -> None:

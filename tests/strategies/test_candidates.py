@@ -23,13 +23,15 @@ def context(step: int, round_: int = 0, seed: int = 7) -> StepContext:
 
 @pytest.mark.parametrize(("kept", "ratio", "candidates"), [(256, 0.2, 1280), (2, 0.2, 10), (7, 1.0, 7), (3, 0.4, 8)])
 def test_candidate_counts(kept: int, ratio: float, candidates: int) -> None:
-    assert CandidateParams(ratio=ratio).candidates(kept) == candidates
+    assert CandidateParams(ratio=ratio).candidates(kept, make_run(10**6)) == candidates
 
 
 @given(st.integers(1, 5000), st.integers(1, 100))
 def test_candidates_are_the_least_that_keep_the_ratio(kept: int, percent: int) -> None:
     exact = Fraction(kept * 100, percent)
-    assert CandidateParams(ratio=percent / 100).candidates(kept) == -(-exact.numerator // exact.denominator)
+    assert CandidateParams(ratio=percent / 100).candidates(kept, make_run(10**6)) == -(
+        -exact.numerator // exact.denominator
+    )
 
 
 def test_full_is_the_stream_and_an_epoch_sees_each_prompt_once() -> None:

@@ -66,7 +66,7 @@ def test_pacing_moves_the_window() -> None:
     ranks = {p.index: rank for rank, p in enumerate(sorted(prompts, key=lambda p: p.ppl))}
     first = {}
     for pacing in PACING:
-        selector = create("selector", f"ppl-schedule:ratio=0.1,source=stored,pacing={pacing}", RUN)
+        selector = create("selector", f"ppl-schedule:ratio=0.1,source=stored,pacing={pacing}", make_run(100))
         chosen = selector.select(10, FakeSource(prompts), context(10, 20))
         first[pacing] = min(ranks[p.index] for p in chosen)
     assert first == {"linear": 45, "quadratic": 22, "sqrt": math.floor(math.sqrt(0.5) * 90)}

@@ -11,9 +11,9 @@ import pytest
 
 from strategies import registry
 from strategies.base import BudgetAllocator, RolloutWeighting, Selector, Strategy
+from strategies.chain import Chain
 from strategies.errors import StrategyError
 from strategies.registry import Spec, create, find, parse, register
-from strategies.selectors.chain import Chain
 from strategies.types import Batch, FloatArray, StepContext
 from tests.fakes import FakeRun, make_run
 

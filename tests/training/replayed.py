@@ -16,12 +16,15 @@ import numpy as np
 from prepo_cli.config import resolve
 from prepo_cli.engines.base import Progress, Request, Rollout
 from prepo_cli.policy import scoring
-from prepo_cli.training import learner, run
+from prepo_cli.training import build, train
 from strategies.types import derive_seed
 
 
 class Replay:
     """Answers that depend on the seeds alone, of very different lengths, right now and then."""
+
+    shares_weights = exact_logprobs = True
+    serves_all = scores_prompts = False
 
     def __init__(self, policy: Any) -> None:
         self.tokenizer = policy.tokenizer
@@ -51,8 +54,8 @@ class Replay:
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     scoring.CHUNK_ELEMENTS = settings["chunk_elements"] or scoring.CHUNK_ELEMENTS
-    learner.build_engine = lambda config, policy, *parts, **options: Replay(policy)
-    run.train(resolve(sets=settings["sets"]), resume=settings["resume"])
+    build.build_engine = lambda config, policy, *parts, **options: Replay(policy)
+    train.train(resolve(sets=settings["sets"]), resume=settings["resume"])
 
 
 if __name__ == "__main__":

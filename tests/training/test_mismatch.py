@@ -10,17 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prepo_cli.sections import EngineConfig
-from prepo_cli.training.loss import sequence_sum
+from prepo_cli.losses import sequence_sum
 from prepo_cli.training.mismatch import correction
 
 MODES = ["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 SEQUENCES = st.lists(st.lists(st.tuples(st.floats(-6, 0), st.floats(-6, 0)), min_size=1, max_size=5), min_size=1)
-
-
-def make(mode: str, cap: float = 2.0, name: str = "vllm") -> EngineConfig:
-    settings = {"name": name, "vllm_importance_sampling_mode": mode, "vllm_importance_sampling_cap": cap}
-    return EngineConfig.model_validate(settings)
 
 
 def naive(sequences: list[list[tuple[float, float]]], mode: str, cap: float) -> list[float]:
@@ -51,49 +45,49 @@ def test_weights_are_a_loops(mode: str, sequences: list[list[tuple[float, float]
     singles = [a - b for tokens in sequences for a, b in tokens]
     if any(abs(abs(value) - math.log(cap)) < 1e-9 for value in [*sums, *singles]) or max(map(abs, sums)) > 19:
         return  # on the border rounding decides; beyond e^19 ratios are cut
-    found = correction(*tensors(sequences), make(mode, cap)).weight_M
+    found = correction(*tensors(sequences), mode, cap).weight_M
     np.testing.assert_allclose(found.numpy(), naive(sequences, mode, cap), rtol=1e-9)
 
 
 def test_by_hand() -> None:
     trainer = torch.tensor([0.0, math.log(3.0), math.log(0.25)])
-    found = correction(trainer, torch.zeros(3), torch.tensor([0, 0, 1]), make("token_truncate"))
+    found = correction(trainer, torch.zeros(3), torch.tensor([0, 0, 1]), "token_truncate", 2.0)
     assert found.weight_M.tolist() == pytest.approx([1, 2, 0.25])
-    assert found.sums["sampling/corrected_ratio"] == 1
-    assert found.sums["sampling/importance_ratio"] == pytest.approx(4.25)
-    assert found.sums["sampling/importance_ratio_max"] == pytest.approx(3)
-    assert found.sums["sampling/importance_ratio_min"] == pytest.approx(0.25)
-    assert found.sums["sampling/logp_difference"] == pytest.approx(math.log(3) + math.log(4))
-    assert found.sums["sampling/kl"] == pytest.approx(4.25 - math.log(0.75) - 3)
-    masked = correction(trainer, torch.zeros(3), torch.tensor([0, 0, 1]), make("token_mask", 3.5)).weight_M
+    assert found.stats.corrected == 1
+    assert found.stats.ratio == pytest.approx(4.25)
+    assert found.stats.ratio_max == pytest.approx(3)
+    assert found.stats.ratio_min == pytest.approx(0.25)
+    assert found.stats.engine_gap == pytest.approx(math.log(3) + math.log(4))
+    assert found.stats.engine_kl == pytest.approx(4.25 - math.log(0.75) - 3)
+    masked = correction(trainer, torch.zeros(3), torch.tensor([0, 0, 1]), "token_mask", 3.5).weight_M
     assert masked.tolist() == pytest.approx([1, 3, 0])
-    sequence = correction(trainer, torch.zeros(3), torch.tensor([0, 0, 1]), make("sequence_truncate", 2)).weight_M
+    sequence = correction(trainer, torch.zeros(3), torch.tensor([0, 0, 1]), "sequence_truncate", 2.0).weight_M
     assert sequence.tolist() == pytest.approx([2, 2, 0.25])
 
 
-def test_the_hf_engine_is_measured_and_not_corrected() -> None:
-    found = correction(
-        torch.tensor([1.0]), torch.zeros(1), torch.zeros(1, dtype=torch.long), make("token_mask", name="hf")
-    )
+def test_without_a_correction_the_gap_is_still_measured() -> None:
+    found = correction(torch.tensor([1.0]), torch.zeros(1), torch.zeros(1, dtype=torch.long), "none", 2.0)
     assert found.weight_M.tolist() == [1]
-    assert found.sums["sampling/logp_difference"] == 1
-    assert "sampling/importance_ratio" not in found.sums
+    assert found.stats.engine_gap == 1
+    assert found.stats.ratio is None
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_equal_log_probs_change_nothing(mode: str) -> None:
     logprobs = torch.randn(6)
-    found = correction(logprobs, logprobs, torch.tensor([0, 0, 1, 1, 1, 2]), make(mode))
+    found = correction(logprobs, logprobs, torch.tensor([0, 0, 1, 1, 1, 2]), mode, 2.0)
     assert found.weight_M.tolist() == [1.0] * 6
-    assert found.sums.get("sampling/corrected_ratio", 0) == 0
+    assert found.stats.corrected == 0
 
 
 def test_extreme_gaps_stay_finite() -> None:
     found = correction(
-        torch.full((4,), 500.0), torch.zeros(4), torch.zeros(4, dtype=torch.long), make("sequence_truncate")
+        torch.full((4,), 500.0), torch.zeros(4), torch.zeros(4, dtype=torch.long), "sequence_truncate", 2.0
     )
     assert torch.isfinite(found.weight_M).all()
-    assert all(math.isfinite(value) for value in found.sums.values())
+    stats = found.stats
+    measured = (stats.engine_gap, stats.engine_gap_max, stats.engine_kl, stats.ratio, stats.ratio_max, stats.ratio_min)
+    assert all(math.isfinite(value) for value in measured)
 
 
 def test_sequence_sum() -> None:

@@ -15,7 +15,10 @@ import pytest
 
 from prepo_cli.config import resolve
 from prepo_cli.errors import UsageError
-from prepo_cli.training.run import Run, train
+from prepo_cli.training.collect import Collector
+from prepo_cli.training.rollouts import Collected
+from prepo_cli.training.train import train
+from strategies.types import StepContext
 from tests.metrics import timeless
 
 SMALL = [
@@ -77,14 +80,14 @@ def test_resumed_equals_uninterrupted_bit_for_bit(uninterrupted: Path, tmp_path:
 def test_an_interrupt_saves_the_step_and_can_be_resumed(
     uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin_step = Run.begin_step
+    collect = Collector.collect
 
-    def interrupt_in_second_step(self: Run) -> None:
-        if self.step == 1:
+    def interrupt_in_second_step(self: Collector, ctx: StepContext) -> Collected:
+        if ctx.step == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        begin_step(self)
+        return collect(self, ctx)
 
-    monkeypatch.setattr(Run, "begin_step", interrupt_in_second_step)
+    monkeypatch.setattr(Collector, "collect", interrupt_in_second_step)
     with pytest.raises(KeyboardInterrupt, match="--resume"):
         run(tmp_path / "run", *ALL_STATEFUL, "training.save_steps=100")
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]

@@ -20,19 +20,19 @@ from prepo_cli.policy.policy import Policy, ScoreBatch
 from prepo_cli.sections import ModelConfig
 from prepo_cli.training.engine_check import check_engine
 from prepo_cli.training.lengths import ExpectedLengths
-from prepo_cli.training.team import Team, deal, expected_cost, round_robin
+from prepo_cli.training.team import Team, expected_cost, round_robin, split_by_cost
 from tests.models import VOCAB, make_policy
 
 
 @given(st.lists(st.floats(0, 1e6)), st.integers(1, 9))
 def test_shares_hold_everything_once_and_are_even(costs: list[float], count: int) -> None:
-    shares = deal(costs, count)
+    shares = split_by_cost(costs, count)
     assert len(shares) == count
     assert sorted(i for share in shares for i in share) == list(range(len(costs)))
     loads = [sum(costs[i] for i in share) for share in shares]
     # The greedy rule's bound: nobody has more than the fair share and one item besides.
     assert max(loads) <= sum(costs) / count + max(costs, default=0) + 1e-6
-    assert shares == deal(costs, count)
+    assert shares == split_by_cost(costs, count)
 
 
 @given(st.lists(st.integers()), st.integers(1, 9))
@@ -70,8 +70,8 @@ class Two:
     count = 2
     sharded = False
 
-    def call(self, worker: Any, method: str, shares: Any) -> list[Any]:
-        return [getattr(worker, method)(*share) for share in shares]
+    def call(self, method: Any, shares: Any) -> list[Any]:
+        return [method(*share) for share in shares]
 
 
 class Worker:
@@ -91,6 +91,16 @@ class Worker:
         return [self.policy.score_batch(batch) for batch in batches]
 
 
+class SeparateEngine(HfEngine):
+    """An engine with weights of its own."""
+
+    shares_weights = exact_logprobs = False
+
+    def sync(self, weights: Any) -> None:
+        for _ in weights:
+            pass
+
+
 def team(policy: Policy, engine: Policy | None = None) -> Team:
     return Team(Two(), Worker(policy, engine or policy), 60)
 
@@ -100,15 +110,34 @@ def test_generating_and_scoring_in_shares_is_generating_and_scoring() -> None:
     rng = np.random.default_rng(0)
     rows = [rng.integers(2, VOCAB, size=n).tolist() for n in (3, 9, 17, 4, 30, 2, 8)]
     requests = [Request(row, [i, i + 100], 1.0, 8, expected_tokens=i) for i, row in enumerate(rows)]
-    shared, whole = team(policy).generate(requests), HfEngine(policy, 10_000).generate(requests)
-    assert [[r.token_ids for r in g] for g in shared] == [[r.token_ids for r in g] for g in whole]
-    spans, heat = [(1, len(row)) for row in rows], [0.5 + 0.1 * i for i in range(7)]
-    ours = team(policy).score(rows, spans, heat, with_entropy=True)
+    shared, alone = team(policy).generate(requests), HfEngine(policy, 10_000).generate(requests)
+    assert [[r.token_ids for r in g] for g in shared] == [[r.token_ids for r in g] for g in alone]
+    spans, temperatures = [(1, len(row)) for row in rows], [0.5 + 0.1 * i for i in range(7)]
+    ours = team(policy).score(rows, spans, temperatures, with_entropy=True)
     for (logprobs, entropies), (naive, naive_entropies) in zip(
-        ours, policy.score(rows, spans, heat, 10_000, with_entropy=True), strict=True
+        ours, policy.score(rows, spans, temperatures, 10_000, with_entropy=True), strict=True
     ):
         np.testing.assert_allclose(logprobs, naive, atol=1e-5)
         np.testing.assert_allclose(entropies, naive_entropies, atol=1e-5)
+
+
+def test_an_engine_that_serves_all_is_asked_once_by_the_main_process() -> None:
+    asked: list[Any] = []
+
+    class Server(SeparateEngine):
+        serves_all = True
+
+        def generate(self, requests: Any, progress: Any = None) -> Any:
+            asked.append(requests)
+            return super().generate(requests, progress)
+
+    policy = make_policy()
+    served = team(policy)
+    served.learner.engine = Server(policy, 10_000)
+    served.learner.generate = lambda requests, progress=None: served.learner.engine.generate(requests, progress)
+    requests = [Request([5, 6, i], [i], 1.0, 8) for i in range(5)]
+    served.generate(requests)
+    assert asked == [requests]
 
 
 PROMPTS = [[5, 6, 7], [9, 3, 2, 11, 4]]
@@ -135,17 +164,17 @@ def test_an_engine_with_other_weights_is_found_out(sharded: bool) -> None:
 
 
 def test_a_stale_engine_stops_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prepo_cli.training import learner, run
+    from prepo_cli.training import build, train
 
     def wrong(config: Any, policy: Policy, *parts: Any, **options: Any) -> Any:
         other = load_policy(ModelConfig())
         for parameter in other.model.parameters():
             parameter.data.mul_(-1)
-        return HfEngine(other, 10_000)
+        return SeparateEngine(other, 10_000)
 
-    monkeypatch.setattr(learner, "build_engine", wrong)
+    monkeypatch.setattr(build, "build_engine", wrong)
     sets = ["training.prompts_per_step=2", "training.num_generations=2", "training.max_completion_length=8",
             "evaluation.dataset_name=null", "engine.name=vllm", f"output_dir={tmp_path / 'run'}",
             "data.max_prompt_length=30"]  # fmt: skip
     with pytest.raises(RunError, match="the weight sync did not take"):
-        run.train(resolve(sets=sets))
+        train.train(resolve(sets=sets))

@@ -1,4 +1,4 @@
-"""A real vLLM server on loopback, for as long as the tests need it."""
+"""A real vLLM server on loopback for the duration of the tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-START_S = 180.0
+START_S = 300.0
+"""A server needs 20 s on an idle machine and over 200 s on a busy one."""
 
 
 def free_port() -> int:
@@ -22,7 +23,7 @@ def free_port() -> int:
 
 
 class VllmServer:
-    """A server of the model in `folder`; `kill` and `start` work as often as one likes."""
+    """A server of the model in `folder`; it may be killed and started again any number of times."""
 
     def __init__(self, folder: Path, context: int, log: Path | None = None) -> None:
         self.folder, self.context = folder, context
@@ -43,7 +44,7 @@ class VllmServer:
         }
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
         command += [part for flag in flags.items() for part in flag]
-        # A prompt scheduled in parts rewinds its request's generator, which CPU generators can't.
+        # A prompt scheduled in chunks rewinds its request's random generator, which CPU generators cannot do.
         command += ["--skip-tokenizer-init", "--enforce-eager", "--no-enable-chunked-prefill"]
         command += ["--max-num-batched-tokens", "8192"]
         settings = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -69,7 +70,7 @@ class VllmServer:
         raise AssertionError(self.log.read_text(errors="replace")[-3000:])
 
     def kill(self) -> None:
-        """End the server and its engine process at once, as kill -9 does."""
+        """Kill the server and its engine process, as kill -9 does."""
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()

@@ -1,4 +1,4 @@
-"""Random models of shapes that vLLM's CPU kernels take, and what the tests compare engines with."""
+"""Random models of shapes that vLLM's CPU kernels support, and what the tests compare engines with."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make_policy(architecture: str, eos: frozenset[int] = EOS) -> Policy:
 
 
 def shake(policy: Policy, seed: int) -> None:
-    """New random weights, every parameter of them."""
+    """New random weights for every parameter."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in policy.model.parameters():
@@ -62,7 +62,7 @@ def shake(policy: Policy, seed: int) -> None:
 
 
 def save(policy: Policy, folder: Path) -> Path:
-    """The model on disk, with a generation config that would change the sampling if an engine heeded it."""
+    """The model on disk, with a generation config that would change the sampling if an engine used it."""
     policy.model.save_pretrained(folder)
     (folder / "generation_config.json").write_text(
         '{"eos_token_id": [1, 7, 11], "top_k": 2, "repetition_penalty": 1.5, "temperature": 0.3}', encoding="utf-8"
@@ -92,22 +92,22 @@ def greedy(policy: Policy, max_tokens: int = 12) -> list[list[list[int]]]:
 
 
 def largest_gap(policy: Policy, asked: Sequence[Request], groups: list[list[Rollout]]) -> float:
-    """Largest distance of the engine's log-probs from the trainer's."""
-    rows, spans, heats, found = [], [], [], []
+    """Largest difference between the engine's log-probs and the trainer's."""
+    rows, spans, temperatures, found = [], [], [], []
     for request, group in zip(asked, groups, strict=True):
         for rollout in group:
             start = len(request.prompt_ids)
             rows.append([*request.prompt_ids, *rollout.token_ids])
             spans.append((start, start + len(rollout.token_ids)))
-            heats.append(request.temperature or 1.0)
+            temperatures.append(request.temperature or 1.0)
             found.append(rollout.logprobs)
-    exact = [logprobs for logprobs, _ in policy.score(rows, spans, heats, 100_000)]
+    exact = [logprobs for logprobs, _ in policy.score(rows, spans, temperatures, 100_000)]
     assert [len(a) for a in exact] == [len(b) for b in found]
     return max(float(np.abs(a - b).max()) for a, b in zip(exact, found, strict=True))
 
 
 def first_token_fits(policy: Policy, prompt: list[int], temperature: float, drawn: Sequence[int]) -> bool:
-    """Whether first tokens follow softmax(logits / T), by a chi-square test that a right engine fails once in 1e5."""
+    """Whether first tokens follow softmax(logits / T): a chi-square test that a correct engine fails once in 1e5."""
     with torch.no_grad():
         p = torch.softmax(policy.model(torch.tensor([prompt])).logits[0, -1].double() / temperature, -1).numpy()
     counts = np.bincount(np.asarray(drawn), minlength=VOCAB)

@@ -46,7 +46,7 @@ class Running:
 def start(policy: Policy, folder: Path, dtype: str = "float32") -> VllmEngine:
     return VllmEngine(
         CONFIG,
-        model_path=str(save(policy, folder)),
+        model=str(save(policy, folder)),
         dtype=dtype,
         eos_token_ids=policy.eos_token_ids,
         max_model_len=CONTEXT,
@@ -154,12 +154,12 @@ def test_the_nucleus_limits_what_is_drawn(running: Running) -> None:
     (group,) = running.engine.generate([Request(PROMPTS[0], list(range(300)), 1.0, 1, top_p=0.5)])
     assert {r.token_ids[0] for r in group} == nucleus
     for rollout in group:
-        expected = np.log(p[rollout.token_ids[0]] / order.values[:size].sum())
+        expected = float(torch.log(p[rollout.token_ids[0]] / order.values[:size].sum()))
         assert abs(rollout.logprobs[0] - expected) < 5e-5
 
 
 @with_one_architecture
-def test_what_vllm_would_refuse_or_bend_is_an_error(running: Running) -> None:
+def test_what_vllm_would_reject_or_alter_is_an_error(running: Running) -> None:
     for request, words in (
         (Request([5] * (CONTEXT - 3), [1], 1.0, 4), "max-model-len"),
         (Request([], [1], 1.0, 4), "empty prompt"),
@@ -168,7 +168,7 @@ def test_what_vllm_would_refuse_or_bend_is_an_error(running: Running) -> None:
     ):
         with pytest.raises(UsageError, match=words):
             running.engine.generate([request])
-    with pytest.raises(UsageError, match="exceed"):
+    with pytest.raises(UsageError, match="exceeds"):
         running.engine.prompt_logprobs([[5] * CONTEXT])
 
 
@@ -213,6 +213,6 @@ def test_a_model_that_vllm_does_not_know_is_one_line(tmp_path: Path) -> None:
     folder = save(policy, tmp_path)
     text = (folder / "config.json").read_text(encoding="utf-8").replace("LlamaForCausalLM", "NoSuchForCausalLM")
     (folder / "config.json").write_text(text.replace('"llama"', '"nosuch"'), encoding="utf-8")
-    with pytest.raises(UsageError, match="vLLM can't load") as caught:
-        VllmEngine(CONFIG, model_path=str(folder), dtype="float32", eos_token_ids=EOS, max_model_len=CONTEXT, seed=0)
+    with pytest.raises(UsageError, match="vLLM cannot load") as caught:
+        VllmEngine(CONFIG, model=str(folder), dtype="float32", eos_token_ids=EOS, max_model_len=CONTEXT, seed=0)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The client of a vLLM server against the trainer's own decoding and log-probs, on a real server that also dies."""
+"""The vLLM server engine against the trainer's own decoding and log-probs, with a real server that is also killed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prepo_cli.engines.vllm_server import VllmServerEngine
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.policy.policy import Policy
 from prepo_cli.sections import EngineConfig
-from tests.vllm.servers import VllmServer
+from tests.vllm.servers import START_S, VllmServer
 from tests.vllm.small_models import (
     CONTEXT,
     EOS,
@@ -46,8 +46,14 @@ class Running:
 
 
 def connect(policy: Policy, server: VllmServer, folder: Path, context: int = CONTEXT) -> VllmServerEngine:
-    config = EngineConfig(name="vllm-server", vllm_server_base_url=server.url, vllm_server_timeout_s=120)
-    return VllmServerEngine(config, policy=policy, max_model_len=context, sync_dir=folder / "sync")
+    config = EngineConfig(name="vllm-server", vllm_server_base_url=server.url, vllm_server_timeout_s=START_S)
+    return VllmServerEngine(
+        config,
+        model=policy.source,
+        eos_token_ids=policy.eos_token_ids,
+        max_model_len=context,
+        sync_dir=folder / "sync",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +134,12 @@ def test_samples_follow_the_exact_softmax(running: Running) -> None:
     assert not first_token_fits(running.policy, PROMPTS[0], 1.3, drawn)
 
 
-def test_a_server_that_does_not_fit_is_one_line(running: Running, tmp_path: Path) -> None:
+def test_a_server_that_is_set_up_wrongly_is_one_line(running: Running, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"--max-model-len {CONTEXT + 1}"):
         connect(running.policy, running.server, tmp_path, CONTEXT + 1)
     with pytest.raises(UsageError, match="--served-model-name other"):
         connect(replace(running.policy, source="somewhere/other"), running.server, tmp_path)
-    with pytest.raises(UsageError, match="weights of another run"):
+    with pytest.raises(UsageError, match="another run's weights"):
         connect(running.policy, running.server, tmp_path).generate(requests(1))
 
 
@@ -167,7 +173,7 @@ def test_a_killed_server_comes_back_with_the_current_weights(running: Running) -
     assert tokens(running.engine.generate(requests(1, temperature=0.0))) == greedy(running.policy)
 
 
-def test_weights_of_another_run_are_noticed(running: Running, tmp_path: Path) -> None:
+def test_weights_of_another_run_are_detected(running: Running, tmp_path: Path) -> None:
     other = connect(running.policy, running.server, tmp_path)
     other.sync(weights(running.policy))
     with pytest.raises(RunError, match="another run"):

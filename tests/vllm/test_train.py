@@ -1,4 +1,4 @@
-"""`prepo train`, `eval` and `score-ppl` with vLLM, from the command line: in process, and a server that dies."""
+"""`prepo train`, `eval` and `score-ppl` with vLLM from the command line: in process, and with a server that dies."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_trains_in_process(sets: list[str], tmp_path: Path) -> None:
 
 
 def test_two_processes_each_with_an_engine(tmp_path: Path) -> None:
-    """Sharded, so that every process also takes part in handing over the weights."""
+    """Sharded, so that every process takes part in gathering the weights."""
     _, *arguments = command(tmp_path / "run", "training.fsdp=true")
     done = launch([*arguments, "--json"], 2)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -71,7 +71,7 @@ def test_two_processes_each_with_an_engine(tmp_path: Path) -> None:
 
 
 def test_evaluates_and_scores_as_the_trainer_does(tmp_path: Path) -> None:
-    """Greedy answers are equal, so correctness is; perplexities agree."""
+    """Greedy answers are equal, and with them correctness; so are perplexities."""
     values, scored = [], []
     for engine in ("hf", "vllm"):
         shared = ["--engine", engine, "--json", "--set", "engine.vllm_enforce_eager=true"]
@@ -125,7 +125,7 @@ def test_a_server_killed_in_the_middle_of_a_step_costs_nothing(server: VllmServe
     assert [line["cost/rollouts_total"] for line in lines] == [256, 512, 768, 1024]
 
 
-def test_a_server_that_stays_away_ends_the_run_in_one_line_and_it_goes_on(server: VllmServer, tmp_path: Path) -> None:
+def test_a_run_whose_server_stays_down_ends_with_one_line_and_resumes(server: VllmServer, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = ["training.total_steps=12", f"engine.vllm_server_base_url={server.url}",
                 "engine.vllm_server_timeout_s=4", "evaluation.dataset_name=null", "data.dataset_name=embedded",

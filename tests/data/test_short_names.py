@@ -1,4 +1,4 @@
-"""Short names lead to the right hub dataset, configuration, split and columns; nothing is downloaded."""
+"""Short names resolve to the right Hub dataset, configuration, split and columns; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from prepo_cli.data.loading import load_prompts
-from prepo_cli.data.named import NAMED
+from prepo_cli.data.short_names import SHORT_NAMES
 from prepo_cli.errors import UsageError
 
 ROWS = {
@@ -29,30 +29,30 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     def load(name: str, config: str | None = None, *, split: str) -> Any:
         calls.append((name, config, split))
-        short = next(short for short, known in NAMED.items() if known.hub_id == name)
+        short = next(short for short, known in SHORT_NAMES.items() if known.hub_id == name)
         return datasets.Dataset.from_list([ROWS[short]])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     return calls
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", SHORT_NAMES)
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_name(name: str, split: str, asked: list[tuple[Any, ...]]) -> None:
     dataset = load_prompts(name.upper() if split == "test" else name, split=split)
-    known = NAMED[name]
+    known = SHORT_NAMES[name]
     assert asked == [(known.hub_id, known.config, split if name == "gsm8k" else known.split)]
     assert dataset.question(0) == "2 + 2?"
     assert dataset.answer(0) == "4"
 
 
-def test_what_the_user_says_wins(asked: list[tuple[Any, ...]]) -> None:
+def test_the_users_settings_take_precedence(asked: list[tuple[Any, ...]]) -> None:
     dataset = load_prompts("math500", answer_column="level", dataset_config="other")
     assert dataset.answer(0) == "1"
     assert asked[0][1] == "other"
 
 
-def test_a_file_of_that_name_wins(
+def test_a_folder_of_the_same_name_takes_precedence(
     asked: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     datasets.Dataset.from_list([{"prompt": "mine?", "answer": "1"}]).save_to_disk(str(tmp_path / "gsm8k"))
@@ -62,7 +62,7 @@ def test_a_file_of_that_name_wins(
 
 
 @pytest.mark.parametrize("name", ["aime-24", "MATH_500", "amc_23"])
-def test_nearly_a_name(name: str) -> None:
+def test_a_misspelt_short_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="the short names are: dapo-math-17k"):
         load_prompts(name)
 
@@ -73,8 +73,8 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 @pytest.mark.parametrize(("name", "file"), [("aime24", "aime24.jsonl"), ("olympiadbench", "olympiadbench.jsonl"),
                                             ("gsm8k", "gsm8k.jsonl"), ("amc23", "amc23.jsonl")])  # fmt: skip
 def test_columns_are_those_of_the_real_files(name: str, file: str) -> None:
-    """Against the published files where they are at hand, else against a row with the columns that they have."""
-    known = NAMED[name]
+    """Compared with the published files where available, else with a row that has their columns."""
+    known = SHORT_NAMES[name]
     path = SHARED / file
     row = datasets.load_dataset("json", data_files=str(path), split="train")[0] if path.is_file() else ROWS[name]
     assert known.prompt_column in row

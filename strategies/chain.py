@@ -36,10 +36,17 @@ class Chain(Selector):
         self.selectors = tuple(selectors)
         self.name = "+".join(s.name for s in selectors)  # type: ignore[misc]  # a chain's name is its instance's
 
+    @property
+    def stored_scopes(self) -> frozenset[str]:
+        return frozenset().union(*(s.stored_scopes for s in self.selectors))
+
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
         for selector in self.selectors[:-1]:
             source = _Through(selector, source, ctx)
         return self.selectors[-1].select(n, source, ctx)
+
+    def notes(self) -> list[str]:
+        return [note for selector in self.selectors for note in selector.notes()]
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
         for selector in self.selectors:

@@ -1,32 +1,35 @@
+"""Answers sampled and judged, on fakes that answer sums."""
+
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from prepo_cli.evaluation import evaluate as module
-from prepo_cli.evaluation.evaluate import Evaluation, evaluate, pass_ks
+from prepo_cli.evaluation import evaluator as module
+from prepo_cli.evaluation.evaluator import Evaluator, Sampling
+from prepo_cli.evaluation.results import Evaluation
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RewardConfig
-from prepo_cli.statistics import pass_at_k
 from strategies.types import derive_seed
-from tests.evaluation.answering import Characters, SumEngine, Sums, render
+from tests.evaluation.answering import CUT, Characters, SumEngine, Sums, render
 
-OPTIONS: dict[str, Any] = {
-    "k": 8,
-    "temperature": 0.7,
-    "top_p": 0.9,
-    "max_completion_length": 33,
-    "max_prompt_length": None,
-    "seed": 5,
-}
+BOXED = RewardConfig(functions=["boxed"])
+SAMPLING = Sampling(k=8, temperature=0.7, top_p=0.9, max_completion_length=33, max_prompt_length=None, seed=5)
 
 
-def answered(engine: SumEngine, size: int = 30, **options: Any) -> Evaluation:
-    with Judge(RewardConfig()) as judge:
-        return evaluate(engine, Characters(), Sums(size), render, judge, **{**OPTIONS, **options})
+def answered(
+    engine: SumEngine,
+    progress: Callable[[int], Any] | None = None,
+    rewards: RewardConfig = BOXED,
+    **sampling: Any,
+) -> Evaluation:
+    with Judge(rewards) as judge:
+        evaluator = Evaluator(engine, Characters(), Sums(30), render, judge, replace(SAMPLING, **sampling))
+        return evaluator.evaluate(progress)
 
 
 def test_every_prompt_is_answered_k_times_by_its_own_seeds() -> None:
@@ -46,7 +49,7 @@ def test_every_prompt_is_answered_k_times_by_its_own_seeds() -> None:
             right, cut = evaluation.correct_PK[row, j], evaluation.truncated_PK[row, j]
             answer = None if cut else str(row + row * row + (not right))
             assert evaluation.answers_PK[row][j] == answer
-            assert evaluation.completions[row][j] == ("hm" if cut else f"\\boxed{{{answer}}}")
+            assert evaluation.completions[row][j] == (CUT if cut else f"\\boxed{{{answer}}}")
             assert evaluation.lengths_PK[row, j] == len(evaluation.completions[row][j]) + (not cut)
 
 
@@ -59,11 +62,12 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parts.prompt_ids == whole.prompt_ids
     assert parts.completions == whole.completions
     np.testing.assert_array_equal(parts.rewards_PK, whole.rewards_PK)
+    np.testing.assert_array_equal(parts.by_function["boxed"], whole.by_function["boxed"])
 
 
 def test_long_prompts_are_left_out_counted_and_reported_to_progress() -> None:
     heard: list[int] = []
-    evaluation = answered(SumEngine(), max_prompt_length=4, progress=heard.append)
+    evaluation = answered(SumEngine(), heard.append, max_prompt_length=4)
     kept = [row for row in range(30) if len(f"{row}+{row * row}") <= 4]
     assert evaluation.prompt_ids == [f"sum-{row}" for row in kept]
     assert evaluation.left_out == 30 - len(kept)
@@ -72,30 +76,31 @@ def test_long_prompts_are_left_out_counted_and_reported_to_progress() -> None:
     assert (nothing.left_out, nothing.correct_PK.shape) == (30, (0, 8))
 
 
-def test_summary() -> None:
-    evaluation = answered(SumEngine())
-    summary = json.loads(json.dumps(evaluation.summary(seed=1)))
-    avg = summary["avg@8"]
-    assert avg["value"] == pytest.approx(evaluation.correct_PK.mean())
-    assert avg["low"] < avg["value"] < avg["high"]
-    assert [name for name in summary if name.startswith("pass@")] == ["pass@1", "pass@2", "pass@4", "pass@8"]
-    assert summary["pass@1"] == pytest.approx(avg)
-    expected = pass_at_k(8, evaluation.correct_PK.sum(axis=1), 4).mean()
-    assert summary["pass@4"]["value"] == pytest.approx(expected)
-    assert summary["maj@8"]["value"] > avg["value"], "the right answer is the most frequent one"
-    assert summary["truncated"] == pytest.approx(evaluation.truncated_PK.mean())
-    assert summary["mean_length"] == pytest.approx(evaluation.lengths_PK.mean())
-    assert (summary["prompts"], summary["k"]) == (30, 8)
-    assert {source: row["prompts"] for source, row in summary["by_source"].items()} == {"easy": 20, "hard": 10}
-    hard = evaluation.correct_PK[::3].mean()
-    assert summary["by_source"]["hard"]["avg@8"]["value"] == pytest.approx(hard)
-
-
 def test_before_and_after_share_their_random_numbers() -> None:
     before, after = answered(SumEngine(skill=0.3)), answered(SumEngine(skill=0.6))
     assert (after.correct_PK >= before.correct_PK).all()
     assert after.correct_PK.sum() > before.correct_PK.sum()
 
 
-def test_pass_ks() -> None:
-    assert [list(pass_ks(k)) for k in (1, 2, 6, 16)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8, 16]]
+def test_prompts_are_rendered_once_for_all_evaluations() -> None:
+    rendered: list[str] = []
+
+    def counted(messages: list[dict[str, str]]) -> Any:
+        rendered.append(messages[-1]["content"])
+        return render(messages)
+
+    with Judge(BOXED) as judge:
+        evaluator = Evaluator(SumEngine(), Characters(), Sums(30), counted, judge, SAMPLING)
+        first, second = evaluator.evaluate(), evaluator.evaluate()
+    assert sorted(rendered) == sorted(Sums(30).question(row) for row in range(30))
+    np.testing.assert_array_equal(first.correct_PK, second.correct_PK)
+
+
+def test_other_reward_functions_change_the_reward_and_not_what_is_correct() -> None:
+    alone = answered(SumEngine())
+    rewards = RewardConfig(functions=["tests.training.rewards:short", "boxed"], weights=[1.0, 0.25])
+    both = answered(SumEngine(), rewards=rewards)
+    np.testing.assert_array_equal(both.correct_PK, alone.correct_PK)
+    np.testing.assert_array_equal(both.by_function["boxed"], alone.by_function["boxed"])
+    np.testing.assert_array_equal(both.by_function["tests.training.rewards:short"], np.ones((30, 8)))
+    np.testing.assert_array_equal(both.rewards_PK, 1 + 0.25 * alone.correct_PK)

@@ -1,0 +1,91 @@
+"""Weights for a vLLM server as safetensors files, in a folder that both machines see."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from prepo_cli.engines.vllm_http import Backoff, CallGroup, Server, Unavailable
+from prepo_cli.engines.vllm_transfer import LOAD_TIMEOUT_S, Weights, pieces
+from prepo_cli.errors import RunError
+
+PREFIX = "weights-"
+FILE_BYTES = 4 * 2**30
+
+
+class DiskTransfer:
+    """Weights in a folder of their own. The newest are kept, for a server that is restarted.
+
+    Each run needs a folder to itself: weights that earlier runs left there are deleted.
+    """
+
+    def __init__(self, server: Server, folder: Path, dtype: torch.dtype) -> None:
+        self._server, self._dtype = server, dtype
+        self._folder = folder.resolve()
+        self._newest: Path | None = None
+
+    def send(self, weights: Weights, version: str) -> None:
+        """Write the weights and have the server load them."""
+        new = self._folder / f"{PREFIX}{uuid4().hex[:12]}"
+        try:
+            self._write(weights, new)
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                f"cannot write weights to {self._folder}: {' '.join(str(error).split())}; free some space or set "
+                "engine.vllm_sync_dir, then continue with --resume"
+            ) from error
+        self._newest = new
+        self.restore(version)
+        for old in self._folder.glob(f"{PREFIX}*"):
+            if old != new:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def restore(self, version: str, group: CallGroup | None = None) -> None:
+        """Have the server load the newest weights, retrying while it is down.
+
+        All calls go over one connection: if the server restarted between them, it would otherwise get the new version
+        without the new weights.
+        """
+        assert self._newest is not None
+        backoff = Backoff(self._server, group)
+        while True:
+            try:
+                with self._server.session(LOAD_TIMEOUT_S, group) as call:
+                    call("/weight_info")
+                    self._reload(call)
+                    call("/reset_prefix_cache", {})
+                    call("/update_weight_version", {"new_version": version})
+                return
+            except Unavailable as error:
+                backoff.pause(error)
+
+    def close(self) -> None:
+        """Delete what was written."""
+        for old in self._folder.glob(f"{PREFIX}*"):
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _reload(self, call: Any) -> None:
+        try:
+            call("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(self._newest)}})
+        except Unavailable as error:
+            if error.status == 500:  # the server is up, but its workers failed
+                raise RunError(
+                    f"the vLLM server at {self._server.url} cannot load {self._newest}: {error}; set "
+                    "engine.vllm_sync_dir to a folder that both machines see, restart the server, then continue with "
+                    "--resume"
+                ) from error
+            raise
+
+    def _write(self, weights: Weights, folder: Path) -> None:
+        unfinished = folder.with_name(f"{PREFIX}unfinished-{folder.name.removeprefix(PREFIX)}")
+        unfinished.mkdir(parents=True)
+        for number, piece in enumerate(pieces(weights, FILE_BYTES)):
+            copies = {name: tensor.to("cpu", self._dtype, copy=True).contiguous() for name, tensor in piece}
+            save_file(copies, unfinished / f"model-{number:05d}.safetensors", metadata={"format": "pt"})
+        unfinished.rename(folder)

@@ -1,0 +1,117 @@
+"""Sampling k answers to every prompt of a dataset, once or, during training, many times.
+
+The seed of a sample depends only on the evaluation's seed, the prompt's id and the sample's number: before and after
+training, a prompt is answered with the same random numbers, which narrows the interval of their difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prepo_cli.engines.base import Generator, Progress, Request, Rollout
+from prepo_cli.evaluation.results import Evaluation, join
+from prepo_cli.rewards.answers import final_answer
+from prepo_cli.rewards.judge import Judge, columns_of
+from strategies.types import derive_seed
+
+if TYPE_CHECKING:
+    from prepo_cli.data.loading import PromptDataset
+    from prepo_cli.data.rendering import Renderer
+
+ROLLOUTS_AT_ONCE = 1024
+CACHED_PROMPTS = 16384
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are sampled. Prompts of more than `max_prompt_length` tokens are left out."""
+
+    k: int
+    temperature: float
+    top_p: float
+    max_completion_length: int
+    max_prompt_length: int | None
+    seed: int
+
+
+class Evaluator:
+    """Evaluates whatever policy `engine` holds at the time, always on the same dataset, whose prompts stay rendered."""
+
+    def __init__(
+        self,
+        engine: Generator,
+        tokenizer: Any,
+        dataset: PromptDataset,
+        renderer: Renderer,
+        judge: Judge,
+        sampling: Sampling,
+    ) -> None:
+        self.engine, self.tokenizer, self.dataset = engine, tokenizer, dataset
+        self.renderer, self.judge, self.sampling = renderer, judge, sampling
+        self._token_ids = lru_cache(maxsize=CACHED_PROMPTS)(self._render)
+
+    @property
+    def chunks(self) -> list[range]:
+        """All rows of the dataset, in chunks that are generated and judged together."""
+        size, total = max(1, ROLLOUTS_AT_ONCE // self.sampling.k), len(self.dataset)
+        return [range(start, min(start + size, total)) for start in range(0, total, size)]
+
+    def evaluate(self, progress: Progress | None = None) -> Evaluation:
+        """Answer every prompt k times; rollouts of prompts that are left out count as progress too."""
+        return join((self.evaluate_rows(rows, progress) for rows in self.chunks), self.sampling.k)
+
+    def evaluate_rows(self, rows: Iterable[int], progress: Progress | None = None) -> Evaluation:
+        """Answer the prompts of these rows of the dataset k times."""
+        started = perf_counter()
+        rows, k = list(rows), self.sampling.k
+        longest = self.sampling.max_prompt_length
+        taken = [row for row in rows if longest is None or len(self._token_ids(row)) <= longest]
+        left_out = len(rows) - len(taken)
+        if progress is not None and left_out:
+            progress(left_out * k)
+        groups = self.engine.generate([self._request(row) for row in taken], progress) if taken else []
+        rollouts = [rollout for group in groups for rollout in group]
+        texts = [str(self.tokenizer.decode(rollout.token_ids, skip_special_tokens=True)) for rollout in rollouts]
+        asked = [row for row in taken for _ in range(k)]
+        columns = columns_of([self.dataset.fields(row) for row in asked])
+        scores = self.judge([self.dataset.question(row) for row in asked], texts, columns)
+        prompts = [self.dataset.prompt(row) for row in taken]
+        return Evaluation(
+            prompt_ids=[prompt.id for prompt in prompts],
+            sources=[prompt.source for prompt in prompts],
+            correct_PK=scores.correct_N.reshape(-1, k),
+            rewards_PK=scores.rewards_N.reshape(-1, k),
+            by_function={name: values_N.reshape(-1, k) for name, values_N in scores.by_function.items()},
+            answers_PK=_in_rows([final_answer(text) for text in texts], k),
+            lengths_PK=_grid(rollouts, k, lambda rollout: len(rollout.token_ids), np.int64),
+            truncated_PK=_grid(rollouts, k, lambda rollout: rollout.truncated, np.bool_),
+            completions=_in_rows(texts, k),
+            seconds=perf_counter() - started,
+            left_out=left_out,
+            timeouts=scores.timeouts,
+            errors=scores.errors,
+        )
+
+    def _request(self, row: int) -> Request:
+        sampling, prompt_id = self.sampling, self.dataset.prompt(row).id
+        seeds = [derive_seed(sampling.seed, "eval", prompt_id, number) for number in range(sampling.k)]
+        return Request(
+            self._token_ids(row), seeds, sampling.temperature, sampling.max_completion_length, sampling.top_p
+        )
+
+    def _render(self, row: int) -> list[int]:
+        return self.renderer(self.dataset.messages(row)).token_ids
+
+
+def _in_rows(values: list[Any], k: int) -> list[list[Any]]:
+    return [values[start : start + k] for start in range(0, len(values), k)]
+
+
+def _grid(rollouts: list[Rollout], k: int, value: Callable[[Rollout], Any], dtype: Any) -> Any:
+    return np.array([value(rollout) for rollout in rollouts], dtype=dtype).reshape(-1, k)

@@ -1,0 +1,44 @@
+"""What the log shows of rewards: mean and standard deviation by function, under TRL's names.
+
+As in TRL, completions that a function does not apply to (NaN) are left out, and the deviation is the sample's (n - 1).
+Where TRL logs NaN, because nothing or a single value is left, the metric is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from prepo_cli.rewards.judge import FloatArray, Scores
+
+
+def reward_metrics(scores: Sequence[Scores]) -> dict[str, float]:
+    """`rewards/<name>/mean`, `rewards/<name>/std` and `rewards/errors` over all calls of the judge in a step.
+
+    >>> import numpy as np
+    >>> rounds = [
+    ...     Scores(np.array([1.0, 0.0]), {"math": np.array([1.0, np.nan])}, np.array([True, False]), 0, 1),
+    ...     Scores(np.array([0.0, 1.0]), {"math": np.array([0.0, 1.0])}, np.array([False, True]), 0, 0),
+    ... ]
+    >>> {name: round(value, 3) for name, value in reward_metrics(rounds).items()}
+    {'rewards/math/mean': 0.667, 'rewards/math/std': 0.577, 'rewards/errors': 1}
+    """
+    metrics: dict[str, float] = {}
+    for name in scores[0].by_function if scores else ():
+        moments = mean_and_std(np.concatenate([each.by_function[name] for each in scores]))
+        metrics |= {f"rewards/{name}/{key}": value for key, value in moments.items()}
+    return metrics | {"rewards/errors": sum(each.errors for each in scores)}
+
+
+def mean_and_std(values_N: FloatArray) -> dict[str, float]:
+    """`mean` and sample deviation `std` of the values that are not NaN; without the one that these don't define.
+
+    >>> mean_and_std(np.array([1.0, 0.0, np.nan, 0.5]))
+    {'mean': 0.5, 'std': 0.5}
+    >>> mean_and_std(np.array([2.0, np.nan]))
+    {'mean': 2.0}
+    """
+    known_M = values_N[~np.isnan(values_N)]
+    moments = {"mean": float(known_M.mean())} if len(known_M) else {}
+    return moments | ({"std": float(known_M.std(ddof=1))} if len(known_M) > 1 else {})

@@ -1,0 +1,58 @@
+"""Evaluations before, during and after training, always on the same prompts with the same random numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prepo_cli.data.loading import load_prompts
+from prepo_cli.data.rendering import Renderer
+from prepo_cli.evaluation.evaluator import Evaluator, Sampling
+from prepo_cli.rewards.judge import Judge
+from prepo_cli.sections import RunConfig
+from prepo_cli.terminal import progress as progress_bar
+from prepo_cli.training.progress import Progress
+from prepo_cli.training.team import Team
+
+
+class TrainingEvaluation:
+    """Answers the evaluation set with the current policy; there is none unless the configuration names one."""
+
+    def __init__(self, config: RunConfig, team: Team, renderer: Renderer, judge: Judge, max_prompt_length: int) -> None:
+        self.config = config
+        self._evaluator: Evaluator | None = None
+        settings = config.evaluation
+        if settings.dataset_name is not None:
+            dataset = load_prompts(settings.dataset_name, split=settings.split, limit=settings.limit)
+            sampling = Sampling(
+                k=settings.num_samples,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                max_completion_length=config.training.max_completion_length,
+                max_prompt_length=max_prompt_length,
+                seed=config.seed,
+            )
+            tokenizer = team.learner.policy.tokenizer
+            self._evaluator = Evaluator(team, tokenizer, dataset, renderer, judge, sampling)
+
+    def is_due(self, step: int) -> bool:
+        """Whether an evaluation is due after `step` steps; the one at the end of the run is not counted."""
+        every = self.config.evaluation.eval_steps
+        return every is not None and step % every == 0 and step < self.config.training.total_steps
+
+    def run(self, progress: Progress) -> dict[str, Any] | None:
+        """A line of evaluations.jsonl; None without an evaluation set."""
+        if self._evaluator is None:
+            return None
+        rollouts = len(self._evaluator.dataset) * self._evaluator.sampling.k
+        with progress_bar(f"evaluate (step {progress.step})", rollouts, "rollouts") as advance:
+            evaluation = self._evaluator.evaluate(advance)
+        return {
+            "step": progress.step,
+            "name": self.config.evaluation.split,
+            **evaluation.summary(self.config.seed),
+            "rollouts_total": progress.costs.rollouts_total,
+            "rollouts_trained": progress.costs.rollouts_trained,
+            "train_seconds": progress.costs.seconds,
+            "prompt_ids": evaluation.prompt_ids,
+            "per_prompt": evaluation.correct_PK.mean(axis=1).tolist(),
+        }

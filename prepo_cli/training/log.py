@@ -1,0 +1,47 @@
+"""Where a run's numbers go: the run folder's files, the trackers and the terminal."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+from prepo_cli.reporting.run_folder import RunFolder
+from prepo_cli.reporting.trackers import Trackers
+from prepo_cli.sections import RunConfig
+from prepo_cli.terminal import TrainingDisplay
+
+
+class RunLog:
+    """Open while the run goes on; `with log.display_steps():` shows the bar of steps."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, step: int) -> None:
+        self._folder, self._stack = folder, ExitStack()
+        self._display = TrainingDisplay(config.training.total_steps, step)
+        self._trackers = Trackers(config, folder.path, step)
+
+    def __enter__(self) -> RunLog:
+        self._stack.enter_context(self._trackers)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def display_steps(self) -> TrainingDisplay:
+        """The bar of steps, a context manager."""
+        return self._display
+
+    def step(self, metrics: dict[str, Any], rollouts: dict[str, list[Any]] | None) -> None:
+        """One step's line, and its rollouts where they are kept."""
+        if rollouts is not None:
+            self._folder.write_rollouts(metrics["step"], rollouts)
+        self._folder.append_metrics(metrics)
+        self._trackers.log(metrics, metrics["step"])
+        self._display.step(metrics)
+
+    def evaluation(self, line: dict[str, Any]) -> None:
+        """One evaluation's line."""
+        self._folder.append_evaluation(line)
+        self._trackers.log_evaluation(line, line["step"])

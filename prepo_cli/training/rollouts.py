@@ -1,0 +1,101 @@
+"""A step's rollouts with all that the trainer knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from prepo_cli.engines.base import Rollout
+from prepo_cli.rewards.judge import Scores
+from strategies.types import Completion, FloatArray, Group, Prompt
+
+Fate = Literal["trained", "masked", "filtered", "surplus"]
+"""Trained on; masked out because it was truncated; dropped by the filter; of a group beyond a full batch."""
+
+
+@dataclass(slots=True)
+class Sample:
+    """One rollout. Its entropies come from the engine, or from a forward pass where the engine records none."""
+
+    prompt: Prompt
+    prompt_ids: list[int]
+    rollout: Rollout
+    text: str
+    temperature: float
+    reward: float = 0.0
+    correct: bool = False
+    fate: Fate = "trained"
+    advantage: float = 0.0
+    weight: float = 0.0
+    entropies: FloatArray | None = None
+    """Of each token, in nats."""
+    old_logprobs: FloatArray | None = None
+    """Under the policy before the update, where it makes several steps."""
+    reference_logprobs: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        if self.entropies is None:
+            self.entropies = self.rollout.entropies
+
+    @property
+    def num_tokens(self) -> int:
+        """Completion tokens."""
+        return len(self.rollout.token_ids)
+
+    @property
+    def kept(self) -> bool:
+        """Whether it belongs to the training batch, be it masked or not."""
+        return self.fate in ("trained", "masked")
+
+    def completion(self) -> Completion:
+        """What strategies see of it."""
+        known = self.entropies is not None and len(self.entropies)
+        return Completion(
+            reward=self.reward,
+            correct=self.correct,
+            num_tokens=self.num_tokens,
+            truncated=self.rollout.truncated,
+            temperature=self.temperature,
+            entropy=float(np.mean(self.entropies, dtype=np.float64)) if known else None,  # type: ignore[arg-type]
+        )
+
+
+Groups = Sequence[Sequence[Sample]]
+"""Rollouts by prompt and round."""
+
+
+def record(group: Sequence[Sample]) -> Group:
+    """A group as strategies see it."""
+    return Group(group[0].prompt, tuple(sample.completion() for sample in group))
+
+
+@dataclass(slots=True)
+class Collected:
+    """All groups of a step in the order they were rolled out, their scores by batch, and seconds by phase."""
+
+    groups: list[list[Sample]] = field(default_factory=list)
+    rounds: int = 0
+    scores: list[Scores] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: {"select": 0.0, "generate": 0.0, "reward": 0.0})
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Every rollout generated."""
+        return [sample for group in self.groups for sample in group]
+
+    @property
+    def kept(self) -> list[list[Sample]]:
+        """The rollouts of the training batch, masked ones included: what advantages are taken over."""
+        return _nonempty([s for s in group if s.kept] for group in self.groups)
+
+    @property
+    def trained(self) -> list[list[Sample]]:
+        """The rollouts that the loss is taken over."""
+        return _nonempty([s for s in group if s.fate == "trained"] for group in self.groups)
+
+
+def _nonempty(groups: Iterable[list[Sample]]) -> list[list[Sample]]:
+    return [group for group in groups if group]

@@ -1,0 +1,17 @@
+"""A reward function that does not apply to some completions and fails on others."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def sometimes(prompts: list[str], completions: list[str], **columns: Any) -> list[float | None]:
+    """None (not applicable) for a completion without a box, NaN (an error) for some, else a share of its length."""
+    values: list[float | None] = []
+    for completion in completions:
+        if "boxed" not in completion:
+            values.append(None)
+        else:
+            values.append(math.nan if completion.endswith("7}") else len(completion) / 20)
+    return values
