@@ -1,4 +1,4 @@
-"""Strategies for spending rollouts: what a researcher adds to. Knows no tensor, no rank, no file."""
+"""Strategies for spending rollouts, the part a researcher extends; free of tensors, ranks, files and configuration."""
 
 from strategies.base import (
     BudgetAllocator,

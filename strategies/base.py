@@ -1,4 +1,4 @@
-"""A strategy and its five kinds. An author writes one class with one method; the rest has defaults."""
+"""Strategies and their five kinds. A new one is a class with a single method; everything else has a default."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from strategies.types import (
 )
 
 State = dict[str, Any]
-"""Scalars, strings, lists and dicts of these, and numpy arrays; never pickled."""
+"""Scalars, strings and numpy arrays, and lists and dicts of them; never pickled."""
 
 
 class StrategyParams(BaseModel):
-    """Base of every strategy's parameters: immutable, unknown names refused, bounds declared with `Field`."""
+    """Base class of strategy parameters: immutable, rejects unknown names; declare bounds with `Field`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,16 +41,16 @@ class StrategyParams(BaseModel):
 
 
 class Strategy(ABC):
-    """One choice in one slot. The first line of the class docstring is its description in `prepo strategies`."""
+    """A strategy for one slot. The first line of the class docstring is its description in `prepo strategies`."""
 
     slot: ClassVar[str]
     name: ClassVar[str] = ""
     paper: ClassVar[str | None] = None
     companions: ClassVar[Mapping[str, str]] = {}
-    """Strategies this one brings along, by slot, unless the user sets that slot: {"filter": "nonzero-variance"}."""
+    """Strategies that come with this one, by slot, unless the user sets that slot: {"filter": "nonzero-variance"}."""
 
     Params: ClassVar[type[StrategyParams]] = StrategyParams
-    """The parameters' model; a strategy that has some nests `class Params(StrategyParams)`."""
+    """Model of the parameters; a strategy with parameters nests its own `class Params(StrategyParams)`."""
 
     def __init__(self, params: StrategyParams, run: RunInfo) -> None:
         self.params: Any = params
@@ -58,34 +58,34 @@ class Strategy(ABC):
 
     @classmethod  # noqa: B027  (an optional hook)
     def check(cls, params: Any, run: RunInfo) -> None:
-        """Raise StrategyError where the parameters make no sense for this run."""
+        """Raise StrategyError if the parameters make no sense for this run."""
 
     def notes(self) -> list[str]:
         """What the user should know of this strategy in this run, said once at the start."""
         return [f"{self.slot} '{self.name}': {note}" for note in self.params.notes(self.run)]
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:  # noqa: B027
-        """Learn from a round's rollouts, groups kept and dropped alike."""
+        """Learn from a round's rollouts, including those of groups that are then dropped."""
 
     def end_step(self, report: StepReport) -> None:  # noqa: B027
         """Adapt after the optimiser step."""
 
     def metrics(self) -> dict[str, float]:
-        """Numbers for the log, read once a step after `end_step`; logged as `<slot>/<key>`."""
+        """Metrics, read once per step after `end_step` and logged as `<slot>/<key>`."""
         return {}
 
     def state_dict(self) -> State:
-        """All that changes the next step."""
+        """Everything that affects the next step."""
         return {}
 
     def load_state_dict(self, state: State) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         if state:
-            raise ValueError(f"{self.name} keeps no state, but the checkpoint has {sorted(state)}")
+            raise ValueError(f"{self.name} has no state, but the checkpoint holds {sorted(state)} for it")
 
 
 class Selector(Strategy):
-    """Which prompts to roll out."""
+    """Chooses the prompts to roll out."""
 
     slot = "selector"
 
@@ -97,42 +97,42 @@ class Selector(Strategy):
 
     @abstractmethod
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
-        """Exactly n prompts, pulled with `source.take(m)`."""
+        """Return exactly n prompts, drawn with `source.take(m)`."""
 
 
 class BudgetAllocator(Strategy):
-    """How many rollouts each prompt gets."""
+    """Decides how many rollouts each prompt gets."""
 
     slot = "budget"
     minimum: ClassVar[int] = 2
 
     @abstractmethod
     def allocate(self, prompts: Sequence[Prompt], total: int, ctx: StepContext) -> list[int]:
-        """Rollouts for each prompt: at least 2 each, `total` together, or less to decide on the rest in `top_up`."""
+        """Rollouts per prompt: at least 2 each, summing to `total`, or to less if `top_up` assigns the remainder."""
 
     def top_up(self, groups: Sequence[Group], remaining: int, ctx: StepContext) -> list[int]:
-        """Further rollouts, at most `remaining` together, for each group rolled so far; all 0 ends the round."""
+        """More rollouts for each group, at most `remaining` in all, given those so far; all zeros ends the round."""
         return [0] * len(groups)
 
 
 class RolloutFilter(Strategy):
-    """Which rollouts to train on."""
+    """Decides which rollouts to train on."""
 
     slot = "filter"
     refills: ClassVar[bool] = False
-    """Whether a group of which nothing is kept is replaced in a further round."""
+    """Whether dropped groups are replaced in further rounds until the batch is full."""
 
     @abstractmethod
     def keep(self, group: Group, ctx: StepContext) -> BoolArray:
-        """Mask over the group's rollouts; nothing kept drops the group."""
+        """Mask over the group's rollouts, True to train on; keeping none drops the group."""
 
 
 class RolloutWeighting(Strategy):
-    """What each rollout's (or token's) advantage is multiplied by."""
+    """Scales the advantage of each rollout or token."""
 
     slot = "weighting"
     needs_entropy: ClassVar[bool] = False
-    """Whether `weigh` reads the batch's entropies, which may cost a forward pass; without it there are none."""
+    """Whether `weigh` reads the batch's entropies. They may cost a forward pass and are None unless this is set."""
 
     @abstractmethod
     def weigh(self, batch: Batch, ctx: StepContext) -> FloatArray:
@@ -140,13 +140,13 @@ class RolloutWeighting(Strategy):
 
 
 class TemperatureSchedule(Strategy):
-    """At which temperature the step samples and trains."""
+    """Sets the temperature at which a step samples and trains."""
 
     slot = "temperature_schedule"
 
     @abstractmethod
     def temperature(self, ctx: StepContext) -> float:
-        """Sampling temperature of this step, > 0."""
+        """This step's sampling temperature, > 0."""
 
 
 SLOTS: dict[str, type[Strategy]] = {

@@ -1,4 +1,4 @@
-"""Imports every module of the five folders, so that a new strategy is one new file."""
+"""Imports every module of the five folders, so that adding a strategy means adding one file."""
 
 import importlib
 import pkgutil

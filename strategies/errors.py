@@ -1,5 +1,5 @@
-"""The one error that strategies raise on bad input or a broken contract; the command line prints it as one line."""
+"""The error raised on bad input or a broken contract; the command line prints its message as one line."""
 
 
 class StrategyError(ValueError):
-    """Bad name, bad parameter or broken contract. The message says what, where and the cure."""
+    """A bad name, bad parameter or broken contract. The message says what is wrong, where, and how to fix it."""

@@ -1,6 +1,6 @@
-"""Reward statistics of every prompt, in arrays that are indexed by `Prompt.index`.
+"""Reward statistics of every prompt, in arrays indexed by `Prompt.index`.
 
-Ten million prompts take 160 MB; adding a step's groups costs what the groups cost, whatever the training set's size.
+Ten million prompts take 160 MB. The cost of adding a step's groups does not depend on the size of the training set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class PromptHistory:
-    """Rollouts, reward sums and correct rollouts of each prompt since the run began."""
+    """Number of rollouts, number of correct ones and sum of rewards of each prompt, since the start of the run."""
 
     def __init__(self, num_prompts: int) -> None:
         self.rollouts_P = np.zeros(num_prompts, dtype=np.int32)
@@ -26,20 +26,20 @@ class PromptHistory:
         self.reward_P = np.zeros(num_prompts, dtype=np.float64)
 
     def add(self, groups: Sequence[Group]) -> None:
-        """Count a round's rollouts; a prompt may stand in it more than once."""
+        """Add a round's rollouts; a prompt may occur in it more than once."""
         index_G = indices(groups)
         np.add.at(self.rollouts_P, index_G, [len(group.completions) for group in groups])
         np.add.at(self.correct_P, index_G, [group.num_correct for group in groups])
         np.add.at(self.reward_P, index_G, [float(group.rewards_N.sum()) for group in groups])
 
     def pass_rate(self, index: IntArray, prior: float = 0.0) -> FloatArray:
-        """Share of correct rollouts of some prompts, with `prior` rollouts of each outcome added; 0.5 if unseen."""
+        """Pass rate of some prompts, with `prior` correct and `prior` wrong rollouts added; 0.5 for unseen prompts."""
         total = self.rollouts_P[index] + 2.0 * prior
         right = self.correct_P[index] + prior
         return np.asarray(np.divide(right, total, out=np.full(len(index), 0.5), where=total > 0))
 
     def mean_reward(self) -> FloatArray:
-        """Mean reward of every prompt, 0 where unseen."""
+        """Mean reward of every prompt; 0 for unseen prompts."""
         return np.divide(self.reward_P, self.rollouts_P, out=np.zeros(len(self.reward_P)), where=self.rollouts_P > 0)
 
     def state_dict(self) -> State:
@@ -51,7 +51,7 @@ class PromptHistory:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Take the arrays back; raises ValueError if they are of another training set."""
+        """Restore the arrays; raises ValueError if they come from another training set."""
         self.rollouts_P = restored(state["rollouts"], self.rollouts_P)
         self.correct_P = restored(state["correct"], self.correct_P)
         self.reward_P = restored(state["reward"], self.reward_P)
@@ -63,7 +63,7 @@ def indices(groups: Sequence[Group]) -> IntArray:
 
 
 def restored(saved: npt.NDArray[Scalar], like: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-    """A copy of a saved array; raises ValueError if its shape is not that of `like`."""
+    """A copy of a saved array; raises ValueError if its shape differs from that of `like`."""
     if saved.shape != like.shape:
-        raise ValueError(f"the checkpoint is of {saved.shape[0]:,} prompts, this run has {like.shape[0]:,}")
+        raise ValueError(f"the checkpoint holds state for {saved.shape[0]:,} prompts, this run has {like.shape[0]:,}")
     return saved.astype(like.dtype, copy=True)

@@ -1,6 +1,6 @@
-"""The one door for strategies: `@register("name")`, entry points, and `package.module:Class`.
+"""Registry of strategies: `@register("name")`, entry points, and `package.module:Class`.
 
-Built-ins are found through the entry-point group `prepo.strategies`, as any plug-in is. A spec is
+Built-ins are found through the entry-point group `prepo.strategies`, like any plug-in. A spec is
 `name:key=value,key=value`; selectors chain with `+`: `greso+ppl-schedule:ratio=0.25`.
 """
 
@@ -29,7 +29,7 @@ _registered: dict[tuple[str, str], type[Strategy]] = {}
 
 @dataclass(frozen=True)
 class Spec:
-    """A strategy's name and the parameters given for it."""
+    """A strategy's name and the parameters given with it."""
 
     name: str
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -40,19 +40,19 @@ class Spec:
 
 
 def register(name: str) -> Callable[[S], S]:
-    """Class decorator that enters a strategy under `name` in the slot of its kind.
+    """Class decorator that registers a strategy under `name` in the slot of its kind.
 
     Raises:
-        StrategyError: the name is taken by another class, or the class is of no slot.
+        StrategyError: another class has the name, or the class belongs to no slot.
     """
 
     def enter(cls: S) -> S:
         slot = getattr(cls, "slot", None)
         if slot not in SLOTS:
-            raise StrategyError(f"{_where(cls)} is of no slot: derive it from one of {_kinds()}")
+            raise StrategyError(f"{_where(cls)} belongs to no slot; derive it from one of {_kinds()}")
         taken = _registered.get((slot, name))
         if taken is not None and _where(taken) != _where(cls):
-            raise StrategyError(f"two strategies are called {slot} '{name}': {_where(taken)} and {_where(cls)}")
+            raise StrategyError(f"two strategies are registered as {slot} '{name}': {_where(taken)} and {_where(cls)}")
         cls.name = name
         _registered[slot, name] = cls
         return cls
@@ -80,7 +80,7 @@ def parse(text: str) -> list[Spec]:
         for item in filter(None, (i.strip() for i in rest.split(","))):
             key, equals, value = item.partition("=")
             if not equals:
-                raise StrategyError(f"'{item}' in '{text}' is not key=value")
+                raise StrategyError(f"'{item}' in '{text}' is not of the form key=value")
             params[key.strip()] = _value(value.strip())
         if not name.strip():
             raise StrategyError(f"'{text}' names no strategy")
@@ -92,7 +92,7 @@ def find(slot: str, name: str) -> type[Strategy]:
     """The class registered as `name`, or the class at the dotted path `package.module:Class`.
 
     Raises:
-        StrategyError: no such strategy (with the nearest name), or the dotted path fails to import.
+        StrategyError: no such strategy (the message suggests the nearest name), or the dotted path fails to import.
     """
     if ":" in name:
         return _import(slot, name)
@@ -117,7 +117,7 @@ def create(slot: str, text: str, run: RunInfo) -> Strategy:
     strategies.errors.StrategyError: no selector 'ppl-shedule', did you mean 'ppl-schedule'?; there are: ...
 
     Raises:
-        StrategyError: unknown name, unknown or out-of-bound parameter, a combination that makes no sense.
+        StrategyError: unknown name, unknown or out-of-range parameter, or parameters that make no sense for this run.
     """
     specs = parse(text)
     built = [_build(find(slot, spec.name), spec, run) for spec in specs]
@@ -127,23 +127,23 @@ def create(slot: str, text: str, run: RunInfo) -> Strategy:
         raise StrategyError(f"only selectors chain with '+', not a {slot}: '{text}'")
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
-        raise StrategyError(f"'{text}' chains a selector with itself; name each once")
+        raise StrategyError(f"'{text}' chains a selector with itself; name each selector once")
     from strategies.chain import Chain
 
     return Chain([s for s in built if isinstance(s, Selector)], run)
 
 
 def companions(slot: str, text: str) -> dict[str, str]:
-    """Slots that the strategies named in `text` bring along; the first of a chain wins."""
-    brought: dict[str, str] = {}
+    """Specs for other slots that come with the strategies in `text`; the first of a chain wins."""
+    found: dict[str, str] = {}
     for spec in parse(text):
         for other, name in find(slot, spec.name).companions.items():
-            brought.setdefault(other, name)
-    return brought
+            found.setdefault(other, name)
+    return found
 
 
 def listed() -> list[type[Strategy]]:
-    """Every registered strategy, by slot and name."""
+    """Every registered strategy, sorted by slot and name."""
     load_plugins()
     order = list(SLOTS)
     return [_registered[key] for key in sorted(_registered, key=lambda k: (order.index(k[0]), k[1]))]
@@ -155,7 +155,7 @@ def describe(cls: type[Strategy]) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A hint ending, ", did you mean 'x'?", or nothing."""
+    """The suggestion ", did you mean 'x'?", or an empty string."""
     near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f", did you mean '{near[0]}'?" if near else ""
 
@@ -165,7 +165,7 @@ def load_plugins() -> None:
     """Import every module of the entry-point group, built-ins first.
 
     Raises:
-        StrategyError: a plug-in that fails to import, named with its distribution.
+        StrategyError: a plug-in fails to import; the message names its package.
     """
     importlib.import_module("strategies.builtins")
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name):
@@ -173,11 +173,11 @@ def load_plugins() -> None:
             point.load()
         except StrategyError:
             raise
-        except Exception as error:  # a stranger's module may raise anything; the message names it
+        except Exception as error:  # a plug-in's module may raise anything
             package = point.dist.name if point.dist else "?"
             raise StrategyError(
                 f"plug-in '{point.name}' ({point.value}, package {package}) fails to import: "
-                f"{type(error).__name__}: {error}; mend it or uninstall {package}"
+                f"{type(error).__name__}: {error}; fix it or uninstall {package}"
             ) from error
 
 
@@ -214,7 +214,7 @@ def _import(slot: str, path: str) -> type[Strategy]:
     except Exception as error:  # the user's own module may raise anything
         raise StrategyError(f"{slot} '{path}' fails to import: {type(error).__name__}: {error}") from error
     if not (inspect.isclass(cls) and issubclass(cls, SLOTS[slot])):
-        raise StrategyError(f"'{path}' is no {SLOTS[slot].__name__}")
+        raise StrategyError(f"'{path}' is not a {SLOTS[slot].__name__}")
     if "name" not in vars(cls):  # a subclass of a registered strategy is not that strategy
         cls.name = class_name
     found: type[Strategy] = cls

@@ -1,6 +1,6 @@
-"""The five strategies of a run as one, every answer checked: what any trainer's loop calls.
+"""The five strategies of a run behind one interface that checks every answer: what a trainer's loop calls.
 
-A strategy that breaks its contract is named in the error, before anything is trained on its answer.
+If a strategy breaks its contract, an error names it before anything is trained on its answer.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ SLOT_DEFAULTS = {
     "weighting": "uniform",
     "temperature_schedule": "constant",
 }
-"""What a slot holds where nothing is said of it."""
+"""The strategy of a slot that is not set."""
 
 
 def resolve_slots(*layers: Mapping[str, str]) -> dict[str, str]:
-    """All five slots from layers of which later ones win; a layer also brings its strategies' companions.
+    """Specs of all five slots; later layers override earlier ones, each with its strategies' companions.
 
     >>> resolve_slots({"selector": "greso"})["filter"]
     'nonzero-variance'
@@ -69,11 +69,11 @@ def resolve_slots(*layers: Mapping[str, str]) -> dict[str, str]:
 
 
 class StrategySet:
-    """Selector, budget, filter, weighting and temperature schedule, as one.
+    """Selector, budget, filter, weighting and temperature schedule behind one interface.
 
     Args:
-        slots: specs by slot; slots that are missing get their defaults or what the given strategies bring along.
-        run: what the strategies may know of the run.
+        slots: specs by slot; a missing slot gets its default, or the companion of a strategy that is given.
+        run: what the strategies may know about the run.
 
     Raises:
         StrategyError: no such slot or strategy, or parameters that make no sense for this run.
@@ -107,50 +107,60 @@ class StrategySet:
     def temperature(self, ctx: StepContext) -> float:
         """This step's sampling temperature."""
         value = float(self.schedule.temperature(ctx))
-        _require(bool(np.isfinite(value)) and value > 0, self.schedule, f"gave temperature {value}; it must be > 0")
+        _require(
+            bool(np.isfinite(value)) and value > 0,
+            self.schedule,
+            f"returned temperature {value}; it must be finite and > 0",
+        )
         return value
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
         """Exactly n prompts."""
         prompts = self.selector.select(n, source, ctx)
-        _require(len(prompts) == n, self.selector, f"selected {len(prompts)} prompts where {n} were asked for")
+        _require(len(prompts) == n, self.selector, f"selected {len(prompts)} prompts instead of {n}")
         return prompts
 
     def allocate(self, prompts: Sequence[Prompt], total: int, ctx: StepContext) -> list[int]:
-        """Rollouts of each prompt; together `total`, or less if the budget tops up later."""
+        """Rollouts per prompt, summing to `total`, or to less if the budget tops up later."""
         counts = [int(count) for count in self.budget.allocate(prompts, total, ctx)]
-        _require(len(counts) == len(prompts), self.budget, f"gave {len(counts)} counts for {len(prompts)} prompts")
-        _require(min(counts) >= self.budget.minimum, self.budget, f"gave a prompt {min(counts)} rollouts")
+        _require(len(counts) == len(prompts), self.budget, f"returned {len(counts)} counts for {len(prompts)} prompts")
+        few = f"gave a prompt {min(counts)} rollouts; the minimum is {self.budget.minimum}"
+        _require(min(counts) >= self.budget.minimum, self.budget, few)
         tops_up = type(self.budget).top_up is not BudgetAllocator.top_up
         fits = sum(counts) == total or (tops_up and sum(counts) < total)
-        _require(fits, self.budget, f"allotted {sum(counts)} rollouts of {total}")
+        _require(fits, self.budget, f"allocated {sum(counts)} rollouts instead of {total}")
         return counts
 
     def top_up(self, groups: Sequence[Group], remaining: int, ctx: StepContext) -> list[int]:
-        """Further rollouts for each group, at most `remaining`."""
+        """More rollouts for each group, at most `remaining` in all."""
         counts = [int(count) for count in self.budget.top_up(groups, remaining, ctx)]
         fits = len(counts) == len(groups) and min(counts) >= 0 and sum(counts) <= remaining
-        _require(fits, self.budget, f"topped up {counts[:8]} with {remaining} rollouts left for {len(groups)} groups")
+        _require(
+            fits, self.budget, f"topped up {len(groups)} groups by {counts[:8]} with {remaining} rollouts remaining"
+        )
         return counts
 
     def keep(self, group: Group, ctx: StepContext) -> BoolArray:
         """Mask over the group's rollouts."""
         mask_N = np.asarray(self.filter.keep(group, ctx))
-        right = mask_N.shape == (len(group.completions),) and mask_N.dtype == np.bool_
-        _require(right, self.filter, f"gave a mask {mask_N.dtype}{mask_N.shape} for {len(group.completions)} rollouts")
+        n = len(group.completions)
+        right = mask_N.shape == (n,) and mask_N.dtype == np.bool_
+        _require(right, self.filter, f"returned a {mask_N.dtype} mask {mask_N.shape}, not bool ({n},)")
         return mask_N
 
     def weigh(self, batch: Batch, ctx: StepContext) -> FloatArray:
-        """Weights [N, 1] or [N, T]; a batch without rollouts has none to give."""
+        """Weights [N, 1] or [N, T]; an empty batch has an empty array."""
         if not len(batch.rewards_N):
             return np.ones((0, 1))
         weights = np.asarray(self._weights(batch, ctx), dtype=np.float64)
         n, t = batch.mask_NT.shape
         _require(
-            weights.shape in ((n, 1), (n, t)), self.weighting, f"gave weights {weights.shape} for {n} x {t} tokens"
+            weights.shape in ((n, 1), (n, t)),
+            self.weighting,
+            f"returned weights {weights.shape} instead of ({n}, 1) or ({n}, {t})",
         )
         sound = bool(np.isfinite(weights).all()) and bool((weights >= 0).all())
-        _require(sound, self.weighting, "gave weights that are negative or not finite")
+        _require(sound, self.weighting, "returned weights that are negative or not finite")
         return weights
 
     def _weights(self, batch: Batch, ctx: StepContext) -> FloatArray:
@@ -175,17 +185,17 @@ class StrategySet:
         return [note for strategy in self._by_slot.values() for note in strategy.notes()]
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
-        """Show a round's groups to all five."""
+        """Show a round's groups to all five strategies."""
         for strategy in self._by_slot.values():
             strategy.observe(groups, ctx)
 
     def end_step(self, report: StepReport) -> None:
-        """Let all five adapt."""
+        """Let all five strategies adapt after the optimiser step."""
         for strategy in self._by_slot.values():
             strategy.end_step(report)
 
     def metrics(self) -> dict[str, float]:
-        """All metrics, prefixed with their slot; the temperature schedule's with `temperature`."""
+        """Metrics of all five strategies, prefixed with the slot (`temperature` for the temperature schedule)."""
         return {
             f"{'temperature' if slot == 'temperature_schedule' else slot}/{key}": value
             for slot, strategy in self._by_slot.items()
@@ -193,17 +203,17 @@ class StrategySet:
         }
 
     def state_dict(self) -> State:
-        """State of all five, by slot, with the name of the strategy that wrote it."""
+        """State of all five strategies by slot, each with the name of the strategy."""
         return {slot: {"name": s.name, "state": s.state_dict()} for slot, s in self._by_slot.items()}
 
     def load_state_dict(self, state: State) -> None:
-        """Take all states back; raises StrategyError if the checkpoint is of other strategies."""
+        """Restore all states; raises StrategyError if the checkpoint was written with other strategies."""
         for slot, strategy in self._by_slot.items():
             saved: dict[str, Any] = state[slot]
             if saved["name"] != strategy.name:
                 raise StrategyError(
                     f"the checkpoint was written with {slot} '{saved['name']}', this run has '{strategy.name}'; "
-                    "resume with the run's own configuration or take another --output-dir"
+                    "resume with the run's own configuration or choose another --output-dir"
                 )
             strategy.load_state_dict(saved["state"])
 

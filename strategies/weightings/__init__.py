@@ -1,1 +1,1 @@
-"""One idea a file; every module here is imported by strategies.builtins."""
+"""One strategy per file; strategies.builtins imports every module in this folder."""

@@ -99,8 +99,8 @@ def test_half_specs_are_refused(text: str) -> None:
         ("weighting", "uniform+rel-entropy", "only selectors chain with '+', not a weighting"),
         ("selector", "no.such.module:Class", "selector 'no.such.module:Class' fails to import: ModuleNotFoundError"),
         ("selector", "strategies.types:Nothing", "fails to import: AttributeError"),
-        ("selector", "strategies.types:Prompt", "'strategies.types:Prompt' is no Selector"),
-        ("budget", "strategies.selectors.full:Full", "is no BudgetAllocator"),
+        ("selector", "strategies.types:Prompt", "'strategies.types:Prompt' is not a Selector"),
+        ("budget", "strategies.selectors.full:Full", "is not a BudgetAllocator"),
     ],
 )
 def test_bad_specs_say_what_is_wrong_in_one_line(slot: str, text: str, says: str) -> None:
@@ -135,7 +135,9 @@ def test_a_chain_refuses_the_state_of_another() -> None:
 
 @pytest.mark.usefixtures("clean")
 def test_two_classes_of_one_name_collide_loudly() -> None:
-    with pytest.raises(StrategyError, match=r"two strategies are called selector 'random': strategies\.selectors\."):
+    with pytest.raises(
+        StrategyError, match=r"two strategies are registered as selector 'random': strategies\.selectors\."
+    ):
 
         @register("random")
         class Mine(Selector):
@@ -150,7 +152,7 @@ def test_two_classes_of_one_name_collide_loudly() -> None:
 
 @pytest.mark.usefixtures("clean")
 def test_a_class_of_no_slot_is_refused() -> None:
-    with pytest.raises(StrategyError, match="is of no slot: derive it from one of Selector"):
+    with pytest.raises(StrategyError, match="belongs to no slot; derive it from one of Selector"):
 
         @register("odd")
         class Odd(Strategy):
@@ -206,7 +208,7 @@ def test_a_plug_in_that_fails_to_import_is_named(install: Callable[[str, str], N
 def test_two_plug_ins_with_one_name_are_both_named(install: Callable[[str, str], None]) -> None:
     install("stranger_three", PLUGIN.format(name="same"))
     install("stranger_four", PLUGIN.format(name="same"))
-    with pytest.raises(StrategyError, match="two strategies are called selector 'same'") as raised:
+    with pytest.raises(StrategyError, match="two strategies are registered as selector 'same'") as raised:
         registry.listed()
     assert "stranger_three" in str(raised.value)
     assert "stranger_four" in str(raised.value)
