@@ -82,9 +82,9 @@ def export_model(folder: Path, policy: Policy, state: Mapping[str, torch.Tensor]
 
 @contextmanager
 def _unaware_of_deepspeed() -> Iterator[None]:
-    """Before saving, transformers imports DeepSpeed where it is installed, to see whether a model is wrapped in its engine.
+    """Keep transformers from importing DeepSpeed, where it is installed, to see whether the model is wrapped by it.
 
-    Ours never is. Only a run that uses DeepSpeed has imported it by now.
+    The model never is. A run that uses DeepSpeed has imported it by now, and nothing changes.
     """
     unused = "deepspeed" not in sys.modules
     if unused:
