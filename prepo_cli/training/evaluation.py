@@ -10,6 +10,7 @@ from prepo_cli.evaluation.evaluator import Evaluator, Sampling
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RunConfig
 from prepo_cli.terminal import progress as progress_bar
+from prepo_cli.terminal import say
 from prepo_cli.training.progress import Progress
 from prepo_cli.training.team import Team
 
@@ -46,6 +47,9 @@ class TrainingEvaluation:
         rollouts = len(self._evaluator.dataset) * self._evaluator.sampling.k
         with progress_bar(f"evaluate (step {progress.step})", rollouts, "rollouts") as advance:
             evaluation = self._evaluator.evaluate(advance)
+        if evaluation.left_out and progress.step == 0:
+            longest = self._evaluator.sampling.max_prompt_length
+            say(f"{evaluation.left_out:,} evaluation prompts are left out: longer than {longest:,} tokens")
         return {
             "step": progress.step,
             "name": self.config.evaluation.split,

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from prepo_cli.config import resolve
+from prepo_cli.engines.hf import HfEngine
 from prepo_cli.errors import UsageError
+from prepo_cli.training import build
 from prepo_cli.training.collect import Collector
 from prepo_cli.training.rollouts import Collected
 from prepo_cli.training.train import train
@@ -186,3 +189,41 @@ def test_a_folder_with_another_run_is_refused(uninterrupted: Path) -> None:
 def test_no_room_for_a_prompt(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="max_completion_length=5000"):
         run(tmp_path / "run", "training.max_completion_length=5000")
+
+
+class Separate(HfEngine):
+    """An engine with weights of its own, which are the trainer's, and without entropies."""
+
+    shares_weights = exact_logprobs = False
+
+    def generate(self, requests: Any, progress: Any = None) -> Any:
+        return [
+            [replace(rollout, entropies=None) for rollout in group] for group in super().generate(requests, progress)
+        ]
+
+
+@pytest.mark.parametrize(("weighting", "scored"), [("uniform", False), ("rel-entropy", True)])
+def test_a_resumed_run_with_a_separate_engine_costs_what_an_uninterrupted_one_does(
+    weighting: str, scored: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checks of the engine, which a resumed run repeats, are not charged; only entropies asked for cost a pass."""
+    monkeypatch.setattr(build, "build_engine", lambda config, policy, *parts, **options: Separate(policy, 10_000))
+    sets = ["recipe=random", f"strategies.weighting={weighting}"]
+    run(tmp_path / "run", *sets)
+    lines = timeless(tmp_path / "run")
+    assert (lines[-1]["cost/tokens_scored"] > 0) is scored
+    assert all(line["entropy"] > 0 for line in lines if line["updated"])
+    for checkpoint in sorted((tmp_path / "run" / "checkpoints").iterdir())[2:]:
+        shutil.rmtree(checkpoint)
+    run(tmp_path / "run", *sets, resume=True)
+    assert timeless(tmp_path / "run") == lines
+
+
+def test_prompts_that_are_too_long_are_counted_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data.jsonl"
+    questions = ["What is 1 + 1?"] * 3 + ["What is " + "1 + " * 60 + "1?"] * 2
+    rows = [json.dumps({"prompt": question, "answer": "2"}) for question in questions]
+    data.write_text("\n".join(rows) + "\n")
+    run(tmp_path / "run", f"data.dataset_name={data}", "data.max_prompt_length=40", "recipe=full")
+    assert timeless(tmp_path / "run")[-1]["prompts/left_out"] == 2
+    assert "2 prompts were left out: longer than 40 tokens" in capsys.readouterr().err
