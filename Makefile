@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 # On all cores, which pip does on one. Without byte code every start would compile thousands of modules where
 # PYTHONDONTWRITEBYTECODE is set, as in many container images. Some packages hold files for other Pythons: not an error.
-	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib prepo_cli strategies || true
 	@touch $@
 
 demo: install

@@ -7,8 +7,8 @@ one runs without evaluation, which shows what starting costs, and as it is by de
 of these, `first_rollouts` below, notes it.
 
 Allowed on top of `import torch, transformers, accelerate`: 2 s until the first rollouts, 5 s for the whole command
-without evaluation. Wall-clock times mean something on an idle machine only; CPU times, which include the workers,
-suffer less from its neighbours.
+without evaluation. Wall-clock times mean something on an idle machine only; CPU times (of "first rollouts" the main
+process's, of the others with the reward workers') suffer less from its neighbours.
 
     python -m benchmarks.startup                # five rounds
     python -m benchmarks.startup --rounds 1 --json
@@ -49,7 +49,7 @@ def first_rollouts(prompts: list[str], completions: list[str], **columns: Any) -
     """A reward function that applies to nothing and notes when it was first called."""
     stamp = Path(os.environ[STAMP])
     if not stamp.exists():
-        stamp.write_text(repr(time.time()), encoding="utf-8")
+        stamp.write_text(json.dumps([time.time(), time.process_time()]), encoding="utf-8")
     return [None] * len(completions)
 
 
@@ -75,8 +75,9 @@ def measure(rounds: int) -> tuple[Seconds, Seconds]:
                 wall.setdefault(name, []).append(time.time() - started)
                 cpu.setdefault(name, []).append(_cpu_seconds() - used)
                 if name == "one step":
-                    seen = float(stamp.read_text(encoding="utf-8"))
+                    seen, used = json.loads(stamp.read_text(encoding="utf-8"))
                     wall.setdefault("first rollouts", []).append(seen - started)
+                    cpu.setdefault("first rollouts", []).append(used)
     return wall, cpu
 
 
@@ -121,8 +122,7 @@ def main() -> None:
         print(f"{cold} modules have no byte code and are compiled at every start; run make install")
     print(f"{'':22} {'min':>7} {'median':>7} {'max':>7} {'CPU':>7}  seconds of {args.rounds} rounds")
     for name, seconds in wall.items():
-        used = f"{median(cpu[name]):7.2f}" if name in cpu else ""
-        print(f"{name:22} {min(seconds):7.2f} {median(seconds):7.2f} {max(seconds):7.2f} {used}")
+        print(f"{name:22} {min(seconds):7.2f} {median(seconds):7.2f} {max(seconds):7.2f} {median(cpu[name]):7.2f}")
     for name, limit in LIMITS.items():
         print(f"{name} - libraries: {differences[name]:.2f} s, allowed {limit:.0f} s")
 

@@ -19,6 +19,7 @@ ON_EVERY_START = [
     ROOT / "prepo_cli" / "__main__.py",
     ROOT / "prepo_cli" / "main.py",
     ROOT / "prepo_cli" / "errors.py",
+    ROOT / "prepo_cli" / "startup.py",
     ROOT / "prepo_cli" / "commands" / "__init__.py",
     *(ROOT / "prepo_cli" / "commands" / f"{n}.py" for n in ("train", "score_ppl", "eval", "compare", "strategies")),
 ]

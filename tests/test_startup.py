@@ -64,7 +64,8 @@ def test_a_plain_run_imports_nothing_before_it_needs_it(tmp_path: Path) -> None:
     assert with_model == []
     assert with_dataset == ["datasets", "pandas"]  # the one imports the other
     assert after_run == ["datasets", "pandas"]
-    stamped = float((tmp_path / "stamp").read_text())
+    stamped, used = json.loads((tmp_path / "stamp").read_text())
+    assert used > 0
     assert stamped <= (tmp_path / "run" / "metrics.jsonl").stat().st_mtime
 
 
