@@ -1,29 +1,35 @@
-"""A world without a model: a prompt stream, a probe, rewards from known pass rates, and a loop over the five slots.
+"""A world without a model: prompts of known pass rates, rollouts derived from seeds, and the real loop over them.
 
-All of it is derived from seeds, so that two runs of the same world are equal and a test may replay one.
+Collector, stream, bookkeeping and checkpoint codec are prepo's own; only engine, judge, model and update are faked.
+Everything is derived from seeds, so two runs of the same world are equal and a test may replay one.
 """
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
-from strategies import registry
-from strategies.base import (
-    SLOTS,
-    BudgetAllocator,
-    RolloutFilter,
-    RolloutWeighting,
-    Selector,
-    State,
-    Strategy,
-    TemperatureSchedule,
-)
+from prepo_cli.config import resolve
+from prepo_cli.data.rendering import Rendered
+from prepo_cli.data.stream import PromptStream
+from prepo_cli.engines.base import Request, Rollout
+from prepo_cli.rewards.judge import Scores
+from prepo_cli.training import batch as bookkeeping
+from prepo_cli.training import checkpoint
+from prepo_cli.training.collect import Collector
+from prepo_cli.training.loop import train_step
+from prepo_cli.training.progress import Progress
+from prepo_cli.training.rollouts import Collected, Sample
+from prepo_cli.training.run import Run
+from prepo_cli.training.sample import TrainingSample
+from prepo_cli.training.update_stats import UpdateStats
+from strategies import StrategySet
 from strategies.types import (
     Batch,
     BoolArray,
@@ -31,19 +37,13 @@ from strategies.types import (
     FloatArray,
     Group,
     Prompt,
+    PromptSource,
     RunInfo,
     StepContext,
     StepReport,
     derive_seed,
 )
 
-SLOT_DEFAULTS = {
-    "selector": "full",
-    "budget": "uniform",
-    "filter": "keep-all",
-    "weighting": "uniform",
-    "temperature_schedule": "constant",
-}
 MAX_ROUNDS = 4
 
 
@@ -86,12 +86,25 @@ def pass_rate(prompt: Prompt) -> float:
     return min(max(1.67 * uniform("pass rate", prompt.index) - 0.33, 0.0), 1.0)
 
 
-def make_completion(prompt: Prompt, *, step: int, number: int, seed: int = 7, temperature: float = 1.0) -> Completion:
-    """Rollout `number` of a prompt in a step; its random stream depends on these alone."""
-    correct = uniform(seed, "reward", step, prompt.id, number) < pass_rate(prompt)
-    tokens = 1 + derive_seed(seed, "tokens", step, prompt.id, number) % 12
-    entropy = temperature * uniform(seed, "entropy", step, prompt.id, number)
-    return Completion(float(correct), correct, tokens, False, temperature, entropy)
+def make_rollout(prompt: Prompt, seed: int, temperature: float = 1.0) -> Rollout:
+    """A rollout that depends on these alone; its first token says whether it is correct."""
+    rng = np.random.default_rng(seed)
+    correct, length = rng.random() < pass_rate(prompt), 1 + int(rng.integers(12))
+    entropies = (temperature * rng.uniform(0.5, 1.5) * rng.random(length)).astype(np.float32)
+    return Rollout([int(correct)] * length, -rng.random(length).astype(np.float32), entropies, truncated=length == 12)
+
+
+def make_batch(prompts: Sequence[Prompt], rollouts: int = 4) -> Batch:
+    """A batch of so many rollouts of each prompt, with the trainer's own advantages."""
+    groups = [
+        [_sample(p, make_rollout(p, derive_seed("batch", p.id, number))) for number in range(rollouts)] for p in prompts
+    ]
+    bookkeeping.assign_advantages(groups, "group")
+    return bookkeeping.make_batch(groups)
+
+
+def _sample(prompt: Prompt, rollout: Rollout) -> Sample:
+    return Sample(prompt, [prompt.index], rollout, "", 1.0, float(rollout.token_ids[0]), bool(rollout.token_ids[0]))
 
 
 def make_group(prompt: Prompt, rewards: Sequence[float]) -> Group:
@@ -133,7 +146,7 @@ class FakeProbe:
 
 @dataclass
 class Record:
-    """All that the five strategies answered in a step, and what they then reported."""
+    """What the five strategies answered in a step, and what they then reported."""
 
     prompts: list[list[Prompt]] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
@@ -144,171 +157,136 @@ class Record:
     weights: FloatArray | None = None
     batch: Batch | None = None
     temperature: float = 0.0
+    report: StepReport | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    logged: dict[str, Any] = field(default_factory=dict)
 
 
-class FakeRun:
-    """The trainer's order of calls over the five slots, with nothing behind it but the fakes above."""
+class RecordingSet(StrategySet):
+    """The five strategies, with a note of every answer."""
+
+    record: Record
+
+    def temperature(self, ctx: StepContext) -> float:
+        self.record = Record(temperature=super().temperature(ctx))
+        return self.record.temperature
+
+    def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
+        self.record.asked.append(n)
+        self.record.prompts.append(super().select(n, source, ctx))
+        return self.record.prompts[-1]
+
+    def allocate(self, prompts: Sequence[Prompt], total: int, ctx: StepContext) -> list[int]:
+        self.record.counts.append(super().allocate(prompts, total, ctx))
+        self.record.top_ups.append([0] * len(prompts))
+        return self.record.counts[-1]
+
+    def top_up(self, groups: Sequence[Group], remaining: int, ctx: StepContext) -> list[int]:
+        further = super().top_up(groups, remaining, ctx)
+        self.record.top_ups[-1] = [a + b for a, b in zip(self.record.top_ups[-1], further, strict=True)]
+        return further
+
+    def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
+        self.record.groups += groups
+        super().observe(groups, ctx)
+
+    def keep(self, group: Group, ctx: StepContext) -> BoolArray:
+        self.record.masks.append(super().keep(group, ctx))
+        return self.record.masks[-1]
+
+    def weigh(self, batch: Batch, ctx: StepContext) -> FloatArray:
+        weights = super().weigh(batch, ctx)
+        if len(batch.rewards_N):
+            self.record.batch, self.record.weights = batch, weights
+        return weights
+
+    def end_step(self, report: StepReport) -> None:
+        self.record.report = report
+        super().end_step(report)
+        self.record.metrics = self.metrics()
+
+
+class FakeEngine:
+    """Answers a prompt, whose only token is its row, from seeds."""
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self.prompts = prompts
+
+    def generate(self, requests: Sequence[Request], progress: Any = None) -> list[list[Rollout]]:
+        return [
+            [make_rollout(self.prompts[request.prompt_ids[0]], seed, request.temperature) for seed in request.seeds]
+            for request in requests
+        ]
+
+
+class FakeUpdater:
+    """Counts what would be updated."""
+
+    def prepare(self, groups: Sequence[Sequence[Sample]], needs_entropy: bool) -> None:
+        """The engine has recorded all entropies."""
+
+    def update(self, batch: Sequence[TrainingSample], rate: float, step: int, with_entropy: bool) -> UpdateStats:
+        assert not with_entropy
+        trained = [sample for sample in batch if sample.has_gradient]
+        return UpdateStats(tokens=sum(s.num_tokens for s in trained), optimizer_steps=int(bool(trained)))
+
+
+def judged(questions: Sequence[str], texts: Sequence[str], columns: Any) -> Scores:
+    """Reward 1 for the text '1', else 0."""
+    correct_N = np.array([text == "1" for text in texts])
+    return Scores(correct_N.astype(np.float64), {"fake": correct_N.astype(np.float64)}, correct_N, 0, 0)
+
+
+class FakeRun(Run):
+    """A run whose model, engine and judge are the fakes above; loop, collector, stream and state are the real ones."""
 
     def __init__(
-        self,
-        slots: Mapping[str, str],
-        run: RunInfo | None = None,
-        prompts: Sequence[Prompt] | None = None,
+        self, slots: Mapping[str, str], run: RunInfo | None = None, prompts: Sequence[Prompt] | None = None
     ) -> None:
-        self.info = run or make_run()
-        self.source = FakeSource(prompts or make_prompts(self.info.num_prompts), self.info.seed)
+        self.info = info = run or make_run()
+        self.all_prompts = list(prompts or make_prompts(info.num_prompts))
+        settings = {
+            "seed": info.seed,
+            "training.total_steps": info.total_steps,
+            "training.prompts_per_step": info.prompts_per_step,
+            "training.num_generations": info.num_generations,
+            "training.max_rounds": MAX_ROUNDS,
+        }
+        self.config = resolve(flags=settings)
         self.probe = FakeProbe()
-        self.next_step = 0
-        brought: dict[str, str] = {}
-        for slot, text in slots.items():
-            brought = registry.companions(slot, text) | brought
-        names = SLOT_DEFAULTS | brought | dict(slots)
-        self.strategies: dict[str, Strategy] = {slot: registry.create(slot, names[slot], self.info) for slot in SLOTS}
+        self.strategies = RecordingSet({"selector": "full"} | dict(slots), info)
+        self.stream = PromptStream(info.num_prompts, info.seed, self.all_prompts.__getitem__)
+        dataset = SimpleNamespace(fields=lambda row: {}, question=lambda row: "")
+        rendered = SimpleNamespace(dataset=dataset, rendered=lambda row: Rendered([row], (0, 1)))
+        engine = FakeEngine(self.all_prompts)
+        self.collector = Collector(
+            self.config.training, self.strategies, self.stream, rendered, engine, judged, lambda ids: str(ids[0])
+        )
+        self.updater = FakeUpdater()
+        self.team = SimpleNamespace(take_tokens_scored=lambda: 0)
+        self.progress = Progress()
 
     def steps(self, count: int) -> list[Record]:
-        """Run `count` further steps."""
-        return [self._step() for _ in range(count)]
+        """Run `count` further steps of the real loop."""
+        records = []
+        for _ in range(count):
+            train_step(self)
+            records.append(self.strategies.record)
+        return records
 
-    def state_dict(self) -> State:
-        """Everything that the next step depends on."""
-        return {
-            "step": self.next_step,
-            "position": self.source.position,
-            "strategies": {slot: strategy.state_dict() for slot, strategy in self.strategies.items()},
-        }
+    def sync_engine(self) -> None:
+        """The engine has no weights."""
 
-    def load_state_dict(self, state: State) -> None:
-        """Go on from there."""
-        self.next_step, self.source.position = state["step"], state["position"]
-        for slot, strategy in self.strategies.items():
-            strategy.load_state_dict(state["strategies"][slot])
+    def log_step(self, metrics: dict[str, Any], seconds: Any, step: Collected, weights_NT: FloatArray) -> None:
+        self.progress.costs.seconds = 0.0  # which differ between equal runs
+        self.strategies.record.logged = metrics | self.progress.costs.metrics()
 
-    def _step(self) -> Record:
-        record = Record()
-        epoch = self.source.epoch
-        ctx = StepContext(self.next_step, self.info.total_steps, epoch, 0, self.info.seed, probe=self.probe)
-        record.temperature = cast(TemperatureSchedule, self.strategies["temperature_schedule"]).temperature(ctx)
-        ctx = replace(ctx, temperature=record.temperature)
-        rounds = MAX_ROUNDS if cast(RolloutFilter, self.strategies["filter"]).refills else 1
-        for number in range(rounds):
-            missing = self.info.prompts_per_step - sum(bool(mask.any()) for mask in record.masks)
-            if missing > 0:
-                self._round(missing, replace(ctx, round=number, epoch=self.source.epoch), record)
-        kept = [
-            [c for c, keep in zip(group.completions, mask, strict=True) if keep]
-            for group, mask in zip(record.groups, record.masks, strict=True)
-        ]
-        trained = [completions for completions in kept if completions]
-        if trained:
-            record.batch = make_batch(trained, self.info.seed, self.next_step)
-            record.weights = cast(RolloutWeighting, self.strategies["weighting"]).weigh(record.batch, ctx)
-        self._end(record, epoch, trained)
-        return record
-
-    def _round(self, size: int, ctx: StepContext, record: Record) -> None:
-        prompts = cast(Selector, self.strategies["selector"]).select(size, self.source, ctx)
-        budget = cast(BudgetAllocator, self.strategies["budget"])
-        total = size * self.info.num_generations
-        counts = budget.allocate(prompts, total, ctx)
-        record.asked.append(size)
-        record.prompts.append(list(prompts))
-        record.counts.append(list(counts))
-        groups = [Group(prompt, ()) for prompt in prompts]
-        further = list(counts)
-        given = [0] * len(prompts)
-        while any(further):
-            first = sum(len(g.completions) for g in record.groups)
-            groups = [
-                self._extend(g, n, ctx, first + 1000 * i) for i, (g, n) in enumerate(zip(groups, further, strict=True))
-            ]
-            remaining = total - sum(len(g.completions) for g in groups)
-            if remaining <= 0:
-                break
-            further = budget.top_up(groups, remaining, ctx)
-            given = [a + b for a, b in zip(given, further, strict=True)]
-        record.top_ups.append(given)
-        for strategy in self.strategies.values():
-            strategy.observe(groups, ctx)
-        record.groups += groups
-        record.masks += [cast(RolloutFilter, self.strategies["filter"]).keep(group, ctx) for group in groups]
-
-    def _extend(self, group: Group, count: int, ctx: StepContext, first: int) -> Group:
-        start = first + len(group.completions)
-        fresh = tuple(
-            make_completion(group.prompt, step=ctx.step, number=n, seed=self.info.seed, temperature=ctx.temperature)
-            for n in range(start, start + count)
-        )
-        return replace(group, completions=group.completions + fresh)
-
-    def _end(self, record: Record, epoch: int, trained: Sequence[Sequence[Completion]]) -> None:
-        everything = [c for group in record.groups for c in group.completions]
-        kept = [c for group in trained for c in group]
-        lengths = [c.num_tokens for c in kept]
-        report = StepReport(
-            step=self.next_step,
-            total_steps=self.info.total_steps,
-            epoch=self.source.epoch,
-            epochs_ended=self.source.epoch - epoch,
-            temperature=record.temperature,
-            entropy=float(np.average([c.entropy or 0.0 for c in kept], weights=lengths)) if kept else None,
-            reward=float(np.mean([c.reward for c in everything])),
-            updated=bool(kept),
-            rollouts_total=len(everything),
-            rollouts_trained=len(kept),
-        )
-        for strategy in self.strategies.values():
-            strategy.end_step(report)
-        record.metrics = {f"{slot}/{k}": v for slot, s in self.strategies.items() for k, v in s.metrics().items()}
-        self.next_step += 1
-
-
-def make_batch(groups: Sequence[Sequence[Completion]], seed: int = 7, step: int = 0) -> Batch:
-    """The batch of given groups, with token entropies around each rollout's mean."""
-    flat = [c for group in groups for c in group]
-    group_N = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    rewards_N = np.array([c.reward for c in flat])
-    advantages_N = np.concatenate([_advantages(np.array([c.reward for c in group])) for group in groups])
-    width = max(c.num_tokens for c in flat)
-    mask_NT = np.arange(width) < np.array([c.num_tokens for c in flat])[:, None]
-    noise_NT = np.random.default_rng(derive_seed(seed, "token entropy", step)).uniform(0.5, 1.5, mask_NT.shape)
-    entropy_NT = np.where(mask_NT, noise_NT * np.array([c.entropy or 0.0 for c in flat])[:, None], 0.0)
-    return Batch(group_N, rewards_N, advantages_N, entropy_NT, mask_NT)
+    def after_step(self) -> None:
+        """Nothing is evaluated or saved."""
 
 
 def through_disk(state: Any) -> Any:
-    """The state as a checkpoint gives it back: arrays through npz without pickle, the rest through JSON."""
-    arrays: dict[str, np.ndarray] = {}
-    text = json.dumps(_take_arrays(state, arrays))
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    buffer.seek(0)
-    with np.load(buffer, allow_pickle=False) as loaded:
-        return _put_arrays(json.loads(text), loaded)
-
-
-def _take_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    if isinstance(value, np.ndarray):
-        if value.dtype.hasobject:
-            raise TypeError("an array of objects would need pickle")
-        arrays[f"array{len(arrays)}"] = value
-        return {"__array__": f"array{len(arrays) - 1}"}
-    if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            raise TypeError(f"JSON would make text of the keys {list(value)[:5]}")
-        return {key: _take_arrays(item, arrays) for key, item in value.items()}
-    if isinstance(value, tuple):
-        raise TypeError("JSON would make a list of a tuple")
-    return [_take_arrays(item, arrays) for item in value] if isinstance(value, list) else value
-
-
-def _put_arrays(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    if isinstance(value, dict):
-        if set(value) == {"__array__"}:
-            return arrays[value["__array__"]]
-        return {key: _put_arrays(item, arrays) for key, item in value.items()}
-    return [_put_arrays(item, arrays) for item in value] if isinstance(value, list) else value
-
-
-def _advantages(rewards_N: FloatArray) -> FloatArray:
-    return (rewards_N - rewards_N.mean()) / (rewards_N.std() + 1e-6)
+    """The state as a checkpoint returns it."""
+    with TemporaryDirectory() as folder:
+        checkpoint.write_state(Path(folder), {"state": state})
+        return checkpoint.read_state(Path(folder))["state"]

@@ -89,11 +89,14 @@ class PromptStream:
 
         A selector may choose one again once the step has taken the whole training set. All count as rolled out.
         """
-        distinct = {p.index: p for p in prompts if p.index not in self._rolled_out}
-        self._mark_rolled_out(distinct)
-        others = {p.index: p for p in self.take(len(prompts) - len(distinct)) if p.index not in self._rolled_out}
-        self._mark_rolled_out(others)
-        found = [*distinct.values(), *others.values()]
+        found = list({p.index: p for p in prompts if p.index not in self._rolled_out}.values())
+        self._mark_rolled_out(found)
+        while len(found) < len(prompts) and len(self._rolled_out) < self._num_prompts - self.left_out:
+            other = self.take(1)
+            if other[0].index in self._rolled_out:
+                break
+            self._mark_rolled_out(other)
+            found += other
         return found + list(prompts)[: len(prompts) - len(found)]
 
     def state_dict(self) -> dict[str, Any]:
@@ -128,8 +131,8 @@ class PromptStream:
         self._order, self._moved = self._shuffled(self._epoch), np.empty(0, dtype=np.int32)
         self._crossed_epochs = True
 
-    def _mark_rolled_out(self, rows: Iterable[int]) -> None:
-        self._rolled_out.update(rows)
+    def _mark_rolled_out(self, prompts: Iterable[Prompt]) -> None:
+        self._rolled_out.update(prompt.index for prompt in prompts)
         self._not_rolled_out = deque(prompt for prompt in self._not_rolled_out if prompt.index not in self._rolled_out)
 
     def _defer_taken(self) -> None:

@@ -133,7 +133,7 @@ def perplexities(logprobs: Sequence[FloatArray]) -> npt.NDArray[np.float64]:
 
     P = exp(-(1/T) sum log p(x_t | x_<t)) at temperature 1 (PREPO, 2511.00794); nothing predicts token 0.
 
-    >>> perplexities([np.log(np.array([0.5, 0.125], dtype=np.float32))])  # geometric mean of 2 and 8
+    >>> perplexities([np.log(np.array([0.5, 0.125], dtype=np.float32))]).round(4)  # geometric mean of 2 and 8
     array([[4., 2.]])
     """
     result_N2 = np.full((len(logprobs), 2), np.nan)

@@ -45,11 +45,7 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write_tensors(partial)
-        arrays: dict[str, np.ndarray[Any, Any]] = {}
-        document = {"version": STATE_VERSION, "state": _split(state, arrays, "")}
-        (partial / "state.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
-        with (partial / "strategies.npz").open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        write_state(partial, state)
         _flush(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
@@ -120,8 +116,17 @@ def newest(folder: Path) -> Path:
     return found[-1]
 
 
+def write_state(checkpoint: Path, state: Mapping[str, Any]) -> None:
+    """Everything besides model and optimiser: scalars as JSON, arrays apart from them, nothing pickled."""
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    document = {"version": STATE_VERSION, "state": _split(state, arrays, "")}
+    (checkpoint / "state.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    with (checkpoint / "strategies.npz").open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What was given to `save` as state."""
+    """What `write_state` wrote; raises UsageError if another version of prepo wrote it."""
     document = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     if document["version"] != STATE_VERSION:
         raise UsageError(f"{checkpoint} is of version {document['version']}, this prepo reads {STATE_VERSION}")

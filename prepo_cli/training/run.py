@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -130,12 +131,15 @@ class Run:
 
     def resume(self, folder: Path) -> None:
         """Continue from a checkpoint, whose model and optimiser the learner has already loaded."""
-        state = checkpoint.read_state(folder)
+        self.load_state_dict(checkpoint.read_state(folder))
+        self.folder.truncate(self.progress.step, self.config.training.total_steps)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self.progress.load_state_dict(state["progress"])
         self.stream.load_state_dict(state["stream"])
         self.strategies.load_state_dict(state["strategies"])
         self.collector.lengths.load_state_dict(state["lengths"])
-        self.folder.truncate(self.progress.step, self.config.training.total_steps)
 
     def _run_info(self) -> RunInfo:
         training = self.config.training

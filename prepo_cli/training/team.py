@@ -116,7 +116,7 @@ def split_by_cost(costs: Sequence[float], count: int) -> list[list[int]]:
     """Indices in `count` shares of about equal cost: the most expensive first, each to the share with the least so far.
 
     >>> split_by_cost([5, 1, 1, 4], 2)
-    [[0], [1, 2, 3]]
+    [[0, 2], [1, 3]]
     """
     shares: list[list[int]] = [[] for _ in range(count)]
     loads = [0.0] * count

@@ -52,7 +52,7 @@ def test_parameters_are_frozen_and_closed(cls: type[Strategy]) -> None:
 @every_strategy
 def test_selected_prompts_are_exact(cls: type[Strategy], histories: Any) -> None:
     run, records = histories[cls]
-    known = set(run.source.prompts)
+    known = set(run.all_prompts)
     for record in records:
         assert record.asked[0] == run.info.prompts_per_step
         assert [len(prompts) for prompts in record.prompts] == record.asked
@@ -62,7 +62,7 @@ def test_selected_prompts_are_exact(cls: type[Strategy], histories: Any) -> None
 @every_strategy
 def test_budgets_sum_and_keep_the_minimum(cls: type[Strategy], histories: Any) -> None:
     run, records = histories[cls]
-    budget = run.strategies["budget"]
+    budget = run.strategies.budget
     tops_up = type(budget).top_up is not SLOTS["budget"].top_up
     for record in records:
         for size, counts, further in zip(record.asked, record.counts, record.top_ups, strict=True):
@@ -133,7 +133,7 @@ def test_resumed_equals_uninterrupted(cls: type[Strategy], interrupted_at: int, 
 
 @every_strategy
 def test_foreign_state_is_refused(cls: type[Strategy]) -> None:
-    strategy = run_of(cls).strategies[cls.slot]
+    strategy = registry.create(cls.slot, cls.name, make_run())
     with pytest.raises((ValueError, KeyError, TypeError)):
         strategy.load_state_dict({"left over from another strategy": 1})
 

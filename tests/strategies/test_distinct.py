@@ -8,7 +8,7 @@ import pytest
 
 from prepo_cli.data.stream import PromptStream
 from strategies import Completion, Group, Prompt, StepContext, StepReport, StrategySet, registry
-from tests.fakes import FakeProbe, make_prompts, make_run, pass_rate
+from tests.fakes import FakeProbe, FakeRun, make_prompts, make_run, pass_rate
 
 SELECTORS = [cls.name for cls in registry.listed() if cls.slot == "selector"]
 REPORT = StepReport(0, 20, 0, 0, 1.0, None, 0.5, True, 0, 0)
@@ -65,3 +65,11 @@ def test_what_a_small_training_set_means_is_said() -> None:
     assert note.startswith("selector 'random': ")
     (note,) = StrategySet({"selector": "random"}, make_run(50, prompts_per_step=64)).notes()
     assert "nothing to select" in note
+
+
+def test_the_real_loop_gives_a_step_each_prompt_once() -> None:
+    run = FakeRun({"selector": "random", "filter": "nonzero-variance"}, make_run(100, prompts_per_step=64))
+    for record in run.steps(5):
+        rolled_out_in_step = [group.prompt.index for group in record.groups]
+        assert len(rolled_out_in_step) > 64
+        assert len(set(rolled_out_in_step)) == min(len(rolled_out_in_step), 100)

@@ -122,7 +122,7 @@ def test_the_run_counts_every_epoch_that_ends_in_a_step() -> None:
     # 30 prompts: two and a half passes over 12
     run = FakeRun({"selector": "full", "budget": "e3"}, make_run(12, prompts_per_step=30))
     record = run.steps(1)[0]
-    assert run.source.epoch == 2
+    assert run.stream.epoch == 2
     assert (record.metrics["budget/g_min"], record.metrics["budget/g_max"]) == (4, 12)
 
 

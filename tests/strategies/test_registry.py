@@ -123,7 +123,7 @@ def test_a_chain_hands_survivors_on_and_is_a_selector() -> None:
     assert chain.name == "random+ppl-low"
     run = FakeRun({"selector": "random:ratio=0.5+ppl-low:ratio=0.5"})
     run.steps(1)
-    assert run.source.position == 4 * RUN.prompts_per_step
+    assert run.stream.state_dict()["position"] == 4 * RUN.prompts_per_step
     assert run.probe.asked == 2 * RUN.prompts_per_step
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from strategies.errors import StrategyError
 from strategies.types import NoProbe, StepContext, derive_seed
-from tests.fakes import FakeSource, make_batch, make_completion, make_prompts
+from tests.fakes import FakeSource, make_batch, make_prompts
 
 
 @given(st.integers(1, 10**6), st.integers(0, 2 * 10**6))
@@ -46,9 +46,9 @@ def test_a_place_without_a_model_answers_no_probe() -> None:
 
 
 def test_batch_means_ignore_padding() -> None:
-    groups = [[make_completion(p, step=0, number=n) for n in range(4)] for p in make_prompts(3)]
-    batch = make_batch(groups)
-    lengths = [c.num_tokens for group in groups for c in group]
+    batch = make_batch(make_prompts(3))
+    lengths = batch.mask_NT.sum(axis=1).tolist()
+    assert len(lengths) == 12 and len(set(lengths)) > 1
     assert batch.lengths_N.tolist() == lengths
     for row, length in enumerate(lengths):
         assert batch.mean_entropy_N[row] == pytest.approx(np.mean(batch.entropy_NT[row, :length]))
@@ -58,7 +58,7 @@ def test_batch_means_ignore_padding() -> None:
 
 
 def test_entropies_that_were_not_computed_are_never_taken_for_zeros() -> None:
-    batch = replace(make_batch([[make_completion(p, step=0, number=0)] for p in make_prompts(2)]), entropy_NT=None)
+    batch = replace(make_batch(make_prompts(2)), entropy_NT=None)
     for read in ("entropy_M", "mean_entropy_N"):
         with pytest.raises(StrategyError, match="set needs_entropy = True"):
             getattr(batch, read)

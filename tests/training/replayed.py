@@ -6,6 +6,7 @@ Usage: python -m tests.training.replayed SETTINGS.json
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -53,9 +54,11 @@ class Replay:
 
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    zero = "ACCELERATE_USE_DEEPSPEED" in os.environ
     scoring.CHUNK_ELEMENTS = settings["chunk_elements"] or scoring.CHUNK_ELEMENTS
     build.build_engine = lambda config, policy, *parts, **options: Replay(policy)
     train.train(resolve(sets=settings["sets"]), resume=settings["resume"])
+    assert ("deepspeed" in sys.modules) is zero, "only the runs that use DeepSpeed import it"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,128 @@
+"""What a start loads and when; the figures themselves are printed by benchmarks/startup.py."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import startup as benchmark
+from prepo_cli.config import resolve
+from prepo_cli.rewards.judge import Judge
+from prepo_cli.sections import RewardConfig
+from prepo_cli.startup import large_imports
+from prepo_cli.training import run as run_module
+from tests.rewards.test_pool import children
+
+ROOT = Path(__file__).parents[1]
+LATER = {"datasets", "deepspeed", "matplotlib", "pandas", "peft", "tensorboard", "wandb"}
+"""Installed for the tests, and not what loading a model takes."""
+STEP = ["training.prompts_per_step=4", "training.num_generations=4", "training.max_completion_length=32",
+        "evaluation.dataset_name=null", "reporting.figures=false", "rewards.workers=1"]  # fmt: skip
+SCRIPT = f"""
+import json, sys
+from prepo_cli.main import main
+
+def loaded():
+    return sorted({LATER!r} & set(sys.modules))
+
+import prepo_cli.training.run
+from prepo_cli.policy.loading import load_policy
+from prepo_cli.sections import ModelConfig
+load_policy(ModelConfig())
+seen = [loaded()]
+from prepo_cli.data.loading import load_prompts
+load_prompts("embedded")
+seen.append(loaded())
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end.code
+print(json.dumps([*seen, loaded()]), file=sys.stderr)
+"""
+
+
+def test_a_plain_run_imports_nothing_before_it_needs_it(tmp_path: Path) -> None:
+    """With the benchmark's reward function, which sees the rollouts."""
+    sets = [part for setting in STEP for part in ("--set", setting)]
+    arguments = ["train", "--steps", "1", "--output-dir", str(tmp_path / "run"), *benchmark.WATCHED, *sets]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        cwd=ROOT,
+        env=os.environ | {benchmark.STAMP: str(tmp_path / "stamp")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with_model, with_dataset, after_run = json.loads(done.stderr.splitlines()[-1])
+    assert with_model == []
+    assert with_dataset == ["datasets", "pandas"]  # the one imports the other
+    assert after_run == ["datasets", "pandas"]
+    stamped = float((tmp_path / "stamp").read_text())
+    assert stamped <= (tmp_path / "run" / "metrics.jsonl").stat().st_mtime
+
+
+def test_installed_packages_are_compiled() -> None:
+    assert benchmark.uncompiled() == 0, "every start compiles modules; set up with make install, which compiles them"
+
+
+def test_the_benchmark_compares_medians_with_the_libraries() -> None:
+    wall = {"libraries": [2.0, 3.0, 9.0], "first rollouts": [4.0, 4.5, 40.0], "one step": [9.0, 7.0, 7.5]}
+    assert benchmark.added(wall) == {"first rollouts": 1.5, "one step": 4.5}
+
+
+def test_large_imports_pause_collection_once() -> None:
+    script = """
+import gc
+from prepo_cli.startup import large_imports
+for expected in (False, True):
+    with large_imports():
+        assert gc.isenabled() is expected
+        fresh = []
+    assert gc.isenabled()
+    assert any(o is fresh for o in gc.get_objects()) is expected, "frozen objects are not looked at"
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_collection_goes_on_after_an_import_that_fails() -> None:
+    before = gc.get_freeze_count()
+    with pytest.raises(ImportError), large_imports():
+        import no_such_module  # noqa: F401
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == before
+
+
+def test_the_reward_workers_start_before_the_model_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loading(Exception):
+        pass
+
+    def build_learner(*arguments: object) -> None:
+        raise Loading(len(children()))
+
+    monkeypatch.setattr(run_module, "build_learner", build_learner)
+    already = len(children())
+    with pytest.raises(Loading) as loading:
+        run_module.train(resolve(sets=[f"output_dir={tmp_path / 'run'}", "rewards.workers=2"]))
+    assert loading.value.args == (already + 2,)
+
+
+def test_only_the_reward_that_has_workers_starts_them() -> None:
+    already = len(children())
+    with Judge(RewardConfig(functions=["exact"], workers=1)) as judge:
+        judge.start()
+        assert len(children()) == already
+    with Judge(RewardConfig(functions=["math"], workers=1)) as judge:
+        judge.start()
+        judge.start()
+        assert len(children()) == already + 1
+        scores = judge(["?"], [r"\boxed{1/2}"], {"answer": ["0.5"]})
+        assert len(children()) == already + 1
+    assert scores.rewards_N.tolist() == [1.0]
+    assert len(children()) == already
