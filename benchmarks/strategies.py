@@ -1,8 +1,8 @@
-"""What a selector costs beside the model: time of a step and memory of its state, for 10^4 to 10^7 prompts.
+"""The cost of a selector without the model: time per step and memory of its state, for 10^4 to 10^7 prompts.
 
-A step is select (1,280 candidates, or what the selector takes, for 256 kept), observe of the 256 groups of 8, and
-end_step, on one core, after every prompt has been visited: half of them without variance, up to four times in a row.
-The probe answers at once: its cost is the model's. At E3's epoch end all prompts are ranked anew by their rewards.
+A step is select (256 prompts, usually of 1,280 candidates), observe (256 groups of 8) and end_step, on one core, after
+a visit to every prompt; half the prompts had zero variance, up to four times in a row. The probe answers at once,
+because its cost is the model's. The last rows are the step in which E3 ranks all prompts at the end of an epoch.
 
     python -m benchmarks.strategies                      # all selectors, 10^4 to 10^7 prompts
     python -m benchmarks.strategies --prompts 1e5 --selector greso
@@ -26,7 +26,7 @@ KEPT, ROLLOUTS, STEPS = 256, 8, 15
 
 
 class Stream:
-    """Prompts at random rows; the order is drawn as it goes, so the stream itself costs next to nothing."""
+    """Prompts at random rows, drawn on demand, so that the stream itself costs next to nothing."""
 
     def __init__(self, num_prompts: int) -> None:
         self.num_prompts, self.taken = num_prompts, 0
@@ -34,21 +34,21 @@ class Stream:
 
     @property
     def epoch(self) -> int:
-        """Passes over the rows."""
+        """Complete passes over the rows."""
         return self.taken // self.num_prompts
 
     def take(self, m: int) -> list[Prompt]:
-        """The next m."""
+        """The next m prompts."""
         self.taken += m
         rows = self._rng.integers(self.num_prompts, size=m)
         return [Prompt(int(i), str(i), f"s{i % 8}", float(i % 100), 0.5, 5.0) for i in rows]
 
 
 class Probe:
-    """Perplexities from nowhere."""
+    """Made-up perplexities."""
 
     def perplexity(self, prompts: Sequence[Prompt], scope: str = "question") -> FloatArray:
-        """One for each prompt."""
+        """One for each prompt, from its row number."""
         return np.array([2.0 + p.index % 97 for p in prompts])
 
 
@@ -63,14 +63,14 @@ def groups(prompts: Sequence[Prompt], rng: np.random.Generator) -> list[Group]:
 
 
 def visit_all(strategy: Strategy, num_prompts: int) -> None:
-    """Write into the state what a visit to every prompt leaves: 0, 3, 5 or 8 of 8 right."""
+    """Fill the state as a visit to every prompt would: 0, 3, 5 or 8 of 8 rollouts correct."""
     rng = np.random.default_rng(2)
     right_P = rng.choice(np.array([0, 3, 5, 8], dtype=np.int8), num_prompts)
     flat_P = right_P % ROLLOUTS == 0
     seen = {
         "rollouts": np.full(num_prompts, ROLLOUTS, dtype=np.int8),
         "correct": right_P,
-        "reward": right_P + rng.random(num_prompts, dtype=np.float32),  # hardly any ties, which are quicker to sort
+        "reward": right_P + rng.random(num_prompts, dtype=np.float32),  # few ties, because ties are quicker to sort
         "a": right_P + 1,
         "b": ROLLOUTS - right_P + 1,
         "right": right_P,
@@ -85,31 +85,31 @@ def visit_all(strategy: Strategy, num_prompts: int) -> None:
     strategy.load_state_dict(filled(strategy.state_dict()))
 
 
-def megabytes(value: Any) -> float:
-    """Memory of the arrays in a state."""
+def mebibytes(value: Any) -> float:
+    """Size of the arrays in a state, in MiB."""
     if isinstance(value, np.ndarray):
         return float(value.nbytes) / 2**20
-    return sum(map(megabytes, value.values())) if isinstance(value, dict) else 0.0
+    return sum(map(mebibytes, value.values())) if isinstance(value, dict) else 0.0
 
 
 def run_of(num_prompts: int) -> RunInfo:
-    """A run with every optional column."""
+    """A run whose dataset has every optional column."""
     columns = frozenset({"source", "difficulty", "rank", "ppl"})
     return RunInfo(num_prompts, 1000, KEPT, ROLLOUTS, 0, 151_936, columns)
 
 
 def measure_epoch_end(num_prompts: int) -> tuple[float, float]:
-    """Seconds of E3's step in which an epoch ends, and MiB of its state."""
+    """Seconds that E3 takes at the end of an epoch, and MiB of its state."""
     budget = registry.create("budget", "e3", run_of(num_prompts))
     visit_all(budget, num_prompts)
     report = StepReport(0, 1000, 0, 1, 1.0, 0.5, 0.5, True, 0, 0)
     started = perf_counter()
     budget.end_step(report)
-    return perf_counter() - started, megabytes(budget.state_dict())
+    return perf_counter() - started, mebibytes(budget.state_dict())
 
 
 def measure(name: str, num_prompts: int) -> tuple[list[float], float]:
-    """Seconds of each step and MiB of state."""
+    """Seconds per step, and MiB of the state."""
     selector = registry.create("selector", name, run_of(num_prompts))
     assert isinstance(selector, Selector)
     visit_all(selector, num_prompts)
@@ -125,7 +125,7 @@ def measure(name: str, num_prompts: int) -> tuple[list[float], float]:
         selector.observe(rolled, ctx)
         selector.end_step(report)
         seconds.append(took + perf_counter() - started)
-    return seconds, megabytes(selector.state_dict())
+    return seconds, mebibytes(selector.state_dict())
 
 
 def main() -> None:

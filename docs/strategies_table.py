@@ -1,6 +1,6 @@
-"""Write docs/strategies.md: what every recipe took in 30 steps on the embedded task.
+"""Write docs/strategies.md: what every recipe cost in 30 steps on the embedded task.
 
-python docs/strategies_table.py [--runs FOLDER]      # about eight minutes on two cores; finished runs are kept
+python docs/strategies_table.py [--runs FOLDER]      # about eight minutes on 2 cores; finished runs are reused
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from prepo_cli.training.train import train
 
 PAGE = Path(__file__).parent / "strategies.md"
 STEPS = 30
-HEAD = f"""# What each recipe takes
+HEAD = f"""# What each recipe costs
 
-Every recipe trained the embedded model for {STEPS} steps of 32 groups, 8 rollouts each on average, seed 0, on the CPU.
-The table is what was measured, written by `docs/strategies_table.py`. It shows what a method spends, not how good it
-is: one short run of one seed says nothing about that; `prepo compare` over many seeds does. Thirty steps are less than
-an epoch, so what learns from a prompt's own earlier visits (GRESO's skipping, E3's budgets, MoPPS' and learnability's
-pass rates) has hardly begun: `greso` still does what `dapo` does. The times were taken beside other work; what a
-selector costs by itself is in `benchmarks/strategies.py`.
+Every recipe trained the embedded model for {STEPS} steps of 32 groups with 8 rollouts each on average, seed 0, on the
+CPU. `docs/strategies_table.py` measured and wrote this table. It shows what a method spends, not how good it is: for
+that, one short run with one seed is no evidence; use `prepo compare` with many seeds. {STEPS} steps are less than an
+epoch, so whatever depends on earlier visits to a prompt (GRESO's skipping, E3's budgets, the pass rates of MoPPS and
+learnability) has hardly set in: `greso` still does the same as `dapo`. The machine was busy with other work during the
+runs; `benchmarks/strategies.py` measures the time that a selector takes by itself.
 
-- **generated** and **trained**: rollouts; the difference was dropped by the filter, or surplus of a refill round.
-- **zero variance**: mean share of the groups rolled out whose rewards were all equal, which teach nothing.
-- **select**: mean time of selector and budget in a step, perplexity scoring included.
-- **tokens generated** and **tokens scored**: sampled, and passed through the model to score perplexity.
+- **generated** and **trained**: rollouts. The difference was dropped by the filter or left over in a refill round.
+- **zero variance**: mean share of the generated groups whose rewards were all equal, so that they teach nothing.
+- **select**: mean time per step of selector and budget, including scoring perplexities.
+- **tokens generated** and **tokens scored**: sampled, and passed through the model to score perplexities.
 
 | recipe | generated | trained | zero variance | select (ms) | tokens generated | tokens scored |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |
@@ -38,7 +38,7 @@ selector costs by itself is in `benchmarks/strategies.py`.
 
 
 def row(recipe: str, root: Path) -> str:
-    """The recipe's line, running it if it was not run."""
+    """The recipe's row; trains first if there is no finished run."""
     folder = root / recipe
     if not (folder / "summary.json").is_file():
         sets = [f"training.total_steps={STEPS}", "evaluation.dataset_name=null", "reporting.figures=false"]
@@ -57,7 +57,7 @@ def row(recipe: str, root: Path) -> str:
 
 
 def main() -> None:
-    """Run what is missing and write the page."""
+    """Train what is missing and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/strategies"))
     args = parser.parse_args()

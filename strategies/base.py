@@ -31,7 +31,7 @@ class StrategyParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def notes(self, run: RunInfo) -> list[str]:
-        """What the user should know about these parameters in this run, said once at the start."""
+        """What the user should know about these parameters in this run; logged once at the start."""
         return []
 
     @property
@@ -61,7 +61,7 @@ class Strategy(ABC):
         """Raise StrategyError if the parameters make no sense for this run."""
 
     def notes(self) -> list[str]:
-        """What the user should know of this strategy in this run, said once at the start."""
+        """What the user should know about this strategy in this run; logged once at the start."""
         return [f"{self.slot} '{self.name}': {note}" for note in self.params.notes(self.run)]
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:  # noqa: B027
@@ -91,7 +91,7 @@ class Selector(Strategy):
 
     @property
     def stored_scopes(self) -> frozenset[str]:
-        """Scopes of the stored perplexities (`Prompt.ppl`) that it reads, for the trainer to check the dataset by."""
+        """Scopes of the stored perplexities (`Prompt.ppl`) that it reads; the trainer compares the dataset's."""
         scopes: frozenset[str] = self.params.stored_scopes
         return scopes
 

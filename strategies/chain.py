@@ -1,6 +1,7 @@
-"""Selectors one after another: each draws its candidates through the one before it.
+"""Chains of selectors: each takes its candidates from the one before it.
 
-`greso+ppl-schedule` hands GRESO's survivors to the schedule. A chain is itself a selector, so chains nest.
+In `greso+ppl-schedule` the schedule selects among the prompts that GRESO lets through. A chain is itself a selector, so
+chains nest.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from strategies.types import Group, Prompt, PromptSource, RunInfo, StepContext, 
 
 @dataclass(frozen=True)
 class _Through:
-    """A source whose prompts have passed a selector."""
+    """A source of the prompts that pass a selector."""
 
     selector: Selector
     source: PromptSource
@@ -29,7 +30,7 @@ class _Through:
 
 
 class Chain(Selector):
-    """Selectors in a row, from the stream to the batch."""
+    """Selectors in sequence, from the stream to the batch."""
 
     def __init__(self, selectors: Sequence[Selector], run: RunInfo) -> None:
         super().__init__(StrategyParams(), run)
@@ -65,6 +66,8 @@ class Chain(Selector):
     def load_state_dict(self, state: State) -> None:
         names = [part["name"] for part in state.values()]
         if names != [s.name for s in self.selectors]:
-            raise ValueError(f"the checkpoint's chain is {'+'.join(names)}, this run's is {self.name}")
+            raise ValueError(
+                f"the checkpoint was written with selector '{'+'.join(names)}', this run has '{self.name}'"
+            )
         for selector, part in zip(self.selectors, state.values(), strict=True):
             selector.load_state_dict(part["state"])

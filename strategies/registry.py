@@ -100,9 +100,9 @@ def find(slot: str, name: str) -> type[Strategy]:
     if (slot, name) in _registered:
         return _registered[slot, name]
     names = [n for s, n in _registered if s == slot]
-    elsewhere = [s for s, n in _registered if n == name]
-    hint = f" ('{name}' is a {elsewhere[0]})" if elsewhere else did_you_mean(name, names)
-    raise StrategyError(f"no {slot} '{name}'{hint}; there are: {', '.join(sorted(names))}")
+    other_slots = [s for s, n in _registered if n == name]
+    hint = f" ('{name}' is a {other_slots[0]})" if other_slots else did_you_mean(name, names)
+    raise StrategyError(f"unknown {slot} '{name}'{hint}; known: {', '.join(sorted(names))}")
 
 
 def create(slot: str, text: str, run: RunInfo) -> Strategy:
@@ -114,7 +114,7 @@ def create(slot: str, text: str, run: RunInfo) -> Strategy:
     >>> create("selector", "ppl-shedule", run)
     Traceback (most recent call last):
         ...
-    strategies.errors.StrategyError: no selector 'ppl-shedule', did you mean 'ppl-schedule'?; there are: ...
+    strategies.errors.StrategyError: unknown selector 'ppl-shedule', did you mean 'ppl-schedule'?; known: ...
 
     Raises:
         StrategyError: unknown name, unknown or out-of-range parameter, or parameters that make no sense for this run.

@@ -61,7 +61,7 @@ def resolve_slots(*layers: Mapping[str, str]) -> dict[str, str]:
         for slot, text in layer.items():
             if slot not in SLOTS:
                 raise StrategyError(
-                    f"no slot '{slot}'{registry.did_you_mean(slot, SLOTS)}; there are: {', '.join(SLOTS)}"
+                    f"unknown slot '{slot}'{registry.did_you_mean(slot, SLOTS)}; known: {', '.join(SLOTS)}"
                 )
             slots.update({other: name for other, name in registry.companions(slot, text).items() if other not in layer})
         slots.update(layer)

@@ -1,4 +1,4 @@
-"""What strategies see: frozen records and three protocols. No tensor, no rank, no file.
+"""What strategies see: frozen records and two protocols, free of tensors, ranks and files.
 
 Axis letters: N rollouts of a batch, T completion tokens (right-padded), M all completion tokens of the batch.
 """
@@ -22,7 +22,7 @@ IntArray = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One row of the training set. `index` is its row number: dense, stable, the key of all per-prompt state."""
+    """A row of the training set. `index` is its row number, the key of all per-prompt state."""
 
     index: int
     id: str
@@ -63,7 +63,7 @@ class Group:
 
     @property
     def num_correct(self) -> int:
-        """How many rollouts are correct."""
+        """Number of correct rollouts."""
         return sum(c.correct for c in self.completions)
 
 
@@ -112,7 +112,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What a strategy may know when it is built. `columns` are the optional ones that the training set has."""
+    """What a strategy may know when it is created. `columns` are the optional columns that the training set has."""
 
     num_prompts: int
     total_steps: int
@@ -128,16 +128,16 @@ class PromptSource(Protocol):
 
     @property
     def epoch(self) -> int:
-        """Passes over the training set that are complete, counted by prompts taken."""
+        """Number of complete passes over the training set, counted by prompts taken."""
         ...
 
     def take(self, m: int) -> list[Prompt]:
-        """Exactly m prompts, each used up, chosen or not; a step gets none twice while there are others."""
+        """Exactly m prompts, each used up, selected or not; a step gets none twice while there are others."""
         ...
 
 
 class Probe(Protocol):
-    """Questions a selector may ask the current policy; what they cost is charged to the run."""
+    """What a selector may ask about the current policy; the cost is charged to the run."""
 
     def perplexity(self, prompts: Sequence[Prompt], scope: str = "question") -> FloatArray:
         """Perplexity of each prompt under the current policy, float64; `scope` is `question` or `prompt`."""
@@ -145,16 +145,16 @@ class Probe(Protocol):
 
 
 class NoProbe:
-    """The probe of a place without a model."""
+    """The probe where there is no model."""
 
     def perplexity(self, prompts: Sequence[Prompt], scope: str = "question") -> FloatArray:
-        """Refuse."""
-        raise RuntimeError("no policy to probe here")
+        """Raise RuntimeError."""
+        raise RuntimeError("no policy to probe: give StepContext a probe")
 
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """Where the run stands. Steps, rounds and epochs count from 0."""
+    """The position in the run. Steps, rounds and epochs count from 0."""
 
     step: int
     total_steps: int
@@ -166,11 +166,11 @@ class StepContext:
 
     @property
     def progress(self) -> float:
-        """Completed fraction of training, in [0, 1)."""
+        """Completed fraction of the steps, in [0, 1)."""
         return min(self.step / self.total_steps, 1.0 - 1e-12) if self.total_steps else 0.0
 
     def rng(self, salt: str) -> np.random.Generator:
-        """A generator that depends on seed, step, round and `salt` alone."""
+        """A random generator that depends only on seed, step, round and `salt`."""
         return np.random.default_rng(derive_seed(self.seed, self.step, self.round, salt))
 
 
@@ -195,7 +195,7 @@ class StepReport:
 
 
 def derive_seed(*parts: object) -> int:
-    """A 63-bit seed from any printable parts; equal parts give equal seeds on every machine.
+    """A 63-bit seed derived from printable parts; the same parts give the same seed on every machine.
 
     >>> derive_seed(7, "rollout", 3, "p0001", 2)
     6733963496582523418

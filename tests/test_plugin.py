@@ -64,4 +64,4 @@ def test_by_dotted_path_and_wrong_parameters(site: Path, tmp_path: Path) -> None
 def test_without_the_plug_in_its_name_is_unknown() -> None:
     done = prepo(Path("nowhere"), "train", "--weighting", "short-answers")
     assert done.returncode == 2
-    assert "no weighting 'short-answers'" in done.stderr.splitlines()[-1]
+    assert "unknown weighting 'short-answers'" in done.stderr.splitlines()[-1]

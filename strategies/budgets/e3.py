@@ -76,14 +76,14 @@ def budgets(k_n: FloatArray, total: int, low: int, high: int, cap: bool = False)
 
 @register("e3")
 class E3Budget(BudgetAllocator):
-    """More rollouts for prompts with a lower mean reward, within bounds that widen each epoch."""
+    """Gives more rollouts to prompts with a lower mean reward, within bounds that widen each epoch."""
 
     paper = "2505.18573"
 
     class Params(StrategyParams):
         """Choices where the paper is silent."""
 
-        cap: bool = Field(False, description="cap the proportional share at G_max too")
+        cap: bool = Field(False, description="also limit the proportional share to G_max")
         seed_with_rank: bool = Field(False, description="take the first epoch's difficulty from the `rank` column")
 
     @classmethod

@@ -1,9 +1,9 @@
-"""Knapsack RL (2509.25849): rollouts where they are worth most.
+"""Knapsack RL (2509.25849): spends rollouts where they are worth most.
 
-A prompt of pass rate p with N rollouts is worth (1 - p^N - (1-p)^N) * p (1-p)^2: the probability that the group has
-an advantage, times the gain to expect of it. For a fixed total the sum is maximised greedily by marginal value, which
-is exact since the marginal value falls with N. p is the running pass rate with one rollout of each outcome added
-(choice: an unseen prompt counts as 0.5).
+A prompt of pass rate p with N rollouts is worth (1 - p^N - (1-p)^N) * p (1-p)^2: the probability that the rewards of
+the group differ, times the gain expected if they do. Adding rollouts one by one where the marginal value is highest
+maximises the sum for a fixed total, because the marginal value falls with N. Choice: p is the running pass rate with
+one correct and one wrong rollout added, so 0.5 for an unseen prompt.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ def greedy(p_n: FloatArray, total: int, minimum: int) -> list[int]:
 
 @register("knapsack")
 class Knapsack(BudgetAllocator):
-    """Rollouts by their marginal value, from each prompt's running pass rate."""
+    """Assigns rollouts by their marginal value, given each prompt's running pass rate."""
 
     paper = "2509.25849"
 
     class Params(StrategyParams):
-        """The floor."""
+        """The lower bound."""
 
-        minimum: int = Field(2, ge=2, description="least rollouts of a prompt")
+        minimum: int = Field(2, ge=2, description="minimum number of rollouts per prompt")
 
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:
         if params.minimum > run.num_generations:
             raise StrategyError(
-                f"budget 'knapsack': minimum={params.minimum} is more than num_generations={run.num_generations}, "
-                "the mean that the total allows; lower it"
+                f"budget 'knapsack': minimum={params.minimum} exceeds num_generations={run.num_generations}, "
+                "the mean number of rollouts per prompt; lower it"
             )
 
     def __init__(self, params: Any, run: RunInfo) -> None:

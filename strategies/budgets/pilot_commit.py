@@ -1,8 +1,8 @@
-"""Pilot rollouts first, the rest where the pilots disagreed (2605.26606).
+"""Pilot rollouts first, the remaining ones where the pilots disagreed (2605.26606).
 
-Each prompt gets n0 pilots; what is left of the total goes to the prompts in proportion to their observed reward
-variance, by largest remainder, none getting more than `maximum`. Choice: where no pilot disagreed nothing more is
-spent, since nothing says where it would pay.
+Each prompt gets n0 pilots; the remaining rollouts are split in proportion to the observed reward variance, by largest
+remainder, with at most `maximum` rollouts per prompt. Choice: if the rewards of no prompt differ, the remaining
+rollouts are not generated, because nothing says where they would pay off.
 """
 
 from __future__ import annotations
@@ -47,18 +47,22 @@ def proportional(weight_n: FloatArray, room_n: IntArray, total: int) -> IntArray
 
 @register("pilot-commit")
 class PilotCommit(BudgetAllocator):
-    """A few pilot rollouts each, the rest to prompts in proportion to their observed variance."""
+    """Gives each prompt a few pilot rollouts, then splits the others in proportion to the pilots' reward variance."""
 
     paper = "2605.26606"
 
     class Params(StrategyParams):
-        """Pilots and ceiling."""
+        """Number of pilots, and upper bound."""
 
-        pilots: int | None = Field(None, ge=2, description="n0; half of num_generations by default")
-        maximum: int | None = Field(None, ge=2, description="most rollouts of a prompt; 4 x num_generations by default")
+        pilots: int | None = Field(
+            None, ge=2, description="pilot rollouts per prompt (default: half of num_generations)"
+        )
+        maximum: int | None = Field(
+            None, ge=2, description="maximum number of rollouts per prompt (default: 4 x num_generations)"
+        )
 
         def resolved(self, num_generations: int) -> tuple[int, int]:
-            """Pilots and most rollouts of a prompt, defaults filled in."""
+            """Pilots and maximum number of rollouts per prompt, defaults filled in."""
             return self.pilots or max(2, num_generations // 2), self.maximum or 4 * num_generations
 
     @classmethod
@@ -67,7 +71,7 @@ class PilotCommit(BudgetAllocator):
         if pilots >= run.num_generations:
             raise StrategyError(
                 f"budget 'pilot-commit': {pilots} pilots leave nothing of num_generations={run.num_generations} "
-                "to commit; take fewer pilots or more generations"
+                "to commit; use fewer pilots or more generations"
             )
         if maximum <= pilots:
             raise StrategyError(

@@ -11,7 +11,7 @@ from strategies.types import Prompt, StepContext
 
 @register("uniform")
 class Uniform(BudgetAllocator):
-    """The same number of rollouts for every prompt."""
+    """Gives every prompt the same number of rollouts."""
 
     def allocate(self, prompts: Sequence[Prompt], total: int, ctx: StepContext) -> list[int]:
         share, extra = divmod(total, len(prompts))

@@ -9,7 +9,7 @@ from strategies.types import BoolArray, Group, StepContext
 
 @register("keep-all")
 class KeepAll(RolloutFilter):
-    """Every rollout is trained on."""
+    """Trains on every rollout."""
 
     def keep(self, group: Group, ctx: StepContext) -> BoolArray:
         return all_kept(group)

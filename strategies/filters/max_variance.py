@@ -1,7 +1,7 @@
-"""PODS (2504.13818): roll out n, train on the m whose rewards vary most.
+"""PODS (2504.13818): generate n rollouts, train on the m whose rewards vary most.
 
-The subset of greatest variance is the top i and the bottom m - i of the sorted rewards for some i; all i are tried
-with prefix sums. Rewards that are equal are taken in the order of the rollouts.
+The m rewards of maximum variance are the top i and the bottom m - i for some i; prefix sums make it cheap to try every
+i. Ties are broken by the order of the rollouts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from strategies.types import BoolArray, FloatArray, Group, StepContext
 
 
 def max_variance_subset(rewards_N: FloatArray, m: int) -> BoolArray:
-    """Mask [N] of the m rewards of greatest population variance.
+    """Mask [N] of the m rewards with maximum variance.
 
     >>> import numpy as np
     >>> max_variance_subset(np.array([0.0, 0.5, 1.0, 0.6, 0.1, 1.0]), m=4).tolist()
@@ -39,15 +39,15 @@ def max_variance_subset(rewards_N: FloatArray, m: int) -> BoolArray:
 
 @register("max-variance")
 class MaxVariance(RolloutFilter):
-    """Trains on the share of each group's rollouts whose rewards vary most."""
+    """Trains on those rollouts of each group whose rewards vary most."""
 
     paper = "2504.13818"
 
     class Params(StrategyParams):
-        """How many, as a share or a count."""
+        """How many rollouts to train on, as a share or a number."""
 
-        share: float = Field(0.5, gt=0, le=1, description="m / n, at least two rollouts")
-        count: int | None = Field(None, ge=2, description="m; goes before share")
+        share: float = Field(0.5, gt=0, le=1, description="share of a group's rollouts to train on, at least 2 of them")
+        count: int | None = Field(None, ge=2, description="number of a group's rollouts to train on; overrides share")
 
     def keep(self, group: Group, ctx: StepContext) -> BoolArray:
         n = len(group.completions)

@@ -1,8 +1,8 @@
-"""SEC (2505.14970): a bandit over categories, rewarded with how much there is to learn from them.
+"""SEC (2505.14970): a bandit over categories whose reward is how much there is to learn from a category.
 
-Each `source` is an arm. After a step Q <- alpha r + (1 - alpha) Q, r the mean absolute advantage of the arm's
-rollouts; softmax(Q / tau) over the arms among the candidates draws the category of each kept prompt, which is the
-next candidate of that category in stream order.
+Each `source` is an arm. After a step Q <- alpha r + (1 - alpha) Q, where r is the mean absolute advantage of the arm's
+rollouts. The category of each kept prompt is drawn from softmax(Q / tau) over the candidates' arms, and the prompt is
+the next candidate of that category in stream order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from strategies.types import Group, Prompt, PromptSource, RunInfo, StepContext, 
 
 
 def mean_absolute_advantage(group: Group) -> float:
-    """Mean of |r - mean| / std over the group, std with n - 1; 0 for a group without variance."""
+    """Mean of |r - mean| / std over the group, with the sample deviation (n - 1); 0 if all rewards are equal."""
     rewards = group.rewards_N
     if group.zero_variance or len(rewards) < 2:
         return 0.0
@@ -31,20 +31,20 @@ def mean_absolute_advantage(group: Group) -> float:
 
 @register("bandit")
 class Bandit(Selector):
-    """Draws the category of each prompt by a softmax over how large its recent advantages were."""
+    """Prefers categories whose recent advantages were large, drawing each prompt's category from a softmax."""
 
     paper = "2505.14970"
 
     class Params(CandidateParams):
         """Memory and sharpness."""
 
-        alpha: float = Field(0.5, gt=0, le=1, description="weight of the newest step in Q")
+        alpha: float = Field(0.5, gt=0, le=1, description="weight of the latest step in Q")
         tau: float = Field(1.0, gt=0, description="temperature of the softmax over Q")
 
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:
         if "source" not in run.columns:
-            raise StrategyError("selector 'bandit' needs a column 'source' with categories, which the dataset has not")
+            raise StrategyError("selector 'bandit' needs a column 'source' with categories; the dataset has none")
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)

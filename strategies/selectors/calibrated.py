@@ -1,14 +1,14 @@
-"""Perplexity calibrated online into a predicted pass rate: ours.
+"""Our own selector: perplexity calibrated online into a predicted pass rate.
 
-Two sources tell how often a prompt will be solved. All prompts share a logistic regression of the pass rate on
-z = standardised log perplexity, features [1, z, z^2]; its weights have a Gaussian posterior that every round updates
-by a Newton step (Laplace), and that widens a little each step so that it follows a changing policy. And each prompt
-has its own rollouts so far, with older visits counting less.
+Two things predict how often a prompt will be solved. One is a logistic regression of the pass rate on the standardised
+log perplexity z, with features [1, z, z^2], shared by all prompts; its weights have a Gaussian posterior that each step
+updates by Newton's method (Laplace approximation), and that is widened a little each step to follow the changing
+policy. The other is the prompt's own rollouts so far, with older visits counting less.
 
-For a candidate, weights are drawn from the posterior (Thompson), the predicted rate counts as `strength` pseudo
-rollouts beside the prompt's own, and a rate p is drawn from the Beta so formed. Kept are the candidates with the
-highest 1 - p^G - (1 - p)^G: the probability that G rollouts differ in reward, without which they teach nothing. That
-is flatter around one half than p (1 - p), as what G rollouts can show is.
+For the candidates, weights are sampled from the posterior (Thompson sampling). The predicted pass rate counts as
+`strength` pseudo-rollouts besides the prompt's own, and a rate p is sampled from the resulting Beta distribution. The
+candidates with the highest 1 - p^G - (1 - p)^G are kept: the probability that the rewards of G rollouts differ, without
+which there is nothing to learn. It is flatter around one half than p (1 - p).
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ FEATURES = 3
 
 
 def varied(p: FloatArray, rollouts: int) -> FloatArray:
-    """Probability that so many rollouts of pass rate p are not all equal."""
+    """Probability that the rewards of `rollouts` rollouts of pass rate p are not all equal.
+
+    >>> varied(np.array([0.0, 0.1, 0.5]), rollouts=8).round(6).tolist()
+    [0.0, 0.569533, 0.992188]
+    """
     return np.asarray(1.0 - p**rollouts - (1.0 - p) ** rollouts)
 
 
@@ -58,14 +62,18 @@ def laplace_update(
 
 @register("calibrated")
 class Calibrated(Selector):
-    """The candidates most likely to give differing rewards, by perplexity calibrated online and their own history."""
+    """Keeps the candidates most likely to give differing rewards, predicted from perplexity and earlier rollouts."""
 
     class Params(PerplexityParams):
-        """How much is believed, and for how long."""
+        """How much evidence counts, and for how long."""
 
-        strength: float = Field(4.0, gt=0, description="pseudo rollouts that the predicted rate counts as")
-        decay: float = Field(0.7, ge=0, le=1, description="what a visit keeps of a prompt's older rollouts")
-        forget: float = Field(0.9, gt=0, le=1, description="share of the regression's precision kept each step")
+        strength: float = Field(4.0, gt=0, description="number of pseudo-rollouts that the predicted rate counts as")
+        decay: float = Field(
+            0.7, ge=0, le=1, description="share of a prompt's older rollouts that still counts after a visit"
+        )
+        forget: float = Field(
+            0.9, gt=0, le=1, description="share of the regression's precision that remains after a step"
+        )
 
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:
@@ -92,7 +100,7 @@ class Calibrated(Selector):
         return [candidates[i] for i in kept]
 
     def draw(self, log_ppl_B: FloatArray, index: IntArray, rng: np.random.Generator) -> FloatArray:
-        """A pass rate for each candidate, from its posterior."""
+        """A pass rate for each candidate, sampled from its posterior."""
         weights = rng.multivariate_normal(self.mean, np.linalg.inv(self.precision))
         predicted = np.clip(sigmoid(self._features(log_ppl_B) @ weights), 0.01, 0.99)
         a = self.params.strength * predicted + self.right_P[index]
@@ -119,7 +127,7 @@ class Calibrated(Selector):
     def _log_perplexity(self, candidates: Sequence[Prompt], ctx: StepContext) -> FloatArray:
         ppl_B = self.params.perplexities(self.name, candidates, ctx)
         wrong = np.flatnonzero(~np.isfinite(ppl_B) | (ppl_B <= 0))
-        if len(wrong):  # one such value would stay in the running moments for the rest of the run
+        if len(wrong):  # it would spoil the running moments for the rest of the run
             first = wrong[0]
             raise StrategyError(
                 f"selector 'calibrated': prompt '{candidates[first].id}' has perplexity {ppl_B[first]}; "

@@ -1,4 +1,4 @@
-"""AdaRFT (2504.05520): a target difficulty that follows the mean reward, and the candidates nearest to it.
+"""AdaRFT (2504.05520): keeps the candidates nearest to a target difficulty that follows the mean reward.
 
 After each step T <- T + eta tanh(alpha (mean reward - beta)), within the range of difficulties.
 Deviation: the paper's difficulties run from 0 to 100 with eta 50; here T is a position in the range of difficulties
@@ -23,22 +23,22 @@ from strategies.types import Group, Prompt, PromptSource, RunInfo, StepContext, 
 
 @register("difficulty")
 class Difficulty(Selector):
-    """The candidates nearest to a target difficulty that rises with the mean reward."""
+    """Keeps the candidates nearest to a target difficulty that rises with the mean reward."""
 
     paper = "2504.05520"
 
     class Params(CandidateParams):
         """How the target moves."""
 
-        start: float = Field(0.0, ge=0, le=1, description="first target, as a position in the range of difficulties")
-        eta: float = Field(0.5, gt=0, description="greatest move of the target in a step")
-        alpha: float = Field(2.0, gt=0, description="sensitivity to the reward")
-        beta: float = Field(0.5, description="mean reward at which the target stays")
+        start: float = Field(0.0, ge=0, le=1, description="initial target, as a position in the range of difficulties")
+        eta: float = Field(0.5, gt=0, description="largest change of the target in a step")
+        alpha: float = Field(2.0, gt=0, description="sensitivity to the mean reward")
+        beta: float = Field(0.5, description="mean reward at which the target stays where it is")
 
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:
         if "difficulty" not in run.columns:
-            raise StrategyError("selector 'difficulty' needs a column 'difficulty', which the dataset has not")
+            raise StrategyError("selector 'difficulty' needs a column 'difficulty'; the dataset has none")
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)
@@ -51,7 +51,7 @@ class Difficulty(Selector):
         candidates = source.take(self.params.candidates(n, self.run))
         unknown = [prompt.id for prompt in candidates if prompt.difficulty is None]
         if unknown:
-            raise StrategyError(f"selector 'difficulty': prompt '{unknown[0]}' has no difficulty")
+            raise StrategyError(f"selector 'difficulty': prompt '{unknown[0]}' has no value in column 'difficulty'")
         values = np.array([prompt.difficulty for prompt in candidates], dtype=np.float64)
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         wanted = self.low + self.target * (self.high - self.low)

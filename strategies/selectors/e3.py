@@ -1,4 +1,4 @@
-"""E3 (2505.18573) as a whole: random prompts in epoch order, with its budget and its temperature schedule."""
+"""The whole of E3 (2505.18573): prompts in the stream's order, with E3's budget and temperature schedule."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from strategies.types import Prompt, PromptSource, StepContext
 
 @register("e3")
 class E3(Selector):
-    """Every prompt in epoch order; brings E3's difficulty budgets and entropy-driven temperature along."""
+    """Takes every prompt in the stream's order, with E3's budget and temperature schedule."""
 
     paper = "2505.18573"
     companions = {"budget": "e3", "temperature_schedule": "entropy-target"}  # noqa: RUF012  (ClassVar in the base)

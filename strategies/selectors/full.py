@@ -1,4 +1,4 @@
-"""No selection: every prompt of the stream, in its order."""
+"""No selection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from strategies.types import Prompt, PromptSource, StepContext
 
 @register("full")
 class Full(Selector):
-    """Every prompt in the order of the shuffled stream; an epoch sees each once."""
+    """Takes every prompt in the order of the shuffled stream, each once per epoch."""
 
     paper = "2511.00794"
 

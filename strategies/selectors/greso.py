@@ -1,13 +1,13 @@
 """GRESO (2506.02177): skip, before rollout, prompts whose last visits had zero variance.
 
 A visit is `easy` (all rewards equal, all correct), `hard` (all equal, not all correct) or `mixed`. A prompt whose last
-`streak` visits bear one label rolls out with probability max(p_label ^ streak, 0.01); unseen and mixed prompts always
-do. From the second epoch on p_easy and p_hard move by 0.01 after each step: down where the share of that label among
-all groups rolled in the step reaches its target, else up.
+`streak` visits have the same label is rolled out with probability max(p_label ^ streak, 0.01); unseen and mixed prompts
+always are. From the second epoch on, p_easy and p_hard change by 0.01 after each step: down if the share of that label
+among all groups rolled out in the step reaches its target, else up.
 
-Differs from the public code: the label itself is kept, not a threshold on the mean reward, which held for eight
-rollouts only; probabilities come from the run's seed; all state is in the checkpoint. Each pull asks the stream for
-just the prompts still missing, so none is taken that could not be used.
+Differences from the public code: the label itself is stored instead of a threshold on the mean reward, which is right
+for eight rollouts only; random numbers derive from the run's seed; all state is in the checkpoint; and only as many
+prompts as are still missing are taken from the stream, so that none is wasted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def label_of(group: Group) -> int:
 
 
 def roll_probability(streak_N: IntArray, base_N: FloatArray, minimum: float = 0.01) -> FloatArray:
-    """Probability of rolling out prompts with such streaks, `base_N` the p of each one's label.
+    """Probability of rolling out prompts, given their streaks and the base probabilities p of their labels.
 
     >>> import numpy as np
     >>> roll_probability(np.array([0, 1, 3, 6, 7]), np.full(5, 0.5)).tolist()
@@ -46,7 +46,7 @@ def roll_probability(streak_N: IntArray, base_N: FloatArray, minimum: float = 0.
 
 @register("greso")
 class Greso(Selector):
-    """Skips prompts whose last visits had zero variance, with a probability that adapts to how many there are."""
+    """Skips prompts whose last visits had zero variance, with a probability that adapts to their share."""
 
     paper = "2506.02177"
     companions = {"filter": "nonzero-variance"}  # noqa: RUF012  (declared ClassVar in the base)
@@ -54,12 +54,12 @@ class Greso(Selector):
     class Params(StrategyParams):
         """The paper's settings."""
 
-        p_easy: float = Field(0.5, ge=0.05, le=0.95, description="base probability of easy prompts at the start")
-        p_hard: float = Field(0.5, ge=0.05, le=0.95, description="base probability of hard prompts at the start")
-        target: float = Field(0.25, ge=0, le=1, description="zero-variance share aimed at")
-        easy_share: float = Field(1 / 3, ge=0, le=1, description="part of the target that easy groups make up")
-        step: float = Field(0.01, ge=0, le=0.5, description="how far a probability moves after a step")
-        minimum: float = Field(0.01, gt=0, le=1, description="least probability of rolling a prompt out")
+        p_easy: float = Field(0.5, ge=0.05, le=0.95, description="initial base probability of easy prompts")
+        p_hard: float = Field(0.5, ge=0.05, le=0.95, description="initial base probability of hard prompts")
+        target: float = Field(0.25, ge=0, le=1, description="target share of zero-variance groups")
+        easy_share: float = Field(1 / 3, ge=0, le=1, description="share of the target that is for easy groups")
+        step: float = Field(0.01, ge=0, le=0.5, description="change of a base probability after a step")
+        minimum: float = Field(0.01, gt=0, le=1, description="minimum probability of rolling out a prompt")
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)

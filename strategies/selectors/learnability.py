@@ -1,7 +1,7 @@
-"""Learnability p (1 - p) of a prompt's pass rate p (2502.12272, after sampling for learnability).
+"""Sampling for learnability (2502.12272): p (1 - p), where p is a prompt's pass rate.
 
-Of each candidate batch the prompts with the highest p (1 - p) are kept, those never rolled out before all others.
-Deviation: the paper measures p anew with rollouts of its own; here p is the running pass rate, which costs nothing.
+Keeps the candidates with the highest p (1 - p); prompts never rolled out come first. Deviation: the paper measures p
+with extra rollouts; here p is the running pass rate, which costs nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from strategies.types import Group, Prompt, PromptSource, RunInfo, StepContext
 
 @register("learnability")
 class Learnability(Selector):
-    """The candidates with the highest p (1 - p), p the running pass rate; unseen prompts first."""
+    """Keeps the candidates with the highest p (1 - p), where p is the running pass rate; unseen prompts first."""
 
     paper = "2502.12272"
     Params = CandidateParams

@@ -1,7 +1,7 @@
-"""MoPPS (2507.04632): a Beta posterior of each prompt's pass rate, sampled (Thompson) and matched to a target.
+"""MoPPS (2507.04632): Thompson sampling from a Beta posterior of each prompt's pass rate.
 
-A visit with k of G correct: a <- lam a + (1 - lam) a0 + k, b <- lam b + (1 - lam) b0 + (G - k). Of each candidate batch
-the prompts are kept whose drawn rate is nearest to the target, 0.5 by default.
+A visit with k of G rollouts correct sets a <- lam a + (1 - lam) a0 + k and b <- lam b + (1 - lam) b0 + (G - k). Keeps
+the candidates whose sampled pass rate is nearest to the target.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from strategies.types import Group, Prompt, PromptSource, RunInfo, StepContext
 
 @register("mopps")
 class Mopps(Selector):
-    """The candidates whose pass rate, drawn from a Beta posterior, is nearest to one half."""
+    """Keeps the candidates whose pass rate, sampled from a Beta posterior, is nearest to a target."""
 
     paper = "2507.04632"
 
     class Params(CandidateParams):
         """Prior, memory and target."""
 
-        decay: float = Field(0.5, ge=0, le=1, description="lam: how much of the posterior a visit keeps")
-        prior_a: float = Field(1.0, gt=0, description="a0")
-        prior_b: float = Field(1.0, gt=0, description="b0")
-        target: float = Field(0.5, ge=0, le=1, description="pass rate aimed at")
+        decay: float = Field(0.5, ge=0, le=1, description="share of the posterior that remains after a visit (lam)")
+        prior_a: float = Field(1.0, gt=0, description="prior count of correct rollouts (a0)")
+        prior_b: float = Field(1.0, gt=0, description="prior count of wrong rollouts (b0)")
+        target: float = Field(0.5, ge=0, le=1, description="target pass rate")
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)

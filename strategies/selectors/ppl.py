@@ -1,10 +1,10 @@
 """Selection by prompt perplexity: PREPO's schedule and its two ablations (2511.00794, section 3.1).
 
 Candidates are sorted by the perplexity of their prompt under the current policy, ascending, ties in dataset order.
-`ppl-schedule` keeps a window of K that slides from the most to the least familiar candidates as training goes on.
+`ppl-schedule` keeps a window of K candidates that slides from the lowest to the highest perplexities during training.
 
-Choices where the paper is silent: `scope` (which tokens are scored), `source` (scored anew each step, or the stored
-`ppl` column), `pacing` of the window.
+Choices where the paper is silent: `scope` (which tokens are scored), `source` (perplexities computed at each step, or
+stored in the `ppl` column), and `pacing` (how the window moves).
 """
 
 from __future__ import annotations
@@ -91,12 +91,14 @@ class _ByPerplexity(Selector):
 
 @register("ppl-schedule")
 class PplSchedule(_ByPerplexity):
-    """A window over the candidates sorted by prompt perplexity, sliding from low to high during training."""
+    """Keeps a window of the candidates sorted by prompt perplexity that slides from low to high during training."""
 
     class Params(PerplexityParams):
-        """The schedule's own."""
+        """Pacing of the schedule."""
 
-        pacing: Literal["linear", "quadratic", "sqrt"] = Field("linear", description="how the window moves")
+        pacing: Literal["linear", "quadratic", "sqrt"] = Field(
+            "linear", description="how the window's position grows with training progress"
+        )
 
     def start(self, candidates: int, kept: int, ctx: StepContext) -> int:
         return window_start(candidates, kept, PACING[self.params.pacing](ctx.progress))
@@ -104,7 +106,7 @@ class PplSchedule(_ByPerplexity):
 
 @register("ppl-low")
 class PplLow(_ByPerplexity):
-    """The candidates of lowest prompt perplexity, all through training."""
+    """Keeps the candidates of lowest prompt perplexity."""
 
     Params = PerplexityParams
 
@@ -114,7 +116,7 @@ class PplLow(_ByPerplexity):
 
 @register("ppl-high")
 class PplHigh(_ByPerplexity):
-    """The candidates of highest prompt perplexity, all through training."""
+    """Keeps the candidates of highest prompt perplexity."""
 
     Params = PerplexityParams
 

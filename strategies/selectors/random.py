@@ -1,6 +1,6 @@
-"""Uniform choice among the candidates: the baseline of PREPO (2511.00794).
+"""PREPO's baseline (2511.00794): a random choice among the candidates.
 
-It spends the same stream of candidates as the selectors it is compared with: K of every B, the rest used up.
+It goes through the stream as fast as the selectors it is compared with: K of every B prompts are kept.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from strategies.types import Prompt, PromptSource, StepContext
 
 @register("random")
 class Random(Selector):
-    """A uniformly random share of each candidate batch."""
+    """Keeps a random share of the candidates."""
 
     paper = "2511.00794"
     Params = CandidateParams

@@ -1,4 +1,4 @@
-"""One temperature for the whole run."""
+"""A constant temperature."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from strategies.types import StepContext
 
 @register("constant")
 class Constant(TemperatureSchedule):
-    """One sampling temperature for the whole run."""
+    """Keeps the sampling temperature constant."""
 
     class Params(StrategyParams):
         """The temperature."""

@@ -1,9 +1,10 @@
-"""Temperature that holds the policy's entropy, E3 (2505.18573).
+"""E3's temperature schedule (2505.18573): keeps the policy's entropy near a target.
 
 After a step with token-mean entropy H: T <- T * (1 + T * ln(H_target / H) / D), D = ln V + ln ln V, V the vocabulary
-size; the first step sets H_target = H. Over the last 40 % of the steps H_target is annealed by a cosine to 90 %; it is
-computed after T moved and so used at the next step. Choices: T stays within bounds, H <= 0 leaves it alone while the
-target goes on falling, and a vocabulary below 16, where D would be next to 0 or undefined, counts as 16.
+size; the first step sets H_target = H. Over the last 40 % of the steps H_target falls along a cosine to 90 % of its
+first value; it is updated after T, so a new target takes effect at the next step. Choices: T stays within bounds;
+H <= 0 leaves T unchanged while the target keeps falling; and a vocabulary below 16 counts as 16, because D would be
+close to 0 or undefined.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def annealed(first_target: float, t: int, t_max: int, share: float, depth: float
 
 @register("entropy-target")
 class EntropyTarget(TemperatureSchedule):
-    """Raises the temperature when the policy's entropy falls below its first value, and lowers it above."""
+    """Raises the temperature when the policy's entropy falls below its first value, lowers it when it rises above."""
 
     paper = "2505.18573"
 
@@ -60,10 +61,15 @@ class EntropyTarget(TemperatureSchedule):
         """Start, bounds and annealing."""
 
         start: float = Field(1.0, gt=0, description="temperature of the first step")
-        minimum: float = Field(0.1, gt=0, description="least temperature")
-        maximum: float = Field(2.0, gt=0, description="greatest temperature")
-        anneal_share: float = Field(0.4, ge=0, le=1, description="last part of the run over which the target falls")
-        anneal_depth: float = Field(0.1, ge=0, le=1, description="how far it falls")
+        minimum: float = Field(0.1, gt=0, description="lowest temperature")
+        maximum: float = Field(2.0, gt=0, description="highest temperature")
+        anneal_share: float = Field(
+            0.4,
+            ge=0,
+            le=1,
+            description="share of the steps, at the end of the run, over which the target entropy falls",
+        )
+        anneal_depth: float = Field(0.1, ge=0, le=1, description="share of the target entropy that it falls by")
 
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:

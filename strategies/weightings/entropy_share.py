@@ -1,9 +1,9 @@
 """Sequence entropy relative to the rollout's own group, as GRPO-S does (2508.04349).
 
 w_i = Hbar_i / mean of Hbar over the group, Hbar_i the mean entropy of rollout i's tokens; a group's mean weight is 1.
-Deviation: the paper shapes the reward with entropy ratios before normalising, and treats wrong answers the opposite way
-to right ones; here one ratio scales the advantage of both, so a rollout's sign never changes. A group without entropy
-has weights 1.
+Deviation: the paper shapes rewards with entropy ratios before normalising them, in opposite directions for correct and
+wrong answers; here the same ratio scales the advantage of both, so its sign never changes. In a group whose entropies
+are all 0 the weights are 1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def group_relative_entropy(batch: Batch) -> FloatArray:
 
 @register("entropy-share")
 class EntropyShare(RolloutWeighting):
-    """Each rollout's mean token entropy relative to its own group's."""
+    """Weighs each rollout by its mean token entropy relative to its group's."""
 
     paper = "2508.04349"
     needs_entropy = True

@@ -1,7 +1,7 @@
-"""Training on the forking tokens only (2506.01939): weight 1 on the top share of tokens by entropy, else 0.
+"""Trains on high-entropy "forking" tokens only (2506.01939): weight 1 for the top share of tokens, else 0.
 
-The threshold is taken over the whole batch; exactly ceil(share * tokens) tokens are kept, equal entropies in order of
-rollout and position. The loss still divides by all tokens, as the paper's objective does.
+The share is taken over the whole batch: exactly ceil(share * tokens) tokens get weight 1, ties broken by rollout and
+position. The loss still divides by the number of all tokens, as in the paper's objective.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from strategies.types import Batch, FloatArray, StepContext
 
 
 def top_tokens(batch: Batch, share: float) -> FloatArray:
-    """Weights [N, T], 1 on the tokens of highest entropy.
+    """Weights [N, T]: 1 for the tokens of highest entropy, else 0.
 
     >>> import numpy as np
     >>> from strategies import Batch
@@ -41,15 +41,15 @@ def top_tokens(batch: Batch, share: float) -> FloatArray:
 
 @register("high-entropy-tokens")
 class HighEntropyTokens(RolloutWeighting):
-    """Weight 1 on the batch's tokens of highest entropy, 0 on the rest."""
+    """Trains only on the batch's tokens of highest entropy."""
 
     paper = "2506.01939"
     needs_entropy = True
 
     class Params(StrategyParams):
-        """How many tokens."""
+        """How many tokens to train on."""
 
-        share: float = Field(0.2, gt=0, le=1, description="share of the batch's tokens that is trained on")
+        share: float = Field(0.2, gt=0, le=1, description="share of the batch's tokens to train on")
 
     def weigh(self, batch: Batch, ctx: StepContext) -> FloatArray:
         return top_tokens(batch, self.params.share)

@@ -1,9 +1,9 @@
 """Relative entropy weighting of PREPO (2511.00794, section 3.2): w_i = Hbar_i / Hbar.
 
 Hbar_i is the mean entropy over rollout i's tokens, Hbar the mean over the batch, across prompts and processes.
-Choices where the paper is silent: `mean` pools all tokens (default; then sum_i w_i |o_i| = sum_i |o_i|) or takes the
-mean of the Hbar_i (then the mean weight is 1); `max_weight` clips, off by default. If every entropy is 0, all
-weights are 1.
+Choices where the paper is silent: Hbar pools all tokens (`mean=token`, the default, so that sum_i w_i |o_i| =
+sum_i |o_i|) or is the mean of the Hbar_i (`mean=sequence`, so that the mean weight is 1); `max_weight` clips the
+weights, off by default. If every entropy is 0, all weights are 1.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def relative_entropy(batch: Batch, mean: str = "token") -> FloatArray:
 
 @register("rel-entropy")
 class RelEntropy(RolloutWeighting):
-    """Each rollout's mean token entropy relative to the batch's."""
+    """Weighs each rollout by its mean token entropy relative to the batch's."""
 
     paper = "2511.00794"
     needs_entropy = True
@@ -47,8 +47,10 @@ class RelEntropy(RolloutWeighting):
     class Params(StrategyParams):
         """Choices where the paper is silent."""
 
-        mean: Literal["token", "sequence"] = Field("token", description="how the batch mean is taken")
-        max_weight: float | None = Field(None, gt=0, description="clip weights at this; off by default")
+        mean: Literal["token", "sequence"] = Field(
+            "token", description="mean over the batch's tokens or over its rollouts"
+        )
+        max_weight: float | None = Field(None, gt=0, description="upper bound on the weights (default: none)")
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)

@@ -63,7 +63,12 @@ def test_one_slot_only(slot: str) -> None:
 def test_the_details_include_the_method() -> None:
     shown = run("rel-entropy")
     assert shown.exit_code == 0
-    for piece in ("w_i = Hbar_i / Hbar", "max_weight", "clip weights at this", "--weighting 'rel-entropy:mean=token'"):
+    for piece in (
+        "w_i = Hbar_i / Hbar",
+        "max_weight",
+        "upper bound on the weights",
+        "--weighting 'rel-entropy:mean=token'",
+    ):
         assert piece in shown.stdout
     assert cards("rel-entropy")[0]["class"] == "strategies.weightings.rel_entropy:RelEntropy"
 

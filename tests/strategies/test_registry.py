@@ -89,7 +89,7 @@ def test_half_specs_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("slot", "text", "says"),
     [
-        ("selector", "ppl-shedule", "no selector 'ppl-shedule', did you mean 'ppl-schedule'?"),
+        ("selector", "ppl-shedule", "unknown selector 'ppl-shedule', did you mean 'ppl-schedule'?"),
         ("selector", "rel-entropy", "'rel-entropy' is a weighting"),
         ("selector", "random:ratoi=0.5", "selector 'random' has no parameter 'ratoi', did you mean 'ratio'?"),
         ("selector", "full:ratio=0.5", "'full' has no parameter 'ratio'; it takes no parameters"),
@@ -129,7 +129,7 @@ def test_a_chain_hands_survivors_on_and_is_a_selector() -> None:
 
 def test_a_chain_refuses_the_state_of_another() -> None:
     first, second = (create("selector", text, RUN) for text in ("random+full", "full+random"))
-    with pytest.raises(ValueError, match=r"the checkpoint's chain is random\+full"):
+    with pytest.raises(ValueError, match=r"written with selector 'random\+full', this run has 'full\+random'"):
         second.load_state_dict(first.state_dict())
 
 

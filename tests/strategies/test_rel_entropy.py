@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -90,6 +93,23 @@ def test_an_empty_rollout_weighs_nothing_and_moves_nobody() -> None:
     batch = batch_of([*GOLDEN, []])
     for mean in ("token", "sequence"):
         np.testing.assert_allclose(relative_entropy(batch, mean), [*naive(GOLDEN, mean), 0.0])
+
+
+@given(st.lists(st.lists(st.tuples(entropy, st.integers(1, 9), st.booleans()), max_size=4), min_size=1, max_size=6))
+def test_weights_are_those_of_what_is_trained_on(groups: list[list[tuple[float, int, bool]]]) -> None:
+    """Masked rollouts are not in the batch: groups shrink or go, and every mean is over the rollouts that are left."""
+    trained = [(n, [h] * t) for n, group in enumerate(groups) for h, t, masked in group if not masked]
+    if not trained:
+        return
+    numbers, rows = zip(*trained, strict=True)
+    batch = replace(batch_of(list(rows)), group_N=np.array(numbers))
+    tokens = sum(map(len, rows))
+    w_N = weighting().weigh(batch, CTX)[:, 0]
+    assert float(w_N @ batch.lengths_N) == pytest.approx(tokens, rel=1e-9)
+    assert weighting("high-entropy-tokens").weigh(batch, CTX).sum() == math.ceil(0.2 * tokens - 1e-9)
+    share_N = weighting("entropy-share").weigh(batch, CTX)[:, 0]
+    for number in set(numbers):
+        assert share_N[batch.group_N == number].mean() == pytest.approx(1, rel=1e-9)
 
 
 def test_max_weight_clips() -> None:
