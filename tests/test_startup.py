@@ -16,7 +16,7 @@ from prepo_cli.config import resolve
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RewardConfig
 from prepo_cli.startup import large_imports
-from prepo_cli.training import run as run_module
+from prepo_cli.training import train as train_module
 from tests.rewards.test_pool import children
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ from prepo_cli.main import main
 def loaded():
     return sorted({LATER!r} & set(sys.modules))
 
-import prepo_cli.training.run
+import prepo_cli.training.train
 from prepo_cli.policy.loading import load_policy
 from prepo_cli.sections import ModelConfig
 load_policy(ModelConfig())
@@ -107,10 +107,10 @@ def test_the_reward_workers_start_before_the_model_loads(tmp_path: Path, monkeyp
     def build_learner(*arguments: object) -> None:
         raise Loading(len(children()))
 
-    monkeypatch.setattr(run_module, "build_learner", build_learner)
+    monkeypatch.setattr(train_module, "build_learner", build_learner)
     already = len(children())
     with pytest.raises(Loading) as loading:
-        run_module.train(resolve(sets=[f"output_dir={tmp_path / 'run'}", "rewards.workers=2"]))
+        train_module.train(resolve(sets=[f"output_dir={tmp_path / 'run'}", "rewards.workers=2"]))
     assert loading.value.args == (already + 2,)
 
 
