@@ -202,7 +202,7 @@ def test_thinking_can_be_turned_off(tmp_path: Path) -> None:
 
 def test_a_template_that_refuses_the_system_prompt_is_one_line(tmp_path: Path) -> None:
     model = save_architecture("gemma2", tmp_path / "gemma2")
-    with pytest.raises(UsageError, match=r"chat template refuses .*no system role"):
+    with pytest.raises(UsageError, match=r"chat template rejects .*no system role"):
         run(tmp_path / "run", model, "data.system_prompt=Be brief.")
 
 

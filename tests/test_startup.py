@@ -97,7 +97,7 @@ def test_collection_goes_on_after_an_import_that_fails() -> None:
     with pytest.raises(ImportError), large_imports():
         import no_such_module  # noqa: F401
     assert gc.isenabled()
-    assert gc.get_freeze_count() == before
+    assert gc.get_freeze_count() <= before  # frozen objects may have been freed since
 
 
 def test_the_reward_workers_start_before_the_model_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

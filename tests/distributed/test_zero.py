@@ -58,7 +58,7 @@ def test_a_start_without_a_launcher_is_one_line(tmp_path: Path) -> None:
 
 def test_two_kinds_of_sharding_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(UsageError, match="DeepSpeed and FSDP were both asked for"):
+    with pytest.raises(UsageError, match="DeepSpeed and FSDP are both requested"):
         Processes(TrainingConfig(fsdp=True))
 
 
@@ -89,8 +89,8 @@ def test_what_the_users_file_sets_is_kept_and_the_rest_is_prepos(
     ("document", "why"),
     [
         ({"zero_optimization": {"stage": 0}}, "zero_stage is 0; set 1, 2 or 3"),
-        ({"zero_optimization": {"stage": 2}, "optimizer": {"type": "AdamW"}}, "section 'optimizer'; drop it"),
-        ({"zero_optimization": {"stage": 2}, "scheduler": {"type": "WarmupLR"}}, "section 'scheduler'; drop it"),
+        ({"zero_optimization": {"stage": 2}, "optimizer": {"type": "AdamW"}}, "section 'optimizer'; remove it"),
+        ({"zero_optimization": {"stage": 2}, "scheduler": {"type": "WarmupLR"}}, "section 'scheduler'; remove it"),
         ({"zero_optimization": {"stage": 2}, "fp16": {"enabled": True}}, "enables fp16; use training.mixed_precision"),
         ({}, "DeepSpeed's configuration: "),
     ],
@@ -109,8 +109,8 @@ def test_weights_that_have_no_float32_masters_are_refused() -> None:
     frozen, *_ = model.parameters()
     frozen.requires_grad_(False).data = frozen.data.bfloat16()
     check_precision(model, half=True)
-    with pytest.raises(UsageError, match="one precision for all weights"):
+    with pytest.raises(UsageError, match="the same precision for all weights"):
         check_precision(model, half=False)
     frozen.requires_grad_(True)
-    with pytest.raises(UsageError, match="trains float32 masters"):
+    with pytest.raises(UsageError, match="trains float32 master weights"):
         check_precision(model, half=True)
