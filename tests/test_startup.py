@@ -12,12 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import startup as benchmark
-from prepo_cli.config import resolve
-from prepo_cli.rewards.judge import Judge
-from prepo_cli.sections import RewardConfig
 from prepo_cli.startup import large_imports
-from prepo_cli.training import train as train_module
-from tests.rewards.test_pool import children
 
 ROOT = Path(__file__).parents[1]
 LATER = {"datasets", "deepspeed", "matplotlib", "pandas", "peft", "tensorboard", "wandb"}
@@ -98,32 +93,3 @@ def test_collection_goes_on_after_an_import_that_fails() -> None:
         import no_such_module  # noqa: F401
     assert gc.isenabled()
     assert gc.get_freeze_count() <= before  # frozen objects may have been freed since
-
-
-def test_the_reward_workers_start_before_the_model_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Loading(Exception):
-        pass
-
-    def build_learner(*arguments: object) -> None:
-        raise Loading(len(children()))
-
-    monkeypatch.setattr(train_module, "build_learner", build_learner)
-    already = len(children())
-    with pytest.raises(Loading) as loading:
-        train_module.train(resolve(sets=[f"output_dir={tmp_path / 'run'}", "rewards.workers=2"]))
-    assert loading.value.args == (already + 2,)
-
-
-def test_only_the_reward_that_has_workers_starts_them() -> None:
-    already = len(children())
-    with Judge(RewardConfig(functions=["exact"], workers=1)) as judge:
-        judge.start()
-        assert len(children()) == already
-    with Judge(RewardConfig(functions=["math"], workers=1)) as judge:
-        judge.start()
-        judge.start()
-        assert len(children()) == already + 1
-        scores = judge(["?"], [r"\boxed{1/2}"], {"answer": ["0.5"]})
-        assert len(children()) == already + 1
-    assert scores.rewards_N.tolist() == [1.0]
-    assert len(children()) == already

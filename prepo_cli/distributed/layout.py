@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prepo_cli.distributed.processes import Processes
 from prepo_cli.policy.policy import Policy
@@ -126,6 +125,8 @@ def _placed(value: Any, parameter: Tensor) -> Any:
         return value
     if value.ndim == 0:
         return value.clone()
+    from torch.distributed.tensor import DTensor, distribute_tensor  # takes a while to import
+
     if isinstance(parameter, DTensor):
         return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
     return value.to(parameter.device, copy=True)

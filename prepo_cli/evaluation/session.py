@@ -46,7 +46,6 @@ def run_evaluation(config: EvalConfig, *, overwrite: bool = False) -> dict[str, 
 
 def _prepare(config: EvalConfig, dataset: PromptDataset, judge: Judge) -> tuple[EvalConfig, Evaluator, Engine]:
     """The configuration with lengths that fit the model, the evaluator, and the engine it generates with."""
-    judge.start()
     shares_weights = ENGINES[config.engine.name].load().shares_weights
     model = load_policy(config.model) if shares_weights else load_model_spec(config.model)
     config = config.with_lengths(model.max_context)

@@ -88,11 +88,6 @@ class Judge:
         correct_N = by_function[self._verdict] >= self._correct_reward - TOLERANCE  # NaN, not applicable: not correct
         return Scores(total_N, by_function, correct_N, counts["timeout"], counts["error"])
 
-    def start(self) -> None:
-        """Start the workers of `math` ahead of the first call, so that they load while the model does."""
-        if MATH in self._functions:
-            self._pool.start()
-
     def close(self) -> None:
         """Stop the workers."""
         self._pool.close()

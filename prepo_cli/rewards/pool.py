@@ -31,18 +31,13 @@ COMMAND = (sys.executable, "-P", "-m", "prepo_cli.rewards.worker")
 
 
 class WorkerPool:
-    """Up to `size` workers, started when first needed or by `start`; `timeout_s` limits a single job."""
+    """Up to `size` workers, started when first needed; `timeout_s` limits a single job."""
 
     def __init__(self, size: int, timeout_s: float) -> None:
         self.size, self.timeout_s = size, timeout_s
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._stop = weakref.finalize(self, _kill_all, self._workers, os.getpid())
-
-    def start(self) -> None:
-        """Start all workers, which load their parsers while the caller does something else."""
-        while len(self._workers) < self.size:
-            self._add_worker()
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """The outcome of each job; 'timeout' if it took too long, 'error' if it killed its worker.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from prepo_cli.reporting.summary import build_summary
 from prepo_cli.reporting.trackers import check_trackers
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RunConfig
+from prepo_cli.startup import collection_paused
 from prepo_cli.terminal import say
 from prepo_cli.training import checkpoint
 from prepo_cli.training.build import build_learner
@@ -43,16 +44,19 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         return newest
 
     resume_from = processes.share(check)
-    judge = Judge(config.rewards) if processes.is_main else None
-    if judge is not None:
-        judge.start()  # its workers load while the model does
-    learner = build_learner(config, processes, resume_from)
     summary = None
-    if judge is not None:
-        with processes.controlling(), judge:
-            summary = _control(Run(config, folder, judge, learner), resume_from)
-    else:
-        processes.serve(learner)
+    with ExitStack() as stack:
+        with collection_paused():
+            learner = build_learner(config, processes, resume_from)
+            if processes.is_main:
+                stack.enter_context(processes.controlling())
+                judge = stack.enter_context(Judge(config.rewards))
+                run = Run(config, folder, judge, learner)
+        if processes.is_main:
+            summary = _control(run, resume_from)
+            del run
+        else:
+            processes.serve(learner)
     close_engine = learner.engine.close
     del learner
     processes.leave(close_engine)
