@@ -10,6 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prepo_cli.config import resolve
+from prepo_cli.errors import UsageError
+from prepo_cli.losses import LOSSES, LossType
 from prepo_cli.training.loss import LossOptions, aggregate, divisor, token_loss
 
 SEQUENCES = [0, 0, 0, 1, 2, 2]
@@ -98,3 +101,20 @@ def test_kl_is_zero_at_the_reference_and_positive_elsewhere() -> None:
     for shift, positive in ((0.0, False), (0.3, True), (-0.3, True)):
         _, parts = batch_loss(logprobs, logprobs, torch.zeros(3), [0, 0, 1], LossOptions(beta=0.1), logprobs + shift)
         assert bool((parts.kl_M > 1e-3).all()) is positive
+
+
+def test_a_new_loss_type_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configuration and loss take it from the table; here the largest token loss of the batch, undivided."""
+    entry = LossType("largest token loss", "0000.00000", lambda loss_M, sequence_M: loss_M.max(), lambda *sizes: 1)
+    with pytest.raises(UsageError, match=r"training\.loss_type=largest"):
+        resolve(sets=["training.loss_type=largest"])
+    monkeypatch.setitem(LOSSES, "largest", entry)
+    training = resolve(sets=["training.loss_type=largest"]).training
+    logprobs, factors = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([1.0, -2.0, 0.5])
+    loss, _ = batch_loss(logprobs, logprobs, factors, [0, 0, 1], LossOptions.of(training))
+    assert float(loss) == 2.0
+
+
+def test_every_loss_type_is_tested_above_and_has_a_paper() -> None:
+    assert set(LOSSES) == {"dapo", "grpo", "dr_grpo"}
+    assert all(entry.paper[4] == "." and entry.description for entry in LOSSES.values())
