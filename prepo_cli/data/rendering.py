@@ -72,7 +72,10 @@ class Renderer:
             )
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise UsageError(f"the model's chat template rejects messages with roles {roles}: {error}") from error
+            raise UsageError(
+                f"the model's chat template rejects messages with roles {roles} ({error}); use only roles that "
+                "it accepts"
+            ) from error
         return str(rendered)
 
     def _question_start(self, messages: Sequence[Message], last_user: int, text: str) -> int:
