@@ -63,7 +63,7 @@ class DataConfig(Section):
         default_factory=dict, description="passed to the chat template, such as enable_thinking: false"
     )
     seed: int | None = Field(None, ge=0, description="of the prompt order; by default the run's seed")
-    max_prompt_length: int = Field(2048, ge=1, description="tokens; longer prompts are skipped and counted")
+    max_prompt_length: int = Field(2048, ge=1, description="tokens; longer prompts are left out and counted")
 
 
 class RewardConfig(Section):

@@ -19,7 +19,7 @@ def evaluate_command(
     ),
     dataset: Annotated[str, typer.Option(help="File, folder, short name, Hub name, or 'embedded'.")] = "embedded",
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
-    limit: Annotated[int | None, typer.Option(help="Use only the first rows, this many.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N rows.")] = None,
     k: Annotated[int, typer.Option("--k", help="Samples per prompt.")] = 16,
     temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
     top_p: Annotated[
@@ -61,7 +61,7 @@ def evaluate_command(
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite the evaluation in the folder.")] = False,
 ) -> None:
-    """Sample k answers to every prompt: avg@k, pass@j and maj@k, each with a 95 % interval.
+    """Sample k answers to every prompt: avg@k, pass@j and maj@k with 95 % intervals.
 
     Run the same command again to resume an interrupted evaluation. All samples are written to samples.parquet in the
     output folder.

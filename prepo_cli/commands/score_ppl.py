@@ -21,7 +21,7 @@ def score_ppl(
         Path | None, typer.Option(help="A .jsonl, .parquet or .csv file [default: <dataset>_ppl in its format].")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
-    limit: Annotated[int | None, typer.Option(help="Use only the first rows, this many.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N rows.")] = None,
     scope: Annotated[
         str, typer.Option(help="question: score the question's tokens; prompt: score the whole rendered prompt.")
     ] = "question",
@@ -46,10 +46,11 @@ def score_ppl(
     plot: Annotated[Path | None, typer.Option(help="Write a histogram to this PNG file.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
-    """Add columns ppl, ppl_tokens and ppl_context to a dataset, and print the distribution of perplexities.
+    """Add the perplexity of every prompt to a dataset, and print the distribution.
 
-    For `--selector ppl-schedule:source=stored`, score with the model, system prompt and template arguments that the
-    run will train with; ppl_context records them, and the run warns if they differ.
+    The columns are ppl, ppl_tokens (number of scored tokens) and ppl_context (how it was scored). For `--selector
+    ppl-schedule:source=stored`, score with the model, system prompt and template arguments that the run will train
+    with; the run warns if they differ.
 
     Run the same command again to resume an interrupted scoring.
 

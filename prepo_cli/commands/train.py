@@ -10,9 +10,7 @@ import typer
 from prepo_cli.startup import large_imports
 
 SLOT_HELP = "a spec such as name:key=value,key=value; see `prepo strategies`"
-VERDICT_HELP = (
-    "Reward function that decides what is correct [default: the first of math, exact, boxed, else the first]."
-)
+VERDICT_HELP = "Reward function that decides what is correct [default: math, else exact, else boxed, else the first]."
 
 
 def train(
@@ -22,13 +20,17 @@ def train(
     filter: Annotated[str | None, typer.Option("--filter", help="Which rollouts to train on.")] = None,
     weighting: Annotated[str | None, typer.Option(help="How much each rollout or token counts.")] = None,
     temperature_schedule: Annotated[str | None, typer.Option(help="The sampling temperature of each step.")] = None,
-    model: Annotated[str | None, typer.Option(help="Hub name, folder, or 'embedded' (default).")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Hub name, folder, run folder (its final model), or 'embedded' (default).")
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="File, folder, short name, Hub name, or 'embedded' (default).")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of the dataset [default: train].")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first rows, this many.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of training steps.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N rows.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of training steps [default: 200, embedded model: 50].")
+    ] = None,
     reward: Annotated[
         list[str] | None,
         typer.Option(help="Reward function: math (default), exact, boxed or package.module:function; repeatable."),
