@@ -40,7 +40,7 @@ class Renderer:
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise UsageError(
-                f"{type(tokenizer).__name__} gives no character offsets, which are needed to locate the question; "
+                f"{type(tokenizer).__name__} has no character offsets, which are needed to locate the question; "
                 "use a model with a tokenizer.json"
             )
         self.tokenizer, self.system_prompt = tokenizer, system_prompt
@@ -89,6 +89,6 @@ class Renderer:
         if start < 0:
             raise UsageError(
                 "the question can't be located because the chat template changes the user's message; "
-                "score the whole prompt with --scope prompt"
+                "score the whole prompt: scope=prompt on the selector, --scope prompt in score-ppl"
             )
         return start
