@@ -21,9 +21,9 @@ help:
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' here; give one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' here; choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "make: prepo needs Python 3.11 or later, '$(PYTHON)' is $$($(PYTHON) --version 2>&1); give one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
+	    { echo "make: prepo needs Python 3.11 or later, '$(PYTHON)' is $$($(PYTHON) --version 2>&1); choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "make: '$(PYTHON)' makes no virtual environment; install its venv module (python3-venv on Debian)" >&2; exit 1; }
 	@echo "setting up .venv, once; torch takes some minutes"
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
@@ -41,7 +41,7 @@ test: install
 # vLLM's CPU build brings CUDA builds of packages that text models do without and that break importing transformers.
 # constraints-vllm.txt replaces the pins that vLLM does not accept.
 $(VLLM_INSTALLED): pyproject.toml constraints.txt constraints-vllm.txt
-	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' here; give one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' here; choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv-vllm
 	@echo "setting up .venv-vllm, once; vLLM takes some minutes and 4 GB"
 	@sed -n 's/==.*/==/p' constraints-vllm.txt | grep -vFf - constraints.txt | cat - constraints-vllm.txt > .venv-vllm/constraints.txt

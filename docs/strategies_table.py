@@ -22,9 +22,9 @@ HEAD = f"""# What each recipe costs
 
 Every recipe trained the embedded model for {STEPS} steps of 32 groups with 8 rollouts each on average, seed 0, on the
 CPU. `docs/strategies_table.py` measured and wrote this table. It shows what a method spends, not how good it is: for
-that, one short run with one seed is no evidence; use `prepo compare` with many seeds. {STEPS} steps are less than an
-epoch, so whatever depends on earlier visits to a prompt (GRESO's skipping, E3's budgets, the pass rates of MoPPS and
-learnability) has hardly set in: `greso` still does the same as `dapo`. The machine was busy with other work during the
+that, one short run with one seed is no evidence; use `prepo compare` with many seeds. {STEPS} steps roll out few
+prompts twice, so whatever depends on earlier visits to a prompt (GRESO's skipping, E3's budgets, MoPPS's pass rates)
+has hardly set in: `greso` still does the same as `dapo`. The machine was busy with other work during the
 runs; `benchmarks/strategies.py` measures the time that a selector takes by itself.
 
 - **generated** and **trained**: rollouts. The difference was dropped by the filter or left over in a refill round.

@@ -79,7 +79,7 @@ def sections_of(sets: Sequence[str], **sections: Mapping[str, Any]) -> dict[str,
         name, dot, _ = key.strip().partition(".")
         if not equals or not dot or name not in given:
             known = " and ".join(f"--set {section}.key=value" for section in given)
-            raise UsageError(f"--set {item}: this command takes only {known}; everything else is a flag")
+            raise UsageError(f"--set {item}: this command accepts only {known}; everything else is a flag")
         _assign(given, key.strip(), _yaml_value(text, item))
     _refuse_unknown(given, RunConfig)
     return given
@@ -113,7 +113,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"configuration file {path} not found") from None
+        raise UsageError(f"no such configuration file: {path}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
@@ -183,7 +183,7 @@ def _assign(into: dict[str, Any], dotted: str, value: Any) -> None:
     for section in sections:
         into = into.setdefault(section, {})
         if not isinstance(into, dict):
-            raise UsageError(f"'{dotted}': '{section}' is a setting, not a section; write section.key")
+            raise UsageError(f"'{dotted}': '{section}' is a setting, not a section; set section.key=value")
     into[key] = value
 
 

@@ -63,7 +63,7 @@ class DataConfig(Section):
         default_factory=dict, description="passed to the chat template, such as enable_thinking: false"
     )
     seed: int | None = Field(None, ge=0, description="of the prompt order; by default the run's seed")
-    max_prompt_length: int = Field(2048, ge=1, description="tokens; longer prompts are skipped and counted")
+    max_prompt_length: int = Field(2048, ge=1, description="tokens; longer prompts are left out and counted")
 
 
 class RewardConfig(Section):
@@ -97,7 +97,8 @@ class RewardConfig(Section):
     def _one_weight_each(self) -> RewardConfig:
         if self.weights is not None and len(self.weights) != len(self.functions):
             raise ValueError(
-                f"rewards.weights: {len(self.weights)} weights for {len(self.functions)} functions; give one each"
+                f"rewards.weights: {len(self.weights)} weights for {len(self.functions)} functions; set one weight per "
+                "function"
             )
         return self
 
@@ -106,7 +107,7 @@ class RewardConfig(Section):
         if self.verdict is not None and self.verdict not in self.functions:
             raise ValueError(
                 f"rewards.verdict={self.verdict} is not one of the reward functions: {', '.join(self.functions)}; "
-                "name one of these, or add it to rewards.functions with weight 0"
+                "choose one of these, or add it to rewards.functions with weight 0"
             )
         return self
 
@@ -162,7 +163,7 @@ class TrainingConfig(Section):
     def _known_loss(cls, name: str) -> str:
         if name not in LOSSES:
             raise ValueError(
-                f"training.loss_type={name} is unknown{did_you_mean(name, LOSSES)}; known: {', '.join(LOSSES)}"
+                f"unknown training.loss_type '{name}'{did_you_mean(name, LOSSES)}; known: {', '.join(LOSSES)}"
             )
         return name
 

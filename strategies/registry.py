@@ -52,7 +52,9 @@ def register(name: str) -> Callable[[S], S]:
             raise StrategyError(f"{_where(cls)} belongs to no slot; derive it from one of {_kinds()}")
         taken = _registered.get((slot, name))
         if taken is not None and _where(taken) != _where(cls):
-            raise StrategyError(f"two strategies are registered as {slot} '{name}': {_where(taken)} and {_where(cls)}")
+            raise StrategyError(
+                f"two strategies are registered as {slot} '{name}': {_where(taken)} and {_where(cls)}; rename one"
+            )
         cls.name = name
         _registered[slot, name] = cls
         return cls
@@ -80,10 +82,12 @@ def parse(text: str) -> list[Spec]:
         for item in filter(None, (i.strip() for i in rest.split(","))):
             key, equals, value = item.partition("=")
             if not equals:
-                raise StrategyError(f"'{item}' in '{text}' is not of the form key=value")
+                raise StrategyError(
+                    f"'{item}' in '{text}' is not of the form key=value; write name:key=value,key=value"
+                )
             params[key.strip()] = _value(value.strip())
         if not name.strip():
-            raise StrategyError(f"'{text}' names no strategy")
+            raise StrategyError(f"'{text}' names no strategy; write name or name:key=value")
         specs.append(Spec(name.strip(), params))
     return specs
 
@@ -124,7 +128,7 @@ def create(slot: str, text: str, run: RunInfo) -> Strategy:
     if len(built) == 1:
         return built[0]
     if slot != "selector":
-        raise StrategyError(f"only selectors chain with '+', not a {slot}: '{text}'")
+        raise StrategyError(f"only selectors chain with '+', not a {slot}: '{text}'; choose one")
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
         raise StrategyError(f"'{text}' chains a selector with itself; name each selector once")
@@ -197,8 +201,10 @@ def _params(cls: type[Strategy], spec: Spec) -> StrategyParams:
     known = list(cls.Params.model_fields)
     for key in spec.params:
         if key not in known:
-            takes = f"it takes {', '.join(known)}" if known else "it takes no parameters"
-            raise StrategyError(f"{cls.slot} '{cls.name}' has no parameter '{key}'{did_you_mean(key, known)}; {takes}")
+            raise StrategyError(
+                f"unknown parameter '{key}' of {cls.slot} '{cls.name}'{did_you_mean(key, known)}; "
+                f"known: {', '.join(known) or 'none'}"
+            )
     try:
         return cls.Params.model_validate(dict(spec.params))
     except ValidationError as error:
@@ -214,7 +220,9 @@ def _import(slot: str, path: str) -> type[Strategy]:
     except Exception as error:  # the user's own module may raise anything
         raise StrategyError(f"{slot} '{path}' fails to import: {type(error).__name__}: {error}") from error
     if not (inspect.isclass(cls) and issubclass(cls, SLOTS[slot])):
-        raise StrategyError(f"'{path}' is not a {SLOTS[slot].__name__}")
+        raise StrategyError(
+            f"'{path}' is not a {SLOTS[slot].__name__}; derive it from strategies.{SLOTS[slot].__name__}"
+        )
     if "name" not in vars(cls):  # a subclass of a registered strategy is not that strategy
         cls.name = class_name
     found: type[Strategy] = cls

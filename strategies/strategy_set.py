@@ -213,7 +213,7 @@ class StrategySet:
             if saved["name"] != strategy.name:
                 raise StrategyError(
                     f"the checkpoint was written with {slot} '{saved['name']}', this run has '{strategy.name}'; "
-                    "resume with the run's own configuration or choose another --output-dir"
+                    "resume with the run's own configuration, or choose another --output-dir"
                 )
             strategy.load_state_dict(saved["state"])
 

@@ -149,7 +149,7 @@ class NoProbe:
 
     def perplexity(self, prompts: Sequence[Prompt], scope: str = "question") -> FloatArray:
         """Raise RuntimeError."""
-        raise RuntimeError("no policy to probe: give StepContext a probe")
+        raise RuntimeError("no policy to probe: pass a probe to StepContext")
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ def test_bad_files_are_refused(text: str, says: str, write: Any) -> None:
 
 
 def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
-    assert "none.yaml not found" in error([tmp_path / "none.yaml"])
+    assert f"no such configuration file: {tmp_path / 'none.yaml'}" in error([tmp_path / "none.yaml"])
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
     assert "binary.yaml" in error([tmp_path / "binary.yaml"])
     assert str(tmp_path) in error([tmp_path])

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def compare(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders.")] = None,
-    recipes: Annotated[str | None, typer.Option(help="Comma-separated recipes to train, unless already done.")] = None,
+    recipes: Annotated[
+        str | None, typer.Option(help="Comma-separated recipes to train, unless their runs are finished.")
+    ] = None,
     seeds: Annotated[str, typer.Option(help="With --recipes: comma-separated seeds.")] = "0",
     target: Annotated[
         float | None, typer.Option(help="Target avg@k [default: the lowest of the runs' best avg@k].")
@@ -65,9 +67,7 @@ def compare(
         output_dir.mkdir(parents=True, exist_ok=True)
         figures = _draw(finished, output_dir)
     except OSError as error:
-        raise UsageError(
-            f"--output-dir {output_dir} is not writable ({error.strerror}); choose another folder"
-        ) from error
+        raise UsageError(f"can't write to {output_dir} ({error.strerror}); choose another --output-dir") from error
     _page(finished, result, figures, output_dir / "page.html")
     if json_output:
         import json
@@ -83,7 +83,7 @@ def _ensure(recipe: str, seed: str, root: Path, flags: dict[str, Any], config: l
 
     folder = root / f"{recipe}-seed{seed}"
     if not seed.isdigit():
-        raise UsageError(f"--seeds: '{seed}' is not a seed; use whole numbers from 0 on, such as 0,1,2")
+        raise UsageError(f"--seeds: '{seed}' is not a seed; use whole numbers of 0 or more, such as 0,1,2")
     resolved = resolve(config, flags | {"recipe": recipe, "seed": int(seed), "output_dir": str(folder)}, sets)
     if (folder / "summary.json").is_file():
         if read_yaml(folder / "config.yaml") != resolved.model_dump(mode="json"):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prepo_cli.commands.train import VERDICT_HELP
 from prepo_cli.errors import UsageError
 from prepo_cli.startup import large_imports
 
@@ -16,40 +17,40 @@ def evaluate_command(
     model: Annotated[str, typer.Option(help="Hub name, folder, run folder (its final model), or 'embedded'.")] = (
         "embedded"
     ),
-    dataset: Annotated[str, typer.Option(help="File, folder, hub name, or 'embedded'.")] = "embedded",
+    dataset: Annotated[str, typer.Option(help="File, folder, short name, Hub name, or 'embedded'.")] = "embedded",
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
-    limit: Annotated[int | None, typer.Option(help="Use only the first rows.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N rows.")] = None,
     k: Annotated[int, typer.Option("--k", help="Samples per prompt.")] = 16,
     temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
     top_p: Annotated[
-        float, typer.Option(help="Sample from the most probable tokens up to this total probability.")
+        float, typer.Option(help="Sample only from the most probable tokens that add up to this probability.")
     ] = 1.0,
     max_completion_length: Annotated[
-        int | None, typer.Option(help="Tokens; by default 128 for the embedded model, else 2560 where that fits.")
+        int | None, typer.Option(help="Tokens [default: 128 for the embedded model, else 2560 where that fits].")
     ] = None,
     max_prompt_length: Annotated[
-        int | None, typer.Option(help="Tokens; longer prompts are left out and counted. Default: what fits.")
+        int | None, typer.Option(help="Tokens; longer prompts are left out and counted [default: what fits].")
     ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option(help="Most rows x context in one decoding batch; lower it to save memory.")
+        int | None, typer.Option(help="Limit on rows x context in one decoding batch; lower it to save memory.")
     ] = None,
     system_prompt: Annotated[str | None, typer.Option(help="System message before every prompt.")] = None,
     template_arg: Annotated[
         list[str] | None, typer.Option(help="Argument of the chat template: enable_thinking=false; repeatable.")
     ] = None,
     reward: Annotated[
-        list[str] | None, typer.Option(help="math (default), exact, boxed or package.module:function; repeatable.")
+        list[str] | None,
+        typer.Option(help="Reward function: math (default), exact, boxed or package.module:function; repeatable."),
     ] = None,
-    verdict: Annotated[
-        str | None,
-        typer.Option(help="Reward that decides what is correct. Default: first of math, exact, boxed, else the first."),
-    ] = None,
-    engine: Annotated[str, typer.Option(help="What generates: hf, vllm or vllm-server.")] = "hf",
+    verdict: Annotated[str | None, typer.Option(help=VERDICT_HELP)] = None,
+    engine: Annotated[str, typer.Option(help="Generation engine: hf, vllm or vllm-server.")] = "hf",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Seed of sampling: the same seed draws the same random numbers.")] = 0,
-    output_dir: Annotated[str | None, typer.Option(help="Default: evals/<model>-<dataset>.")] = None,
-    prompt_column: Annotated[str | None, typer.Option(help="Column of the prompt.")] = None,
-    answer_column: Annotated[str | None, typer.Option(help="Column of the gold answer.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
+    output_dir: Annotated[
+        str | None, typer.Option(help="Folder of the results [default: evals/<model>-<dataset>].")
+    ] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="Column with the prompts.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column with the gold answers.")] = None,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Skip rows that can't be used, and count them.")
     ] = False,
@@ -57,10 +58,10 @@ def evaluate_command(
         list[str] | None,
         typer.Option("--set", help="Any setting of engine or rewards: rewards.correct_reward=0.5; repeatable."),
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the evaluation in the folder.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite the evaluation in the folder.")] = False,
 ) -> None:
-    """Sample k answers to every prompt: avg@k, pass@j and maj@k, each with a 95% interval.
+    """Sample k answers to every prompt: avg@k, pass@j and maj@k with 95 % intervals.
 
     Run the same command again to resume an interrupted evaluation. All samples are written to samples.parquet in the
     output folder.
@@ -74,7 +75,7 @@ def evaluate_command(
       prepo eval --reward math --reward my_rewards:short --set 'rewards.weights=[1, 0.1]'
     """
     if k < 1:
-        raise UsageError(f"--k {k}: take at least 1 sample per prompt")
+        raise UsageError(f"--k {k}: use at least 1")
     from prepo_cli.config import sections_of, template_arguments
 
     engine_settings: dict[str, Any] = {"name": engine, "vllm_gpu_memory_utilization": 0.9}

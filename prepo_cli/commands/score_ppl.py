@@ -12,42 +12,47 @@ from prepo_cli.startup import large_imports
 
 
 def score_ppl(
-    dataset: Annotated[str, typer.Argument(help="File, folder, hub name, or 'embedded'.")],
-    model: Annotated[str, typer.Option(help="Hub name, folder, run folder, or 'embedded'.")] = "embedded",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    dataset: Annotated[str, typer.Argument(help="File, folder, short name, Hub name, or 'embedded'.")],
+    model: Annotated[
+        str, typer.Option(help="Hub name, folder, run folder (its final model), or 'embedded'.")
+    ] = "embedded",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="A .jsonl, .parquet or .csv file [default: <dataset>_ppl in its format].")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
-    limit: Annotated[int | None, typer.Option(help="Use only the first rows.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N rows.")] = None,
     scope: Annotated[
         str, typer.Option(help="question: score the question's tokens; prompt: score the whole rendered prompt.")
     ] = "question",
-    system_prompt: Annotated[str | None, typer.Option(help="Prepended to every prompt.")] = None,
+    system_prompt: Annotated[str | None, typer.Option(help="System message before every prompt.")] = None,
     template_arg: Annotated[
-        list[str] | None, typer.Option(help="Passed to the chat template: enable_thinking=false; repeatable.")
+        list[str] | None, typer.Option(help="Argument of the chat template: enable_thinking=false; repeatable.")
     ] = None,
     max_prompt_length: Annotated[
-        int | None, typer.Option(help="Tokens; longer prompts get no perplexity. Default: the model's context.")
+        int | None, typer.Option(help="Tokens; longer prompts get no perplexity [default: the model's context].")
     ] = None,
-    batch_tokens: Annotated[int, typer.Option(help="Padded tokens of one forward pass.")] = 16384,
+    batch_tokens: Annotated[int, typer.Option(help="Padded tokens per forward pass.")] = 16384,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    engine: Annotated[str, typer.Option(help="What computes log-probs: hf, vllm or vllm-server.")] = "hf",
+    engine: Annotated[str, typer.Option(help="Engine that computes log-probs: hf, vllm or vllm-server.")] = "hf",
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="One engine setting: engine.vllm_tensor_parallel_size=2; repeatable."),
+        typer.Option("--set", help="Any setting of engine: engine.vllm_tensor_parallel_size=2; repeatable."),
     ] = None,
-    prompt_column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
-    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Skip rows that can't be used.")] = False,
+    prompt_column: Annotated[str | None, typer.Option(help="Column with the prompts.")] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Skip rows that can't be used, and count them.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a histogram to this PNG file.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
-    """Add columns ppl, ppl_tokens and ppl_context to a dataset, and show how perplexity is distributed.
+    """Add the perplexity of every prompt to a dataset, and print the distribution.
 
-    For `--selector ppl-schedule:source=stored`, score with the model, system prompt and template arguments that the
-    run will train with; ppl_context records them, and the run warns if they differ.
+    The columns are ppl, ppl_tokens (number of scored tokens) and ppl_context (how it was scored). For `--selector
+    ppl-schedule:source=stored`, score with the model, system prompt and template arguments that the run will train
+    with; the run warns if they differ.
 
-    If interrupted, the same command resumes.
+    Run the same command again to resume an interrupted scoring.
 
     \b
     Examples:

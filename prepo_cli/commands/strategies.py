@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def strategies_command(
-    name: Annotated[str | None, typer.Argument(help="Show all about this strategy.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Describe this strategy in detail.")] = None,
     slot: Annotated[str | None, typer.Option(help="List only this slot: selector, budget, filter, ...")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the strategies as one JSON object.")] = False,
 ) -> None:
     """List the strategies of every slot, or describe one in detail.
 
@@ -35,7 +35,7 @@ def strategies_command(
         slot = slot.replace("-", "_")
         if slot not in SLOTS:
             hint = registry.did_you_mean(slot, SLOTS)
-            raise UsageError(f"unknown slot '{slot}'{hint}; slots: {', '.join(SLOTS)}")
+            raise UsageError(f"unknown slot '{slot}'{hint}; known: {', '.join(SLOTS)}")
     found = [cls for cls in registry.listed() if slot in (None, cls.slot)]
     if name is not None:
         names = sorted({cls.name for cls in found})
@@ -118,4 +118,4 @@ def _companions(one: dict[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(round(value, 4) if isinstance(value, float) else value)

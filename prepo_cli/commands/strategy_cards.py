@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from strategies.base import Strategy
-from strategies.registry import ENTRY_POINT_GROUP, describe
+from strategies.registry import ENTRY_POINT_GROUP, Spec, describe
 
 BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 TYPES = {"number": "float", "integer": "int", "boolean": "bool", "string": "text", "null": "null", "array": "list"}
@@ -29,12 +29,12 @@ def card(cls: type[Strategy]) -> dict[str, Any]:
 
 def details(cls: type[Strategy]) -> dict[str, Any]:
     """The fields that a detailed description adds to the card."""
-    example = ",".join(f"{p['name']}={p['default']}" for p in parameters_of(cls)[:1] if p["default"] is not None)
+    first = next((p for p in parameters_of(cls)[:1] if p["default"] is not None), None)
     return {
         "documentation": inspect.getdoc(cls) or "",
         "method": inspect.getdoc(sys.modules[cls.__module__]) or "",
         "class": f"{cls.__module__}:{cls.__qualname__}",
-        "example": f"{cls.name}:{example}" if example else cls.name,
+        "example": str(Spec(cls.name, {first["name"]: first["default"]} if first else {})),
     }
 
 

@@ -9,33 +9,41 @@ import typer
 
 from prepo_cli.startup import large_imports
 
-SLOT_HELP = "strategy spec such as name:key=value,key=value; see `prepo strategies`"
+SLOT_HELP = "a spec such as name:key=value,key=value; see `prepo strategies`"
+VERDICT_HELP = "Reward function that decides what is correct [default: math, else exact, else boxed, else the first]."
 
 
 def train(
-    recipe: Annotated[str | None, typer.Option(help="Sets all five slots: prepo (default), random, dapo, ...")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Set all five slots: prepo (default), random, dapo, ...")] = None,
     selector: Annotated[str | None, typer.Option(help=f"Which prompts to roll out: {SLOT_HELP}.")] = None,
     budget: Annotated[str | None, typer.Option(help="How many rollouts each prompt gets.")] = None,
     filter: Annotated[str | None, typer.Option("--filter", help="Which rollouts to train on.")] = None,
     weighting: Annotated[str | None, typer.Option(help="How much each rollout or token counts.")] = None,
     temperature_schedule: Annotated[str | None, typer.Option(help="The sampling temperature of each step.")] = None,
-    model: Annotated[str | None, typer.Option(help="Hub name, folder, or 'embedded' (default).")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Hub name, folder, run folder (its final model), or 'embedded' (default).")
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="File, folder, short name, Hub name, or 'embedded' (default).")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Dataset split.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first rows of the dataset.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of training steps.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the dataset [default: train].")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N rows.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of training steps [default: 200, embedded model: 50].")
+    ] = None,
     reward: Annotated[
         list[str] | None,
-        typer.Option(help="Reward function: math, exact, boxed or package.module:function; repeatable."),
+        typer.Option(help="Reward function: math (default), exact, boxed or package.module:function; repeatable."),
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="Generation engine: hf, vllm or vllm-server.")] = None,
+    verdict: Annotated[str | None, typer.Option(help=VERDICT_HELP)] = None,
+    engine: Annotated[str | None, typer.Option(help="Generation engine: hf (default), vllm or vllm-server.")] = None,
     output_dir: Annotated[str | None, typer.Option(help="Run folder [default: runs/<recipe>-seed<seed>].")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers [default: 0].")] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Column with the prompts.")] = None,
     answer_column: Annotated[str | None, typer.Option(help="Column with the gold answers.")] = None,
-    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Skip unusable rows.")] = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Skip rows that can't be used, and count them.")
+    ] = False,
     config: Annotated[
         list[Path] | None, typer.Option(help="YAML configuration file; repeatable, later files win.")
     ] = None,
@@ -74,6 +82,7 @@ def train(
         "data.answer_column": answer_column,
         "data.skip_bad_rows": skip_bad_rows or None,
         "rewards.functions": reward,
+        "rewards.verdict": verdict,
         "training.total_steps": steps,
         "engine.name": engine,
         "output_dir": output_dir,

@@ -31,7 +31,7 @@ def choose(given: str | None, known: Sequence[str], columns: Sequence[str], what
     available = ", ".join(columns)
     if given is not None:
         if given not in columns:
-            raise UsageError(f"{dataset} has no column '{given}'{did_you_mean(given, columns)}; columns: {available}")
+            raise UsageError(f"{dataset} has no column '{given}'{did_you_mean(given, columns)}; known: {available}")
         return given
     for name in known:
         if name in columns:

@@ -119,7 +119,7 @@ class PromptDataset:
         if self.skipped:
             self.notes.append(f"{self.skipped} bad rows skipped")
         if not len(self):
-            raise UsageError(f"{self.name} has no usable rows")
+            raise UsageError(f"{self.name} has no usable rows; run without --skip-bad-rows to see why")
 
     def _rows_to_inspect(self, every_row: bool, advance: Callable[[int], None]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Rows to validate in Python; in text columns these are only blank cells and answers that need parsing."""

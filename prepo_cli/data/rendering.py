@@ -40,7 +40,7 @@ class Renderer:
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise UsageError(
-                f"{type(tokenizer).__name__} gives no character offsets, which are needed to locate the question; "
+                f"{type(tokenizer).__name__} has no character offsets, which are needed to locate the question; "
                 "use a model with a tokenizer.json"
             )
         self.tokenizer, self.system_prompt = tokenizer, system_prompt
@@ -72,7 +72,10 @@ class Renderer:
             )
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise UsageError(f"the model's chat template rejects messages with roles {roles}: {error}") from error
+            raise UsageError(
+                f"the model's chat template rejects messages with roles {roles} ({error}); use only roles that "
+                "it accepts"
+            ) from error
         return str(rendered)
 
     def _question_start(self, messages: Sequence[Message], last_user: int, text: str) -> int:
@@ -86,6 +89,6 @@ class Renderer:
         if start < 0:
             raise UsageError(
                 "the question can't be located because the chat template changes the user's message; "
-                "score the whole prompt with --scope prompt"
+                "score the whole prompt: scope=prompt on the selector, --scope prompt in score-ppl"
             )
         return start

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prepo_cli.errors import UsageError
+from strategies.registry import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -46,5 +47,7 @@ def by_short_name(name: str) -> HubDataset | None:
     if found is None and name.lower().replace("-", "").replace("_", "") in {
         key.replace("-", "") for key in SHORT_NAMES
     }:
-        raise UsageError(f"unknown dataset '{name}'; the short names are: {', '.join(SHORT_NAMES)}")
+        raise UsageError(
+            f"unknown dataset '{name}'{did_you_mean(name.lower(), SHORT_NAMES)}; known: {', '.join(SHORT_NAMES)}"
+        )
     return found

@@ -170,12 +170,12 @@ def _layout(accelerator: Accelerator, fsdp: bool, zero: bool) -> str:
     """How the policy is laid out over the processes; refuses a request that would be silently ignored."""
     kind = accelerator.distributed_type
     if zero and (fsdp or _true("ACCELERATE_USE_FSDP")):
-        raise UsageError("DeepSpeed and FSDP are both requested; drop one of them")
+        raise UsageError("DeepSpeed and FSDP are both requested; choose one")
     if zero and not dist.is_initialized():
         raise UsageError("DeepSpeed needs a launcher; start with accelerate launch or torchrun")
     if _true("ACCELERATE_USE_FSDP") and kind != DistributedType.FSDP:
         raise UsageError(
-            f"accelerate is configured for FSDP but set up {kind.value}, which shards nothing; drop that setting and "
+            f"accelerate is configured for FSDP but set up {kind.value}, which shards nothing; remove that setting and "
             "use training.fsdp=true, or start on GPUs"
         )
     if kind == DistributedType.FSDP:
@@ -188,7 +188,9 @@ def _layout(accelerator: Accelerator, fsdp: bool, zero: bool) -> str:
             )
         return FSDP
     if fsdp and accelerator.num_processes == 1:
-        raise UsageError("training.fsdp=true shards over several processes but only one was started; use torchrun")
+        raise UsageError(
+            "training.fsdp=true shards over several processes but only one was started; start several with torchrun"
+        )
     return ZERO if zero else FSDP if fsdp else REPLICATED
 
 

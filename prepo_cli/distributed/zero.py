@@ -202,7 +202,9 @@ def zero_config(training: TrainingConfig, count: int) -> dict[str, Any]:
         raise UsageError(f"DeepSpeed's zero_stage is {stage}; set 1, 2 or 3, or configure accelerate for DDP")
     for section in ("optimizer", "scheduler"):
         if section in config:
-            raise UsageError(f"DeepSpeed's configuration has a section '{section}'; remove it, prepo uses its own")
+            raise UsageError(
+                f"DeepSpeed's configuration has a section '{section}'; remove it, because prepo uses its own"
+            )
     for section in ("fp16", "amp"):
         if config.get(section, {}).get("enabled"):
             raise UsageError(f"DeepSpeed's configuration enables {section}; use training.mixed_precision=bf16")
@@ -230,7 +232,7 @@ def _deepspeed() -> Any:
         try:
             import deepspeed
         except ImportError as error:
-            raise UsageError("DeepSpeed is requested but not installed; pip install 'prepo[deepspeed]'") from error
+            raise UsageError("DeepSpeed is requested but not installed; run: pip install 'prepo[deepspeed]'") from error
     # On CPUs it would compile a kernel at the start that only inference uses.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     for handler in logging.getLogger("DeepSpeed").handlers:

@@ -78,8 +78,8 @@ class VllmEngine(VllmBase):
         super().__init__(eos_token_ids, config.vllm_max_model_length or max_model_len)
         if num_processes % config.vllm_tensor_parallel_size:
             raise UsageError(
-                f"engine.vllm_tensor_parallel_size={config.vllm_tensor_parallel_size} does not divide the run's "
-                f"{num_processes} process(es): start one process per GPU with accelerate launch --num_processes"
+                f"engine.vllm_tensor_parallel_size={config.vllm_tensor_parallel_size} does not divide the number "
+                f"of processes, {num_processes}; start one process per GPU with accelerate launch --num_processes"
             )
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._sleeps = config.vllm_enable_sleep_mode and torch.cuda.is_available()
@@ -196,17 +196,17 @@ def _start(model: str, options: dict[str, Any]) -> Any:
             warnings.simplefilter("ignore", FutureWarning)  # vLLM's own, about its dependencies
             return vllm.LLM(model, **options)
     except (ValueError, OSError) as error:
-        raise UsageError(f"vLLM cannot load '{model}': {_one_line(error)}") from error
+        raise UsageError(f"vLLM can't load '{model}': {_one_line(error)}") from error
     except RuntimeError as error:
         raise RunError(
-            f"vLLM does not start: {_one_line(error)}; if it lacks memory, change engine.vllm_gpu_memory_utilization"
+            f"vLLM failed to start: {_one_line(error)}; if it lacks memory, change engine.vllm_gpu_memory_utilization"
         ) from error
 
 
 def _import_vllm() -> Any:
     """The vllm package, configured to stay quiet and in this process; raises UsageError if it is unusable."""
     if importlib.util.find_spec("vllm") is None:
-        raise UsageError("--engine vllm needs vLLM, which is not installed: pip install 'prepo[vllm]'")
+        raise UsageError("--engine vllm needs vLLM, which is not installed; run: pip install 'prepo[vllm]'")
     os.environ.update(FORCED)
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)

@@ -115,7 +115,7 @@ def check_version(version: str, whose: str) -> None:
     found = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
     if not OLDEST <= found < FIRST_UNKNOWN:
         low, high = (".".join(map(str, bound)) for bound in (OLDEST, FIRST_UNKNOWN))
-        raise UsageError(f"{whose} is vLLM {version}; prepo needs vllm>={low},<{high}: install vllm=={TESTED}")
+        raise UsageError(f"{whose} is vLLM {version}, but prepo needs vllm>={low},<{high}; install vllm=={TESTED}")
 
 
 def check_requests(requests: Sequence[Request], max_model_len: int) -> None:
@@ -137,7 +137,7 @@ def check_requests(requests: Sequence[Request], max_model_len: int) -> None:
 def check_length(prompt: int, new: int, max_model_len: int) -> None:
     """Reject a prompt that is empty or leaves no room for its completion; raises UsageError."""
     if prompt == 0:
-        raise UsageError("vLLM cannot complete an empty prompt; check the prompt column")
+        raise UsageError("vLLM can't complete an empty prompt; check the prompt column")
     if prompt + new > max_model_len:
         raise UsageError(
             f"a prompt of {prompt} tokens plus {new} new tokens exceeds vLLM's context of {max_model_len}; raise "

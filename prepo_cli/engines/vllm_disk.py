@@ -37,7 +37,7 @@ class DiskTransfer:
             self._write(weights, new)
         except (OSError, SafetensorError) as error:
             raise RunError(
-                f"cannot write weights to {self._folder}: {' '.join(str(error).split())}; free some space or set "
+                f"can't write weights to {self._folder} ({' '.join(str(error).split())}); free some space or set "
                 "engine.vllm_sync_dir, then continue with --resume"
             ) from error
         self._newest = new
@@ -76,7 +76,7 @@ class DiskTransfer:
         except Unavailable as error:
             if error.status == 500:  # the server is up, but its workers failed
                 raise RunError(
-                    f"the vLLM server at {self._server.url} cannot load {self._newest}: {error}; set "
+                    f"the vLLM server at {self._server.url} can't load {self._newest} ({error}); set "
                     "engine.vllm_sync_dir to a folder that both machines see, restart the server, then continue with "
                     "--resume"
                 ) from error

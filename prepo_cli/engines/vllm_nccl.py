@@ -26,8 +26,8 @@ class NcclTransfer:
     def __init__(self, server: Server, dtype: torch.dtype) -> None:
         if importlib.util.find_spec("vllm") is None:
             raise UsageError(
-                "engine.vllm_weight_sync=nccl needs vLLM in the trainer's environment too: pip install 'prepo[vllm]', "
-                "or set it to disk"
+                "engine.vllm_weight_sync=nccl needs vLLM in the trainer's environment too; run: pip install "
+                "'prepo[vllm]', or set it to disk"
             )
         self._server, self._dtype = server, dtype
         self._source: Any = None

@@ -117,7 +117,7 @@ class VllmServerEngine(VllmBase):
 
     def _answer(self, jobs: Sequence[Job], on_answer: OnAnswer) -> None:
         if not self._syncs and self._version_found != INITIAL_VERSION:
-            raise UsageError(f"the server at {self._server.url} has another run's weights: restart it")
+            raise UsageError(f"the server at {self._server.url} has another run's weights; restart it")
         group = CallGroup()
         pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="vllm-server")
         numbers = {pool.submit(self._complete, _body(job), group): number for number, job in enumerate(jobs)}
@@ -182,8 +182,8 @@ class VllmServerEngine(VllmBase):
         """Stop if someone else loads weights into the server."""
         if version not in (INITIAL_VERSION, self._version):
             raise RunError(
-                f"another run has sent its weights to the server at {self._server.url}: give each run a server of its "
-                "own, then continue with --resume"
+                f"another run has sent its weights to the server at {self._server.url}; use a separate server for each "
+                "run, then continue with --resume"
             )
 
 
@@ -212,7 +212,7 @@ def _over_nccl(config: EngineConfig, backend: str | None, url: str) -> bool:
     if config.vllm_weight_sync == "nccl" and not possible:
         reason = "there is no GPU here" if backend == "nccl" else "the server was not started for it"
         raise UsageError(
-            f"engine.vllm_weight_sync=nccl cannot be used with {url}: {reason}; set it to disk, or start the server on "
+            f"engine.vllm_weight_sync=nccl can't be used with {url}: {reason}; set it to disk, or start the server on "
             """a GPU with --weight-transfer-config '{"backend": "nccl"}'"""
         )
     return possible and config.vllm_weight_sync != "disk"

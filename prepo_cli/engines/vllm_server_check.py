@@ -51,18 +51,18 @@ def check_server(server: Server, model: str, max_model_len: int) -> ServerFacts:
     served = server.retry("/v1/models", timeout_s=REPLY_TIMEOUT_S)["data"][0]
     if Path(model).name not in (Path(served["id"]).name, Path(served.get("root") or "").name):
         raise UsageError(
-            f"the server at {url} serves '{served['id']}', but the run uses '{model}': start the server with that "
+            f"the server at {url} serves '{served['id']}', but the run uses '{model}'; start the server with that "
             f"model or, if it is the same one, with --served-model-name {Path(model).name}"
         )
     if int(served["max_model_len"]) < max_model_len:
         raise UsageError(
             f"the server at {url} has a context of {served['max_model_len']} tokens, but the run needs "
-            f"{max_model_len}: start it with --max-model-len {max_model_len}, or lower the length limits"
+            f"{max_model_len}; start it with --max-model-len {max_model_len}, or lower the length limits"
         )
     weight_version, settings = _settings(server)
     mode = settings["model_config"]["logprobs_mode"]
     if mode != "processed_logprobs":
-        raise UsageError(f"the server at {url} returns {mode}: start it with --logprobs-mode processed_logprobs")
+        raise UsageError(f"the server at {url} returns {mode}; start it with --logprobs-mode processed_logprobs")
     return ServerFacts(
         model=served["id"],
         max_model_len=int(served["max_model_len"]),
@@ -78,5 +78,5 @@ def _settings(server: Server) -> tuple[str, dict[str, Any]]:
         version = server.retry("/weight_info", timeout_s=REPLY_TIMEOUT_S)["weight_version"]
         info = server.retry("/server_info?config_format=json", timeout_s=FIRST_INFO_TIMEOUT_S)
     except Rejected as error:
-        raise UsageError(f"the server at {server.url} has no endpoints for weights: start it with {SERVE}") from error
+        raise UsageError(f"the server at {server.url} has no endpoints for weights; start it with {SERVE}") from error
     return str(version), dict(info["vllm_config"])

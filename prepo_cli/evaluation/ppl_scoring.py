@@ -159,13 +159,13 @@ def _refuse_unwritable(output: Path) -> None:
     if output.suffix not in FORMATS:
         raise UsageError(f"--output {output}: the file name must end in one of {', '.join(FORMATS)}")
     if output.is_dir():
-        raise UsageError(f"--output {output} is a folder; give a file name")
+        raise UsageError(f"--output {output} is a folder; choose a file name")
     probe = output.with_name(output.name + ".probe")
     try:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UsageError(f"--output {output} can't be written ({error.strerror}); choose another file") from error
+        raise UsageError(f"can't write to {output} ({error.strerror}); choose another --output") from error
 
 
 def _write(dataset: PromptDataset, ppl_N2: npt.NDArray[np.float64], context: PerplexityContext, output: Path) -> None:

@@ -56,7 +56,8 @@ class Evaluation:
         """
         if not self.prompt_ids:
             raise UsageError(
-                f"all {self.left_out} prompts to evaluate are too long; allow longer prompts or shorter completions"
+                f"all {self.left_out} prompts to evaluate are too long; raise data.max_prompt_length or lower "
+                "training.max_completion_length"
             )
         k = self.k
         avg_P, right_P = avg_at_k(self.correct_PK), self.correct_PK.sum(axis=1)

@@ -83,7 +83,7 @@ def _run(config: EvalConfig, evaluator: Evaluator, engine: Engine, folder: Evalu
     if not evaluation.prompt_ids:
         raise UsageError(
             f"all {evaluation.left_out} prompts are longer than {config.max_prompt_length} tokens; "
-            "give a longer --max-prompt-length or a shorter --max-completion-length"
+            "raise --max-prompt-length or lower --max-completion-length"
         )
     summary = _summary(config, evaluation, folder.fingerprint)
     folder.finish(config, len(evaluator.chunks), summary)

@@ -63,7 +63,7 @@ class EvalConfig(Section):
         if room < 1:
             raise UsageError(
                 f"--max-completion-length {completion} leaves no room for a prompt in the model's context of "
-                f"{context} tokens; give a smaller one"
+                f"{context} tokens; use a smaller one"
             )
         prompt = min(self.max_prompt_length or room, room)
         return self.model_copy(update={"max_completion_length": completion, "max_prompt_length": prompt})

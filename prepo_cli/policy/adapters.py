@@ -32,7 +32,7 @@ def add_adapters(model: Any, config: ModelConfig, saved: Path | None, seed: int)
     try:
         import peft
     except ImportError as error:
-        raise UsageError("model.use_peft needs peft; pip install 'prepo[peft]'") from error
+        raise UsageError("model.use_peft needs peft, which is not installed; run: pip install 'prepo[peft]'") from error
     if saved is not None:
         return peft.PeftModel.from_pretrained(model, str(saved), is_trainable=True)
     settings = peft.LoraConfig(
@@ -50,7 +50,7 @@ def add_adapters(model: Any, config: ModelConfig, saved: Path | None, seed: int)
         raise UsageError(f"model.lora_target_modules={config.lora_target_modules!r}: {error}") from error
     for name, layer in model.named_modules():
         if isinstance(layer, peft.tuners.lora.LoraLayer) and not isinstance(layer, peft.tuners.lora.Linear):
-            raise UsageError(f"model.lora_target_modules: '{name}' is not a linear layer; name linear layers only")
+            raise UsageError(f"model.lora_target_modules: '{name}' is not a linear layer; choose only linear layers")
     return wrapped
 
 

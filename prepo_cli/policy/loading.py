@@ -103,7 +103,9 @@ def model_source(name: str) -> str:
     if (path / "final" / "config.json").is_file():
         return str(path / "final")
     if path.is_dir() and not (path / "config.json").is_file():
-        raise UsageError(f"{name} contains neither a model (config.json) nor a finished run (final/)")
+        raise UsageError(
+            f"{name} contains neither a model (config.json) nor a finished run (final/); choose another folder"
+        )
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UsageError(f"no such model folder: {name}")
     return name

@@ -44,7 +44,7 @@ class RunFolder:
         if resume:
             self._refuse_another_run(config)
         elif self.path.exists() and any(self.path.iterdir()) and not (overwrite and self.config.is_file()):
-            cure = "continue it with --resume, replace it with --overwrite" if self.config.is_file() else "empty it"
+            cure = "resume it with --resume, replace it with --overwrite" if self.config.is_file() else "empty it"
             what = "a run" if self.config.is_file() else "other files"
             raise UsageError(f"{self.path} already holds {what}: {cure}, or choose another --output-dir")
         try:
@@ -53,9 +53,7 @@ class RunFolder:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise UsageError(
-                f"{self.path} can't be written to ({error.strerror}); choose another --output-dir"
-            ) from error
+            raise UsageError(f"can't write to {self.path} ({error.strerror}); choose another --output-dir") from error
 
     def begin(self, config: RunConfig, *, resume: bool) -> None:
         """Prepare the folder, deleting any run that is overwritten, and write the configuration."""

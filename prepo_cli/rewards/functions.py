@@ -50,14 +50,14 @@ def find(name: str) -> RewardFunction:
     if ":" not in name:
         known = [MATH, *BUILT_IN]
         hint = did_you_mean(name, known)
-        raise UsageError(f"no reward '{name}'{hint}; choose {', '.join(known)} or package.module:function")
+        raise UsageError(f"unknown reward '{name}'{hint}; known: {', '.join(known)}, package.module:function")
     module_name, _, attribute = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:  # the user's own module may raise anything
         cure = "; add its folder to PYTHONPATH" if isinstance(error, ModuleNotFoundError) else ""
-        raise UsageError(f"reward '{name}' does not import: {type(error).__name__}: {error}{cure}") from error
+        raise UsageError(f"reward '{name}' fails to import: {type(error).__name__}: {error}{cure}") from error
     if not callable(function):
-        raise UsageError(f"reward '{name}' is not a function but of type {type(function).__name__}")
+        raise UsageError(f"reward '{name}' is of type {type(function).__name__}; name a function")
     own: RewardFunction = function
     return own

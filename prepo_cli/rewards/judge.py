@@ -59,7 +59,10 @@ class Judge:
             name: None if name == MATH else find(name) for name in config.functions
         }
         if len(self._functions) < len(config.functions):
-            raise UsageError(f"a reward is named twice: {', '.join(config.functions)}; name each once, with a weight")
+            raise UsageError(
+                f"rewards.functions names a function twice: {', '.join(config.functions)}; name each once, and set its "
+                "weight in rewards.weights"
+            )
         self._weights = config.weights or [1.0] * len(config.functions)
         self._verdict, self._correct_reward = config.verdict_function, config.correct_reward
         self._pool = WorkerPool(config.workers or min(MOST_WORKERS, _cores()), config.timeout_s)
@@ -127,7 +130,7 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 def _answers(columns: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
     if "answer" not in columns:
         raise UsageError(
-            f"reward '{MATH}' needs gold answers, and the dataset has none; name them with --answer-column"
+            f"reward '{MATH}' needs gold answers, but the dataset has none; choose their column with --answer-column"
         )
     return columns["answer"]
 
@@ -147,7 +150,9 @@ def _call(
     except Exception as error:  # the user's own code may raise anything
         raise RunError(f"reward '{name}' failed: {type(error).__name__}: {error}") from error
     if len(numbers_N) != len(completions):
-        raise UsageError(f"reward '{name}' returned {len(numbers_N)} values for {len(completions)} completions")
+        raise UsageError(
+            f"reward '{name}' returned {len(numbers_N)} values for {len(completions)} completions; return one each"
+        )
     broken_N = ~np.isfinite(numbers_N)
     counts["error"] += int(broken_N.sum()) - sum(value is None for value in values)
     return np.where(broken_N, np.nan, numbers_N)

@@ -100,7 +100,7 @@ class WorkerPool:
 
     def _note(self, worker: _Worker, line: str, outcomes: list[Outcome]) -> None:
         if line.startswith("!"):
-            raise RunError(f"the math reward's workers do not start: {line[1:]}")
+            raise RunError(f"the math reward's workers failed to start: {line[1:]}")
         if line == "ready":
             worker.ready = True
         else:
@@ -111,7 +111,7 @@ class WorkerPool:
         """Stop the worker, record the outcome of its current job and put the rest of its chunk back."""
         self._drop(worker)
         if not worker.ready:
-            raise RunError(f"the math reward's workers do not start (exit code {worker.process.returncode})")
+            raise RunError(f"the math reward's workers failed to start (exit code {worker.process.returncode})")
         if worker.queue:
             outcomes[worker.queue.popleft()] = outcome
         if worker.queue:

@@ -53,7 +53,8 @@ def save(
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise RunError(
-            f"checkpoint {final} could not be written ({error.strerror or error}); older ones are whole"
+            f"can't write checkpoint {final} ({error.strerror or error}); earlier ones are intact; fix that, then "
+            "continue with --resume"
         ) from error
     if keep is not None:
         for old in existing(folder)[:-keep]:
@@ -112,7 +113,7 @@ def newest(folder: Path) -> Path:
     """The newest whole checkpoint; raises UsageError if there is none."""
     found = existing(folder)
     if not found:
-        raise UsageError(f"nothing to resume: {folder} holds no whole checkpoint; start without --resume")
+        raise UsageError(f"nothing to resume: {folder} holds no complete checkpoint; start without --resume")
     return found[-1]
 
 
@@ -129,7 +130,10 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """What `write_state` wrote; raises UsageError if another version of prepo wrote it."""
     document = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     if document["version"] != STATE_VERSION:
-        raise UsageError(f"{checkpoint} is of version {document['version']}, this prepo reads {STATE_VERSION}")
+        raise UsageError(
+            f"{checkpoint} has format version {document['version']}, but this prepo reads only version "
+            f"{STATE_VERSION}; resume with the prepo that wrote it, or start over with --overwrite"
+        )
     with np.load(checkpoint / "strategies.npz", allow_pickle=False) as arrays:
         joined = _join(document["state"], arrays)
     assert isinstance(joined, dict)

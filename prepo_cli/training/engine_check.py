@@ -21,8 +21,8 @@ CHECKED_SYNCS = 3
 """Weight syncs after which answers are compared: the first one, and those after two updates."""
 CHECKED_PROMPTS = 4
 TOKENS = 16
-FAULT = "the engine answers with other weights than the trainer's"
-CURE = "the weight sync did not take; try --engine hf"
+FAULT = "the engine has other weights than the trainer"
+CURE = "the weight sync failed, try --engine hf"
 TIE = {"float32": 1e-2, "bfloat16": 0.5, "float16": 0.25}
 """Log-probs (nats) this close may swap places in another engine's rounding."""
 
@@ -48,7 +48,8 @@ class EngineMonitor:
         if difference > limit:
             raise RunError(
                 f"in step {step} the engine's log-probs differ from the trainer's by {difference:.3f} on average, more "
-                f"than engine.vllm_max_logp_difference={limit}: it may not have loaded the latest weights"
+                f"than engine.vllm_max_logp_difference={limit}; it may not have loaded the latest weights, "
+                "continue with --resume or try --engine hf"
             )
 
 
@@ -78,8 +79,8 @@ def _compare_greedy(team: Team, prompts: Sequence[list[int]], tie: float) -> Non
         best, taken = (float(logprobs[0]) for logprobs, _ in team.score(rows, spans, [1.0, 1.0], charged=False))
         if best - taken > tie:
             raise RunError(
-                f"{FAULT}: greedy token {at + 1} of a prompt is {other[at]} where the trainer takes {mine[at]} "
-                f"({best - taken:.2f} nats likelier); {CURE}"
+                f"{FAULT}: greedy token {at + 1} of a prompt is {other[at]} where the trainer's is {mine[at]} "
+                f"({best - taken:.2f} nats more likely); {CURE}"
             )
 
 

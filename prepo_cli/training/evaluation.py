@@ -49,7 +49,7 @@ class TrainingEvaluation:
             evaluation = self._evaluator.evaluate(advance)
         if evaluation.left_out and progress.step == 0:
             longest = self._evaluator.sampling.max_prompt_length
-            say(f"{evaluation.left_out:,} evaluation prompts are left out: longer than {longest:,} tokens")
+            say(f"{evaluation.left_out:,} evaluation prompts were left out: longer than {longest:,} tokens")
         return {
             "step": progress.step,
             "name": self.config.evaluation.split,

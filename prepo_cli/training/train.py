@@ -94,7 +94,7 @@ def _stop_after_step(progress: Progress) -> Iterator[None]:
 
     def request(number: int, frame: Any) -> None:
         if progress.stop_requested:
-            raise KeyboardInterrupt("stopped at once; continue from the last checkpoint with --resume")
+            raise KeyboardInterrupt("stopped at once; continue with --resume from the last checkpoint")
         progress.stop_requested = True
         say("stopping after this step, then saving; interrupt again to stop at once")
 

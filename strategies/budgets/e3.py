@@ -89,7 +89,7 @@ class E3Budget(BudgetAllocator):
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:
         if params.seed_with_rank and "rank" not in run.columns:
-            raise StrategyError("budget 'e3': seed_with_rank needs a column 'rank'; the dataset has none")
+            raise StrategyError("budget 'e3': seed_with_rank needs a column 'rank', which the dataset lacks; add it")
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)

@@ -44,7 +44,9 @@ class Bandit(Selector):
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:
         if "source" not in run.columns:
-            raise StrategyError("selector 'bandit' needs a column 'source' with categories; the dataset has none")
+            raise StrategyError(
+                "selector 'bandit' needs a column 'source' with categories, which the dataset lacks; add it"
+            )
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)

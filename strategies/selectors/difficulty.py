@@ -38,7 +38,7 @@ class Difficulty(Selector):
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:
         if "difficulty" not in run.columns:
-            raise StrategyError("selector 'difficulty' needs a column 'difficulty'; the dataset has none")
+            raise StrategyError("selector 'difficulty' needs a column 'difficulty', which the dataset lacks; add it")
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)
@@ -51,7 +51,10 @@ class Difficulty(Selector):
         candidates = source.take(self.params.candidates(n, self.run))
         unknown = [prompt.id for prompt in candidates if prompt.difficulty is None]
         if unknown:
-            raise StrategyError(f"selector 'difficulty': prompt '{unknown[0]}' has no value in column 'difficulty'")
+            raise StrategyError(
+                f"selector 'difficulty': prompt '{unknown[0]}' has no value in column 'difficulty'; add it "
+                "or remove the prompt"
+            )
         values = np.array([prompt.difficulty for prompt in candidates], dtype=np.float64)
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         wanted = self.low + self.target * (self.high - self.low)

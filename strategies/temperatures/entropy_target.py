@@ -75,8 +75,8 @@ class EntropyTarget(TemperatureSchedule):
     def check(cls, params: Any, run: RunInfo) -> None:
         if not params.minimum <= params.start <= params.maximum:
             raise StrategyError(
-                f"temperature_schedule 'entropy-target': start={params.start} is not within "
-                f"[minimum={params.minimum}, maximum={params.maximum}]"
+                f"temperature_schedule 'entropy-target': start={params.start} is outside [minimum={params.minimum}, "
+                f"maximum={params.maximum}]; set it within"
             )
 
     def __init__(self, params: Any, run: RunInfo) -> None:

@@ -164,15 +164,15 @@ def test_a_training_runs_folder_is_never_written_to(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--k", "0"], "--k 0"),
+        (["--k", "0"], "--k 0: use at least 1"),
         (["--temperature", "0"], "temperature"),
         (["--reward", "mth"], "did you mean 'math'"),
         (["--verdict", "exact"], "rewards.verdict=exact is not one of the reward functions: math"),
         (["--set", "rewards.verdict=mth"], "rewards.verdict=mth is not one of the reward functions: math"),
         (["--set", "rewards.weights=[1, 2]"], "rewards.weights: 2 weights for 1 functions"),
         (["--set", "rewards.wieghts=[1]"], "unknown setting 'rewards.wieghts', did you mean 'weights'?"),
-        (["--set", "training.seed=1"], "takes only --set engine.key=value and --set rewards.key=value"),
-        (["--set", "rewards=1"], "takes only --set engine.key=value and --set rewards.key=value"),
+        (["--set", "training.seed=1"], "accepts only --set engine.key=value and --set rewards.key=value"),
+        (["--set", "rewards=1"], "accepts only --set engine.key=value and --set rewards.key=value"),
         (["--engine", "vlm"], "hf"),
         (["--dtype", "float8"], "float32"),
         (["--max-completion-length", "64"], "context of 64 tokens"),

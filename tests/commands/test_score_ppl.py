@@ -160,7 +160,7 @@ def test_too_long_prompts_have_no_perplexity(dataset: Path, tmp_path: Path) -> N
     ("arguments", "message"),
     [
         (["none.jsonl"], "no such dataset file"),
-        (["embedded", "--output", "/proc/x.jsonl"], "can't be written"),
+        (["embedded", "--output", "/proc/x.jsonl"], "can't write to /proc/x.jsonl"),
         (["embedded", "--output", "x.txt"], "must end in one of .jsonl, .parquet, .csv"),
         (["embedded", "--scope", "answer"], "scope=\"answer\": Input should be 'question' or 'prompt'"),
         (["embedded", "--dtype", "int8"], "dtype"),

@@ -15,6 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from prepo_cli.main import app
+from prepo_cli.sections import RunConfig
 from tests.metrics import timeless
 
 RUNNER = CliRunner()
@@ -122,8 +123,9 @@ def test_compare_trains_missing_runs_once(runs: Path, tmp_path: Path) -> None:
         (["train", "--set", "training.learning_rat=1"], "did you mean 'learning_rate'"),
         (["train", "--steps", "0"], "training.total_steps=0"),
         (["train", "--resume", "--output-dir", "nothing-here"], "nothing to resume"),
-        (["train", "--output-dir", "/proc/no/run"], "/proc/no/run can't be written to"),
-        (["train", "--reward", "mth"], "mth"),
+        (["train", "--output-dir", "/proc/no/run"], "can't write to /proc/no/run"),
+        (["train", "--reward", "mth"], "unknown reward 'mth', did you mean 'math'?; known: math, "),
+        (["train", "--verdict", "exact"], "rewards.verdict=exact is not one of the reward functions: math; choose one"),
         (["train", "--model", "./no-model"], "no such model folder"),
         (["compare"], "nothing to compare; pass run folders"),
         (["compare", "nothing-here"], "no such run folder: nothing-here"),
@@ -140,6 +142,16 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert message in last
     assert last.startswith("prepo: ")
     assert "Traceback" not in result.output
+
+
+def test_verdict_is_the_function_that_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    configs: list[RunConfig] = []
+    monkeypatch.setattr("prepo_cli.training.train.train", lambda config, **_: configs.append(config))
+    for verdict in ([], ["--verdict", "boxed"]):
+        result = RUNNER.invoke(app, ["train", "--reward", "math", "--reward", "boxed", *verdict])
+        assert result.exit_code == 0, result.output
+    assert [config.rewards.verdict_function for config in configs] == ["math", "boxed"]
 
 
 def test_another_run_in_the_folder_is_refused_and_kept(runs: Path) -> None:

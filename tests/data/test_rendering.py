@@ -113,7 +113,7 @@ def test_a_tokenizer_without_offsets_is_refused() -> None:
     class Slow:
         is_fast = False
 
-    with pytest.raises(UsageError, match="Slow gives no character offsets"):
+    with pytest.raises(UsageError, match="Slow has no character offsets"):
         Renderer(Slow())
 
 

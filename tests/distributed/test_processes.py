@@ -110,7 +110,7 @@ def test_a_request_for_sharding_that_was_not_honoured_is_refused(tmp_path: Path)
     model = save_model("qwen2", tmp_path / "model")
     done = launch(command(tmp_path / "run", model), 2, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     assert done.returncode != 0
-    assert "shards nothing; drop that setting and use training.fsdp=true" in done.stderr
+    assert "shards nothing; remove that setting and use training.fsdp=true" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

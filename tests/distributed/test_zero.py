@@ -58,7 +58,7 @@ def test_a_start_without_a_launcher_is_one_line(tmp_path: Path) -> None:
 
 def test_two_kinds_of_sharding_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(UsageError, match="DeepSpeed and FSDP are both requested"):
+    with pytest.raises(UsageError, match="DeepSpeed and FSDP are both requested; choose one"):
         Processes(TrainingConfig(fsdp=True))
 
 

@@ -267,7 +267,7 @@ def test_another_run_on_the_same_server_is_detected(fake: FakeVllm, tmp_path: Pa
 
 def test_a_server_that_is_set_up_wrongly_is_one_line_with_the_cure(fake: FakeVllm, tmp_path: Path) -> None:
     for attribute, value, words in (
-        ("reported", {"version": "0.19.1"}, r"vLLM 0\.19\.1; prepo needs vllm>=0\.28,<0\.33"),
+        ("reported", {"version": "0.19.1"}, r"vLLM 0\.19\.1, but prepo needs vllm>=0\.28,<0\.33"),
         ("card", {"id": "n", "root": None, "max_model_len": CONTEXT}, "--served-model-name m"),
         ("card", {"id": "m", "root": "m", "max_model_len": CONTEXT - 1}, f"--max-model-len {CONTEXT}"),
         ("developer", False, "VLLM_SERVER_DEV_MODE=1"),
@@ -307,12 +307,12 @@ def test_an_unexpected_end_token_is_an_error(fake: FakeVllm, tmp_path: Path, mon
 
 def test_weights_that_cannot_be_written_or_loaded(fake: FakeVllm, tmp_path: Path) -> None:
     (tmp_path / "sync").write_text("in the way", encoding="utf-8")
-    with pytest.raises(RunError, match=r"cannot write weights .*engine\.vllm_sync_dir"):
+    with pytest.raises(RunError, match=r"can't write weights .*engine\.vllm_sync_dir"):
         connect(fake, tmp_path).sync(weights(5))
     engine = connect(fake, tmp_path, vllm_sync_dir=str(tmp_path / "other"))
     engine.sync(weights(5))
     fake.hook = lambda path, when: 500 if path == "/collective_rpc" else None
-    with pytest.raises(RunError, match=r"cannot load .*engine\.vllm_sync_dir"):
+    with pytest.raises(RunError, match=r"can't load .*engine\.vllm_sync_dir"):
         engine.sync(weights(6))
     engine.close()
     assert not list((tmp_path / "other").iterdir())

@@ -105,8 +105,8 @@ def test_what_is_not_finite_is_left_out_and_counted() -> None:
     [
         ("mth", "did you mean 'math'"),
         ("nowhere.at_all:f", "PYTHONPATH"),
-        ("own_rewards:lenght", "does not import: AttributeError"),
-        ("own_rewards:number", "is not a function but of type int"),
+        ("own_rewards:lenght", "fails to import: AttributeError"),
+        ("own_rewards:number", "is of type int; name a function"),
     ],
 )
 def test_names_are_checked_before_any_work(name: str, message: str) -> None:
@@ -133,7 +133,7 @@ def test_nothing_to_judge() -> None:
 
 
 def test_a_reward_named_twice() -> None:
-    with pytest.raises(UsageError, match="named twice"):
+    with pytest.raises(UsageError, match="names a function twice"):
         Judge(RewardConfig(functions=["math", "math"]))
 
 

@@ -108,7 +108,7 @@ def test_an_unknown_verdict_is_refused_with_the_names_of_the_functions() -> None
     with pytest.raises(UsageError) as error:
         resolve(sets=["rewards.functions=[math, 'a:f']", "rewards.verdict=mth"])
     assert str(error.value) == (
-        "rewards.verdict=mth is not one of the reward functions: math, a:f; name one of these, or add it to "
+        "rewards.verdict=mth is not one of the reward functions: math, a:f; choose one of these, or add it to "
         "rewards.functions with weight 0"
     )
     with pytest.raises(ValidationError):

@@ -91,8 +91,8 @@ def test_half_specs_are_refused(text: str) -> None:
     [
         ("selector", "ppl-shedule", "unknown selector 'ppl-shedule', did you mean 'ppl-schedule'?"),
         ("selector", "rel-entropy", "'rel-entropy' is a weighting"),
-        ("selector", "random:ratoi=0.5", "selector 'random' has no parameter 'ratoi', did you mean 'ratio'?"),
-        ("selector", "full:ratio=0.5", "'full' has no parameter 'ratio'; it takes no parameters"),
+        ("selector", "random:ratoi=0.5", "unknown parameter 'ratoi' of selector 'random', did you mean 'ratio'?"),
+        ("selector", "full:ratio=0.5", "unknown parameter 'ratio' of selector 'full'; known: none"),
         ("selector", "random:ratio=0", "ratio=0: Input should be greater than 0"),
         ("selector", "random:ratio=much", "ratio='much'"),
         ("selector", "ppl-schedule:pacing=cubic", "pacing='cubic'"),

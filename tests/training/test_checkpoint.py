@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from functools import partial
 from pathlib import Path
 
@@ -103,6 +104,14 @@ def test_a_full_disk_leaves_older_checkpoints_and_no_broken_one(
     with pytest.raises(RunError, match="No space left"):
         save(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    checkpoint.write_state(tmp_path, {"step": 1})
+    document = json.loads((tmp_path / "state.json").read_text(encoding="utf-8"))
+    (tmp_path / "state.json").write_text(json.dumps(document | {"version": 2}), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"version 2, but this prepo reads only version 3; .*--overwrite"):
+        checkpoint.read_state(tmp_path)
 
 
 def test_a_torn_folder_is_no_checkpoint(tmp_path: Path) -> None:

@@ -213,6 +213,6 @@ def test_a_model_that_vllm_does_not_know_is_one_line(tmp_path: Path) -> None:
     folder = save(policy, tmp_path)
     text = (folder / "config.json").read_text(encoding="utf-8").replace("LlamaForCausalLM", "NoSuchForCausalLM")
     (folder / "config.json").write_text(text.replace('"llama"', '"nosuch"'), encoding="utf-8")
-    with pytest.raises(UsageError, match="vLLM cannot load") as caught:
+    with pytest.raises(UsageError, match="vLLM can't load") as caught:
         VllmEngine(CONFIG, model=str(folder), dtype="float32", eos_token_ids=EOS, max_model_len=CONTEXT, seed=0)
     assert "\n" not in str(caught.value)
