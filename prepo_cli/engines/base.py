@@ -50,7 +50,7 @@ Progress = Callable[[int], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSetup:
-    """Everything an engine may be built from; each takes what it needs.
+    """Everything an engine may be built from; each uses what it needs.
 
     Attributes:
         model: a policy with its weights for engines that share them; a spec is enough for all others.

@@ -24,7 +24,7 @@ RETRYABLE = (408, 429, 500, 502, 503, 504)
 
 
 class Unavailable(Exception):
-    """No answer this time: not reached, disconnected, timed out, or (with a status) currently unable to answer."""
+    """No answer this time: unreachable, disconnected, timed out, or (with a status) currently unable to answer."""
 
     def __init__(self, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
@@ -32,7 +32,7 @@ class Unavailable(Exception):
 
 
 class Rejected(RunError):
-    """An error that a retry of the same call would get again."""
+    """An error that retrying the same call would not fix."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
