@@ -144,7 +144,7 @@ class Processes:
 
     @contextmanager
     def controlling(self) -> Iterator[None]:
-        """A context around the main process's part of a run; when it ends, the other processes are released.
+        """A context around the main process's part of a run; its end, even by an error, releases the other processes.
 
         After a failure in the middle of a call they can't be reached, and the launcher ends them.
         """

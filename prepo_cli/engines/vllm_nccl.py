@@ -110,7 +110,7 @@ class _Client:
 
 
 def _source() -> Any:
-    """A weight source for vLLM's sender that yields the current piece; defined here because its base class is vLLM's."""
+    """A weight source that yields the current piece to vLLM's sender; its base class needs vLLM, hence defined here."""
     from vllm.distributed.weight_transfer import ParamMeta, WeightSource
 
     class Piece(WeightSource):

@@ -8,11 +8,11 @@ can reach, because these endpoints obey any caller:
 Each call requests all rollouts of one prompt. `IN_FLIGHT` calls are open at a time, so the server's batch stays full
 even if some calls take long. While the server is down, calls are retried.
 
-A restarted server has the weights it was started with. Rollouts from those weights are never returned: after each answer
-the server's weight version, which only this engine sets, is read, and the answer counts only if the version is right
-and no weights were loaded since the call was sent. If the server has lost the version, the newest weights are loaded
-again (over NCCL only the caller can do that: `StaleServer`). A cache salt keeps states that one call leaves in the
-prefix cache from being reused under other weights.
+A restarted server has the weights it was started with. Rollouts from those weights are never returned: after each
+answer the server's weight version, which only this engine sets, is read, and the answer counts only if the version is
+right and no weights were loaded since the call was sent. If the server has lost the version, the newest weights are
+loaded again (over NCCL only the caller can do that: `StaleServer`). A cache salt keeps states that one call leaves in
+the prefix cache from being reused under other weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sampling k answers to every prompt of a dataset, once or, during training, many times.
+"""Sampling k answers to every prompt of a dataset, once or repeatedly during training.
 
 The seed of a sample depends only on the evaluation's seed, the prompt's id and the sample's number: before and after
 training, a prompt is answered with the same random numbers, which narrows the interval of their difference.
@@ -41,7 +41,7 @@ class Sampling:
 
 
 class Evaluator:
-    """Evaluates whatever policy `engine` holds at the time, always on the same dataset, whose prompts stay rendered."""
+    """Evaluates the engine's current policy, always on the same dataset; rendered prompts are cached."""
 
     def __init__(
         self,

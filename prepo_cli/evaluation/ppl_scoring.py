@@ -159,7 +159,7 @@ def _refuse_unwritable(output: Path) -> None:
     if output.suffix not in FORMATS:
         raise UsageError(f"--output {output}: the file name must end in one of {', '.join(FORMATS)}")
     if output.is_dir():
-        raise UsageError(f"--output {output} is a folder; give a file name")
+        raise UsageError(f"--output {output} is a folder; use a file name")
     probe = output.with_name(output.name + ".probe")
     try:
         probe.touch()

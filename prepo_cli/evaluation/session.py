@@ -1,4 +1,4 @@
-"""One `prepo eval`: model, dataset and judge put together, evaluated chunk by chunk, resumed where it stopped."""
+"""`prepo eval`: set up model, dataset and judge, evaluate chunk by chunk, and resume where an evaluation stopped."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _run(config: EvalConfig, evaluator: Evaluator, engine: Engine, folder: Evalu
     if not evaluation.prompt_ids:
         raise UsageError(
             f"all {evaluation.left_out} prompts are longer than {config.max_prompt_length} tokens; "
-            "give a longer --max-prompt-length or a shorter --max-completion-length"
+            "raise --max-prompt-length or lower --max-completion-length"
         )
     summary = _summary(config, evaluation, folder.fingerprint)
     folder.finish(config, len(evaluator.chunks), summary)
