@@ -1,10 +1,10 @@
 """How long prepo takes to start: seconds from a command to its first rollouts and to its end.
 
 The commands take turns, so that a slow minute of the machine hits all of them: Python itself, `import typer`,
-`prepo --help`, the three libraries that every run needs, and `prepo train --steps 1` on the embedded model. It runs once
-without evaluation, to show what starting costs, and once with the defaults, which add two evaluations of 200 prompts x
-16 rollouts. "first rollouts" is the moment when the step's 256 rollouts reach the reward functions, recorded by
-`first_rollouts` below.
+`prepo --help`, the three libraries that every run needs, and `prepo train --steps 1` on the embedded model. It runs
+once without evaluation, to show what starting costs, and once with the defaults, which add two evaluations of 200
+prompts x 16 rollouts. "first rollouts" is the moment when the step's 256 rollouts reach the reward functions, recorded
+by `first_rollouts` below.
 
 Allowed on top of `import torch, transformers, accelerate`: 2 s until the first rollouts, 5 s for the whole command
 without evaluation. Wall-clock times are meaningful only on an idle machine; CPU times (of the main process for

@@ -2,7 +2,7 @@
 
 Strategies, data, rewards and the run folder live on the main process alone. What all processes do together (generate,
 score, update, send weights, save) is a method of their worker; the main process calls it everywhere with `call`, and
-the others answer in `serve`. So the training loop reads the same whatever the number of processes.
+the others answer in `serve`. So the training loop does not depend on the number of processes.
 
 accelerate's configuration or `training.fsdp` sets how the policy is laid out over the processes, and prepo applies it
 (layout.py, fsdp.py, zero.py), so that CPUs and GPUs run the same code.

@@ -99,7 +99,7 @@ class Server:
     def call(
         self, path: str, body: Any = None, *, timeout_s: float | None = None, group: CallGroup | None = None
     ) -> Any:
-        """One attempt over a connection of its own; POST if there is a body, else GET.
+        """One attempt over a new connection; POST if there is a body, else GET.
 
         Raises:
             Unavailable: a retry may succeed; Rejected: it would not.

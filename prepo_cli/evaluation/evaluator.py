@@ -78,9 +78,9 @@ class Evaluator:
         groups = self.engine.generate([self._request(row) for row in taken], progress) if taken else []
         rollouts = [rollout for group in groups for rollout in group]
         texts = [str(self.tokenizer.decode(rollout.token_ids, skip_special_tokens=True)) for rollout in rollouts]
-        asked = [row for row in taken for _ in range(k)]
-        columns = columns_of([self.dataset.fields(row) for row in asked])
-        scores = self.judge([self.dataset.question(row) for row in asked], texts, columns)
+        row_of_rollout = [row for row in taken for _ in range(k)]
+        columns = columns_of([self.dataset.fields(row) for row in row_of_rollout])
+        scores = self.judge([self.dataset.question(row) for row in row_of_rollout], texts, columns)
         prompts = [self.dataset.prompt(row) for row in taken]
         return Evaluation(
             prompt_ids=[prompt.id for prompt in prompts],

@@ -83,7 +83,7 @@ def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer as it was saved.
 
     For some architectures (Qwen2 among them) AutoTokenizer replaces a plain tokenizer.json by a class with a
-    pre-tokenizer of its own, and the ids are silently wrong; a folder that says it holds a plain one is loaded as such.
+    different pre-tokenizer, and the ids are silently wrong; a folder that declares a plain tokenizer is loaded as one.
     """
     saved = Path(name) / "tokenizer_config.json"
     plain = saved.is_file() and (Path(name) / "tokenizer.json").is_file()

@@ -102,19 +102,19 @@ class Judge:
 
     def _math(self, completions: Sequence[str], answers: Sequence[Any], counts: dict[str, int]) -> FloatArray:
         values_N = np.zeros(len(completions))
-        asked: dict[Job, list[int]] = {}  # rollouts of a prompt often give the same answer, which is checked once
+        positions: dict[Job, list[int]] = {}  # rollouts of a prompt often give the same answer, which is checked once
         for i, (completion, answer) in enumerate(zip(completions, answers, strict=True)):
             golds = alternatives(answer)
             prepared = prepare(golds, completion) if golds else float("nan")
             if isinstance(prepared, Job):
-                asked.setdefault(prepared, []).append(i)
+                positions.setdefault(prepared, []).append(i)
             else:
                 values_N[i] = prepared
-        outcomes = self._pool.run(list(asked)) if asked else []
-        for outcome, places in zip(outcomes, asked.values(), strict=True):
-            values_N[places] = outcome == "right"
+        outcomes = self._pool.run(list(positions)) if positions else []
+        for outcome, indices in zip(outcomes, positions.values(), strict=True):
+            values_N[indices] = outcome == "right"
             if outcome in counts:
-                counts[outcome] += len(places)
+                counts[outcome] += len(indices)
         return values_N
 
 

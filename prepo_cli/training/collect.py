@@ -135,7 +135,7 @@ class _Round:
 
     def _request(self, i: int, count: int) -> Request:
         prompt, training = self.prompts[i], self.collector.training
-        # A prompt may occur twice in a step; consecutive numbers give each of its rollouts a seed of its own.
+        # A prompt may occur twice in a step; consecutive numbers give each of its rollouts its own seed.
         first = self.numbers[prompt.id]
         self.numbers[prompt.id] += count
         return Request(

@@ -1,6 +1,6 @@
 """The mismatch between the log-probs of engine and trainer: always measured, corrected if the engine is not exact.
 
-An engine with kernels of its own assigns the sampled tokens other log-probs than the trainer, so the samples are
+An engine with its own kernels assigns the sampled tokens other log-probs than the trainer, so the samples are
 slightly off-policy even before the first update. Truncated importance sampling multiplies each token's loss by
 min(pi_trainer / pi_engine, cap); masking drops ratios outside [1/cap, cap] and multiplies the rest by their ratio.
 Both apply per token or, with summed log-ratios, per sequence.
