@@ -61,9 +61,12 @@ def test_gradient_in_chunks_equals_float64_autograd(
     monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", chunk_tokens * VOCAB)
     policy = make_policy()
     policy.scorer.common_chunk_count = lambda chunks: chunks + more_chunks
+    sizes, chunk = [], policy.scorer._chunk
+    policy.scorer._chunk = lambda *inputs: (sizes.append(len(inputs[1])), chunk(*inputs))[1]
     ids, mask = scoring.pad_rows(ROWS, 0, "cpu")
     chosen = scoring.spans_mask(SPANS, ids.shape[1], "cpu")
     logprobs, _ = policy.scorer(ids, mask, chosen, torch.tensor(TEMPERATURES))
+    assert len(sizes) == -(-len(logprobs) // chunk_tokens) + more_chunks
     factors = torch.linspace(-1, 1, len(logprobs))
     (logprobs * factors).sum().backward()
 
