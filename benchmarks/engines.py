@@ -1,4 +1,4 @@
-"""Rollouts per second of the hf and vllm engines, measured in turns on the same requests of the embedded task.
+"""Rollouts per second of the hf and vllm engines, measured alternately on the same requests of the embedded task.
 
 Needs vLLM in prepo's environment (`make test-vllm` sets one up with vLLM's CPU build):
 

@@ -1,14 +1,14 @@
 """How long prepo takes to start: seconds from a command to its first rollouts and to its end.
 
 The commands take turns, so that a slow minute of the machine hits all of them: Python itself, `import typer`,
-`prepo --help`, the three libraries that no run can do without, and `prepo train --steps 1` on the embedded model. That
-one runs without evaluation, which shows what starting costs, and as it is by default, which adds two evaluations of
-200 prompts x 16 rollouts. "first rollouts" is the moment when the step's 256 rollouts reach the reward functions; one
-of these, `first_rollouts` below, notes it.
+`prepo --help`, the three libraries that every run needs, and `prepo train --steps 1` on the embedded model. It runs
+once without evaluation, to show what starting costs, and once with the defaults, which add two evaluations of 200
+prompts x 16 rollouts. "first rollouts" is the moment when the step's 256 rollouts reach the reward functions, recorded
+by `first_rollouts` below.
 
 Allowed on top of `import torch, transformers, accelerate`: 2 s until the first rollouts, 5 s for the whole command
-without evaluation. Wall-clock times mean something on an idle machine only; CPU times (of "first rollouts" the main
-process's, of the others with the reward workers') suffer less from its neighbours.
+without evaluation. Wall-clock times are meaningful only on an idle machine; CPU times (of the main process for
+"first rollouts", including the reward workers for the others) depend less on other load.
 
     python -m benchmarks.startup                # five rounds
     python -m benchmarks.startup --rounds 1 --json
@@ -46,7 +46,7 @@ Seconds = dict[str, list[float]]
 
 
 def first_rollouts(prompts: list[str], completions: list[str], **columns: Any) -> list[None]:
-    """A reward function that applies to nothing and notes when it was first called."""
+    """A reward function that applies to nothing and records when it was first called."""
     stamp = Path(os.environ[STAMP])
     if not stamp.exists():
         stamp.write_text(json.dumps([time.time(), time.process_time()]), encoding="utf-8")
@@ -82,12 +82,12 @@ def measure(rounds: int) -> tuple[Seconds, Seconds]:
 
 
 def added(wall: Seconds) -> dict[str, float]:
-    """What the run adds to importing the libraries, by the medians."""
+    """Median seconds that the run adds to importing the libraries."""
     return {name: median(wall[name]) - median(wall["libraries"]) for name in LIMITS}
 
 
 def uncompiled() -> int:
-    """Imported modules of which Python finds no byte code, so that every start compiles them."""
+    """Number of imported modules without cached byte code, which every start compiles."""
     return int(_python(["-c", UNCOMPILED]))
 
 

@@ -31,7 +31,7 @@ QUESTION = len(TOKENIZER("<|im_start|>user\n")["input_ids"])  # where the questi
 
 @dataclass(frozen=True)
 class Rollout(Completion):
-    """What strategies see of a completion, and its tokens."""
+    """A completion as strategies see it, and its tokens."""
 
     ids: tuple[int, ...] = ()
 
@@ -121,7 +121,7 @@ def loss_of(strategies: StrategySet, task: Task, groups: list[Group], ctx: StepC
 
 
 def main(slots: dict[str, str]) -> None:
-    """Train, and say what it brought on questions held out."""
+    """Train, and print the gain on held-out questions."""
     torch.manual_seed(SEED)
     task, held_out, totals = Task("train"), Task("test"), np.zeros(2, dtype=int)
     run = RunInfo(len(task.ids), STEPS, PROMPTS, ROLLOUTS, SEED, MODEL.vocab_size, frozenset({"source", "difficulty"}))

@@ -2,7 +2,7 @@
 
 
 class UsageError(Exception):
-    """Bad input or usage: exit code 2. The message says what, where and the cure."""
+    """Bad input or usage: exit code 2. The message says what is wrong, where, and how to fix it."""
 
 
 class RunError(Exception):

@@ -1,4 +1,4 @@
-"""Files that a kill at any moment leaves complete or absent, and the chunks of long jobs that resume after one."""
+"""Atomic writes, which leave files complete or absent even after a kill, and the chunks of resumable jobs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PARTIAL = ".partial-"
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what is written there replaces `path`, or is deleted after an error.
 
-    It keeps the suffix, which some writers choose the format by. A writer that takes an open file gets one so:
+    It keeps the suffix, which some writers choose the format by. For a writer that needs an open file:
 
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
@@ -74,7 +74,7 @@ class Chunks:
         return None
 
     def open(self) -> None:
-        """Make the folder ready for this job; chunks of another job are deleted."""
+        """Prepare the folder for this job; chunks of another job are deleted."""
         if self.owner() not in (None, self.fingerprint):
             self.delete()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ class Chunks:
         return self._path(number).is_file()
 
     def write(self, number: int, table: pa.Table) -> None:
-        """Keep a finished chunk."""
+        """Save a finished chunk."""
         import pyarrow.parquet as pq
 
         with atomic_path(self._path(number)) as temporary:
@@ -105,7 +105,7 @@ class Chunks:
         return pq.read_schema(self._path(number))
 
     def delete(self) -> None:
-        """Delete the folder with all chunks, the fingerprint last: after a kill it still says whose they are."""
+        """Delete the folder with all chunks, the fingerprint last: after a kill it still identifies the job."""
         if self.folder.is_dir():
             for path in sorted(self.folder.iterdir(), key=lambda path: path == self._mark):
                 path.unlink()
@@ -140,7 +140,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def finite(value: Any) -> Any:
-    """The value with None for NaN and infinities, which JSON has no numbers for.
+    """The value with None for NaN and infinities, which JSON cannot represent.
 
     >>> finite({"kl": float("nan"), "rewards": (1.0, float("inf"))})
     {'kl': None, 'rewards': [1.0, None]}

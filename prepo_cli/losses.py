@@ -1,8 +1,9 @@
-"""The loss types: how the losses of a batch's tokens become one number. A new type is one entry of `LOSSES`.
+"""The loss types: how a batch's token losses are averaged. A new type is one entry of `LOSSES`.
 
-Each aggregates to a sum, and the whole batch's divisor comes separately, so the gradients of micro-batches add up to
-the batch's own, whatever their sizes and whichever process computed them. Only tensor methods are used: torch is not
-imported here. Axis letters: M trained tokens, in the order of their sequences; N sequences.
+Each aggregates losses to a sum and separately computes the divisor of the whole batch, so the gradients of
+micro-batches add up to the batch's gradient, whatever their sizes and whichever process computes them. Only tensor
+methods are used: torch is not imported here. Axis letters: M trained tokens, in the order of their sequences;
+N sequences.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 class LossType:
     """One way to average token losses.
 
-    `aggregate` takes losses [M] and the number of each token's sequence [M] and returns a scalar sum. `divisor` takes
-    the batch's tokens, its sequences and the longest completion allowed.
+    `aggregate` takes losses [M] and the index of each token's sequence [M] and returns a scalar sum. `divisor` takes
+    the batch's number of tokens, its number of sequences and the maximum completion length.
     """
 
     description: str
@@ -52,12 +53,12 @@ def sequence_mean(values_M: Tensor, sequence_M: Tensor) -> Tensor:
 
 
 def sum_of_tokens(loss_M: Tensor, sequence_M: Tensor) -> Tensor:
-    """Every token counts alike."""
+    """All tokens count equally."""
     return loss_M.sum()
 
 
 def sum_of_sequence_means(loss_M: Tensor, sequence_M: Tensor) -> Tensor:
-    """Every sequence counts alike."""
+    """All sequences count equally."""
     return sequence_mean(loss_M, sequence_M).sum()
 
 

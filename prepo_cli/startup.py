@@ -1,6 +1,6 @@
 """Starting without garbage collection: imports and loading create a million objects and free hardly any.
 
-The collector walks through all of them again and again, which takes a fifth of a start's time.
+The collector walks through all of them again and again, which takes a fifth of the start-up time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """Nothing is collected within; does nothing if collection is off already."""
+    """Pause garbage collection; no effect if it is already off."""
     if not gc.isenabled():
         yield
         return
@@ -27,7 +27,7 @@ def collection_paused() -> Iterator[None]:
 def large_imports() -> Iterator[None]:
     """Pause collection while torch and transformers are imported, then exempt what they created from it.
 
-    Only the first block in a process does anything: later on there is garbage, and `gc.freeze` would keep it for good.
+    Only the first such block in a process has an effect: later `gc.freeze` would also keep garbage forever.
     """
     if gc.get_freeze_count() or not gc.isenabled():
         yield

@@ -91,7 +91,7 @@ class Selector(Strategy):
 
     @property
     def stored_scopes(self) -> frozenset[str]:
-        """Scopes of the stored perplexities (`Prompt.ppl`) that it reads; the trainer compares the dataset's."""
+        """Scopes of the stored perplexities (`Prompt.ppl`) that it reads; the trainer checks the dataset's."""
         scopes: frozenset[str] = self.params.stored_scopes
         return scopes
 

@@ -35,7 +35,7 @@ class Chain(Selector):
     def __init__(self, selectors: Sequence[Selector], run: RunInfo) -> None:
         super().__init__(StrategyParams(), run)
         self.selectors = tuple(selectors)
-        self.name = "+".join(s.name for s in selectors)  # type: ignore[misc]  # a chain's name is its instance's
+        self.name = "+".join(s.name for s in selectors)  # type: ignore[misc]  # each chain has its own name
 
     @property
     def stored_scopes(self) -> frozenset[str]:

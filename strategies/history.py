@@ -32,11 +32,11 @@ class PromptHistory:
         np.add.at(self.correct_P, index_G, [group.num_correct for group in groups])
         np.add.at(self.reward_P, index_G, [float(group.rewards_N.sum()) for group in groups])
 
-    def pass_rate(self, index: IntArray, prior: float = 0.0) -> FloatArray:
+    def pass_rate(self, index_N: IntArray, prior: float = 0.0) -> FloatArray:
         """Pass rate of some prompts, with `prior` correct and `prior` wrong rollouts added; 0.5 for unseen prompts."""
-        total = self.rollouts_P[index] + 2.0 * prior
-        right = self.correct_P[index] + prior
-        return np.asarray(np.divide(right, total, out=np.full(len(index), 0.5), where=total > 0))
+        total_N = self.rollouts_P[index_N] + 2.0 * prior
+        right_N = self.correct_P[index_N] + prior
+        return np.asarray(np.divide(right_N, total_N, out=np.full(len(index_N), 0.5), where=total_N > 0))
 
     def mean_reward(self) -> FloatArray:
         """Mean reward of every prompt; 0 for unseen prompts."""

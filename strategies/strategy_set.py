@@ -124,7 +124,7 @@ class StrategySet:
         """Rollouts per prompt, summing to `total`, or to less if the budget tops up later."""
         counts = [int(count) for count in self.budget.allocate(prompts, total, ctx)]
         _require(len(counts) == len(prompts), self.budget, f"returned {len(counts)} counts for {len(prompts)} prompts")
-        few = f"gave a prompt {min(counts)} rollouts; the minimum is {self.budget.minimum}"
+        few = f"allocated {min(counts)} rollouts to a prompt; the minimum is {self.budget.minimum}"
         _require(min(counts) >= self.budget.minimum, self.budget, few)
         tops_up = type(self.budget).top_up is not BudgetAllocator.top_up
         fits = sum(counts) == total or (tops_up and sum(counts) < total)
@@ -152,19 +152,19 @@ class StrategySet:
         """Weights [N, 1] or [N, T]; an empty batch has an empty array."""
         if not len(batch.rewards_N):
             return np.ones((0, 1))
-        weights = np.asarray(self._weights(batch, ctx), dtype=np.float64)
+        weights_NT = np.asarray(self._weights(batch, ctx), dtype=np.float64)
         n, t = batch.mask_NT.shape
         _require(
-            weights.shape in ((n, 1), (n, t)),
+            weights_NT.shape in ((n, 1), (n, t)),
             self.weighting,
-            f"returned weights {weights.shape} instead of ({n}, 1) or ({n}, {t})",
+            f"returned weights {weights_NT.shape} instead of ({n}, 1) or ({n}, {t})",
         )
-        sound = bool(np.isfinite(weights).all()) and bool((weights >= 0).all())
+        sound = bool(np.isfinite(weights_NT).all()) and bool((weights_NT >= 0).all())
         _require(sound, self.weighting, "returned weights that are negative or not finite")
-        return weights
+        return weights_NT
 
     def _weights(self, batch: Batch, ctx: StepContext) -> FloatArray:
-        """Unchecked weights; entropies are withheld from a weighting that does not ask for them, on every engine."""
+        """Unchecked weights; entropies are withheld from a weighting without `needs_entropy`, on every engine."""
         if self.weighting.needs_entropy:
             _require(
                 batch.entropy_NT is not None,
@@ -174,14 +174,14 @@ class StrategySet:
             return self.weighting.weigh(batch, ctx)
         try:
             return self.weighting.weigh(replace(batch, entropy_NT=None), ctx)
-        except TypeError as error:  # what reading None as an array ends in
+        except TypeError as error:  # raised where None is used as an array
             raise StrategyError(
                 f"weighting '{self.weighting.name}' raised TypeError: {error}; "
                 "if it reads batch.entropy_NT, set needs_entropy = True on its class"
             ) from error
 
     def notes(self) -> list[str]:
-        """What the user should know of these strategies in this run, said once at the start."""
+        """What the user should know about these strategies in this run; logged once at the start."""
         return [note for strategy in self._by_slot.values() for note in strategy.notes()]
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:

@@ -69,7 +69,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is about to be trained on, over all processes; rollouts that are masked out are not in it.
+    """The rollouts that are about to be trained on, over all processes, without those masked out.
 
     `group_N` numbers the group of each rollout; `mask_NT` is true on completion tokens; `advantages_N` are normalised
     already. `entropy_NT` is in nats, of softmax(logits / temperature), zero where masked; it is computed only for
@@ -132,7 +132,7 @@ class PromptSource(Protocol):
         ...
 
     def take(self, m: int) -> list[Prompt]:
-        """Exactly m prompts, each used up, selected or not; a step gets none twice while there are others."""
+        """Exactly m prompts, used up whether selected or not; no repeats in a step while there are other prompts."""
         ...
 
 
@@ -145,7 +145,7 @@ class Probe(Protocol):
 
 
 class NoProbe:
-    """The probe where there is no model."""
+    """A probe without a model."""
 
     def perplexity(self, prompts: Sequence[Prompt], scope: str = "question") -> FloatArray:
         """Raise RuntimeError."""

@@ -1,6 +1,6 @@
 """Small random models as users have them: real architectures, their tokenizer classes, chat templates and end tokens.
 
-Templates are written anew after what the families' templates do: Qwen2 adds a system prompt of its own, Qwen3 opens an
+Templates are rewritten to do what the families' templates do: Qwen2 adds a system prompt of its own, Qwen3 opens an
 empty thought where thinking is off, Llama 3 has headers and two end tokens, Gemma knows no system role.
 """
 

@@ -122,12 +122,12 @@ def test_the_question_is_found_in_the_families_templates(folder: Path) -> None:
     assert rendered.token_ids == own
 
 
-def test_the_outline_says_what_the_model_says(folder: Path) -> None:
+def test_the_model_spec_agrees_with_the_loaded_model(folder: Path) -> None:
     config = ModelConfig(model_name_or_path=str(folder))
-    policy, outline = load_policy(config), load_model_spec(config)
-    assert outline.eos_token_ids == policy.eos_token_ids
+    policy, spec = load_policy(config), load_model_spec(config)
+    assert spec.eos_token_ids == policy.eos_token_ids
     assert len(policy.eos_token_ids) == (1 if folder.name == "qwen3" else 2)
-    assert outline.max_context == policy.max_context == 512
+    assert spec.max_context == policy.max_context == 512
     assert policy.pad_token_id < policy.vocab_size
 
 

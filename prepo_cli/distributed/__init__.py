@@ -1,4 +1,4 @@
-"""How a run is spread over processes, and how the policy lies over them."""
+"""The processes of a run, and how the policy is laid out over them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def build_layout(policy: Policy, processes: Processes, training: TrainingConfig) -> Layout:
-    """Place the policy in the layout that was asked for; what the others need is not imported."""
+    """Place the policy in the configured layout; only what that layout needs is imported."""
     from prepo_cli.distributed.processes import FSDP, ZERO
 
     if processes.layout == ZERO:

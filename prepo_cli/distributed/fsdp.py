@@ -30,7 +30,7 @@ class FullyShard(Layout):
         processes = self.processes
         shard(policy.scorer, processes.count, processes.device, self.training.mixed_precision)
         policy.device = processes.device
-        # A first pass through the root tells all units that they belong to it.
+        # `fully_shard` links the units to the root in the root's first forward pass, so that pass is made here.
         policy.score_batch(ScoreBatch([[policy.pad_token_id] * 2], [(1, 2)], [1.0]))
         self.reshard(policy)
 
@@ -46,7 +46,7 @@ class FullyShard(Layout):
             policy.scorer.reshard()
 
     def micro_batch(self, last: bool) -> AbstractContextManager[None]:
-        return nullcontext()  # gradients are reduced at once: unsharded ones would take the memory that sharding saves
+        return nullcontext()  # reduce at once: accumulating unsharded gradients would undo sharding
 
 
 def shard(scorer: nn.Module, count: int, device: torch.device, mixed_precision: str) -> None:
@@ -65,7 +65,7 @@ def shard(scorer: nn.Module, count: int, device: torch.device, mixed_precision: 
 
 @contextmanager
 def unsharded(scorer: nn.Module) -> Iterator[None]:
-    """Within it every process holds all weights, so the model can be called without collectives."""
+    """A context in which every process holds all weights, so the model can be called without collectives."""
     units = [module for module in scorer.modules() if isinstance(module, FSDPModule)]
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)

@@ -1,4 +1,4 @@
-"""How the policy lies over the processes, and how its gradients become an optimiser step there.
+"""How the policy is laid out over the processes, and how an optimiser step is taken in that layout.
 
 `Replicated` keeps a copy in every process (DDP); fsdp.py shards with torch's `fully_shard`, zero.py with DeepSpeed.
 The optimiser's state is always saved unsharded and by parameter name, so a run can resume in another layout.
@@ -20,14 +20,14 @@ from prepo_cli.policy.tensors import full_tensor
 from prepo_cli.sections import TrainingConfig
 
 OptimizerState = dict[str, dict[str, Any]]
-"""By parameter name, what the optimiser keeps of it: whole tensors on the CPU."""
+"""The optimiser's state by parameter name: unsharded tensors on the CPU."""
 
 
 class Layout(ABC):
-    """A policy placed over the processes, with its optimiser; built by placing it.
+    """A policy placed over the processes, with its optimiser; the constructor places it.
 
-    `trained` is the scorer as it must be called for gradients. What a torch optimiser does is the same in every layout
-    and implemented here.
+    `trained` is the scorer, wrapped as the layout requires, to call where gradients are needed. Methods that work with
+    any torch optimiser are implemented here.
     """
 
     trained: nn.Module
@@ -52,17 +52,17 @@ class Layout(ABC):
 
     @abstractmethod
     def gathered(self) -> AbstractContextManager[None]:
-        """Within it every process holds all weights, so the model can be called without collectives."""
+        """A context in which every process holds all weights, so the model can be called without collectives."""
 
     @abstractmethod
     def micro_batch(self, last: bool) -> AbstractContextManager[None]:
-        """Around forward and backward of one micro-batch; `last` marks the one before the optimiser step."""
+        """A context around forward and backward of one micro-batch; `last` marks the one before the optimiser step."""
 
     def reshard(self, policy: Policy) -> None:  # noqa: B027  (only some layouts shard)
         """Free the gathered weights that a pass without gradients leaves behind."""
 
     def backward(self, loss: Tensor) -> None:
-        """Add the loss's gradients."""
+        """Accumulate the loss's gradients."""
         self.processes.accelerator.backward(loss)
 
     def step(self, learning_rate: float) -> float:
@@ -75,7 +75,7 @@ class Layout(ABC):
         return float(full_tensor(norm))
 
     def optimizer_state(self, keep: bool) -> OptimizerState:
-        """The unsharded optimiser state; every process must ask, and those that don't `keep` it get an empty one."""
+        """The unsharded optimiser state; every process must call this; those that don't `keep` it get an empty one."""
         state: OptimizerState = {}
         for name, parameter in self.policy.model.named_parameters():
             entry = self.optimizer.state.get(parameter)
@@ -93,13 +93,13 @@ class Layout(ABC):
 
 
 class Replicated(Layout):
-    """A whole copy in every process; gradients are averaged over them (DDP)."""
+    """A full copy in every process; gradients are averaged over them (DDP)."""
 
     def _place(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         return self.processes.accelerator.prepare_model(self.policy.scorer), adamw(self.parameters, self.training)
 
     def place_reference(self, reference: Policy) -> None:
-        """It is already whole in every process."""
+        """Nothing to do: every process has loaded a full copy."""
 
     def gathered(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -120,12 +120,12 @@ def adamw(parameters: Sequence[nn.Parameter], training: TrainingConfig) -> torch
 
 
 def _placed(value: Any, parameter: Tensor) -> Any:
-    """Moments are placed like their parameter; AdamW's step count stays on the CPU. Copies, since files are mapped."""
+    """A copy placed like the parameter, since files are memory-mapped; AdamW's step count stays on the CPU."""
     if not isinstance(value, Tensor):
         return value
     if value.ndim == 0:
         return value.clone()
-    from torch.distributed.tensor import DTensor, distribute_tensor  # takes a while to import
+    from torch.distributed.tensor import DTensor, distribute_tensor  # slow to import
 
     if isinstance(parameter, DTensor):
         return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)

@@ -2,13 +2,13 @@
 
 Strategies, data, rewards and the run folder live on the main process alone. What all processes do together (generate,
 score, update, send weights, save) is a method of their worker; the main process calls it everywhere with `call`, and
-the others answer in `serve`. So the training loop reads the same whatever the number of processes.
+the others answer in `serve`. So the training loop does not depend on the number of processes.
 
-accelerate's configuration or `training.fsdp` says how the policy is laid out over the processes, and prepo applies it
+accelerate's configuration or `training.fsdp` sets how the policy is laid out over the processes, and prepo applies it
 (layout.py, fsdp.py, zero.py), so that CPUs and GPUs run the same code.
 
-Control messages use a gloo group of their own, which may stay silent for as long as a reward takes; the group that
-reduces gradients keeps its usual time-out.
+Control messages use a separate gloo group with a time-out that outlasts any reward function; the group that reduces
+gradients keeps its usual time-out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from prepo_cli.sections import TrainingConfig
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
-PATIENCE = timedelta(days=30)
+CONTROL_TIMEOUT = timedelta(days=30)
 MAIN = 0
 UNSUPPORTED = ("MEGATRON_LM", "PARALLELISM_CONFIG")
 REPLICATED, FSDP, ZERO = "replicated", "fsdp", "zero"
@@ -44,7 +44,7 @@ class Processes:
     """How many processes there are, which one this is, and how they communicate.
 
     Raises:
-        UsageError: the sharding asked for is unsupported, or would be ignored here.
+        UsageError: the requested sharding is unsupported, or would be ignored here.
     """
 
     def __init__(self, training: TrainingConfig) -> None:
@@ -60,9 +60,11 @@ class Processes:
         self.index: int = self.accelerator.process_index
         self.device: torch.device = self.accelerator.device
         if self.device.type == "cpu":
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, where it is installed, prints that it is
+            os.environ.setdefault(
+                "DS_ACCELERATOR", "cpu"
+            )  # otherwise DeepSpeed, if installed, prints which accelerator it detects
         self.layout = _layout(self.accelerator, training.fsdp, zero)
-        self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if self.count > 1 else None
+        self._group = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT) if self.count > 1 else None
         self._calling = False
 
     @property
@@ -76,7 +78,7 @@ class Processes:
         return self.index == MAIN
 
     def share(self, compute: Callable[[], T]) -> T:
-        """The main process's result on all of them.
+        """Compute on the main process; return the result on all.
 
         Raises:
             SystemExit: on the others, quietly, if the main process failed.
@@ -96,7 +98,7 @@ class Processes:
         return answer
 
     def call(self, method: Callable[[*Args], T], shares: Sequence[tuple[*Args]]) -> list[T]:
-        """A worker's method on every process, each with its own share; results in the order of the processes.
+        """Call a worker's method on every process, each with its own share; results in the order of the processes.
 
         `method` is bound to this process's worker; the others call theirs, by the method's name, in `serve`.
         """
@@ -142,7 +144,7 @@ class Processes:
 
     @contextmanager
     def controlling(self) -> Iterator[None]:
-        """Around the main process's part of a run: when it ends, successfully or not, the others are released.
+        """A context around the main process's part of a run; its end, even by an error, releases the other processes.
 
         After a failure in the middle of a call they can't be reached, and the launcher ends them.
         """

@@ -40,9 +40,9 @@ class Zero(Layout):
     """
 
     engine: Any
-    """What DeepSpeed makes of the scorer and its optimiser."""
+    """DeepSpeed's wrapper around the scorer and its optimiser."""
     reference_engine: Any = None
-    """What DeepSpeed makes of the reference; it removes its hooks when it is deleted, so it must stay referenced."""
+    """DeepSpeed's wrapper around the reference; kept because it removes its hooks when it is deleted."""
 
     def __init__(self, policy: Policy, processes: Processes, training: TrainingConfig) -> None:
         self.config = zero_config(training, processes.count)
@@ -56,7 +56,7 @@ class Zero(Layout):
         optimizer = adamw(self.parameters, self.training)
         with _quiet():
             self.engine, *_ = _deepspeed().initialize(model=self.policy.scorer, optimizer=optimizer, config=self.config)
-        for parameter, weight in masters:  # DeepSpeed made them from the rounded weights
+        for parameter, weight in masters:  # DeepSpeed made its masters from the rounded weights
             self._set(parameter, weight)
         self._adopt(self.policy)
         return self.engine, optimizer
@@ -123,17 +123,19 @@ class Zero(Layout):
         return [entry for entry in self.optimizer.state.values() if entry]
 
     def _make_moments(self) -> None:
-        """Make a step that changes nothing: AdamW creates its state in the first one."""
+        """Take a step that changes nothing: AdamW creates its state in its first step."""
         pad = self.policy.pad_token_id
-        ids = torch.full((1, 2), pad, device=self.processes.device)
-        chosen = torch.tensor([[False, True]], device=self.processes.device)
+        ids_BL = torch.full((1, 2), pad, device=self.processes.device)
+        chosen_BL = torch.tensor([[False, True]], device=self.processes.device)
         with self.micro_batch(last=True):
-            logprob_M, _ = self.engine(ids, torch.ones_like(chosen), chosen, torch.ones(1, device=ids.device))
+            logprob_M, _ = self.engine(
+                ids_BL, torch.ones_like(chosen_BL), chosen_BL, torch.ones(1, device=ids_BL.device)
+            )
             self.backward(logprob_M.sum() * 0.0)
         self.step(learning_rate=0.0)
 
     def _set(self, parameter: Any, value: Tensor, key: str | None = None) -> None:
-        """Set a master weight, or its optimiser state under `key`, from the whole tensor."""
+        """Set a master weight, or its optimiser state under `key`, from the full tensor."""
         from deepspeed import utils
 
         value = value.to(self.processes.device, torch.float32)
@@ -149,7 +151,7 @@ class Zero(Layout):
             set_moment(parameter, value, key)
 
     def _largest(self, number: int) -> int:
-        """The largest of all processes' numbers."""
+        """The maximum of `number` over all processes."""
         box = torch.tensor(number, device=self.processes.device)
         dist.all_reduce(box, dist.ReduceOp.MAX)
         return int(box)
@@ -176,7 +178,7 @@ def check_precision(model: nn.Module, half: bool) -> None:
     """Trained weights must be float32, as their masters and checkpoints are; frozen ones may be bfloat16.
 
     Raises:
-        UsageError: other weights.
+        UsageError: the weights have another precision.
     """
     if any(p.dtype != torch.float32 for p in model.parameters() if p.requires_grad):
         raise UsageError(
@@ -187,10 +189,10 @@ def check_precision(model: nn.Module, half: bool) -> None:
 
 
 def zero_config(training: TrainingConfig, count: int) -> dict[str, Any]:
-    """DeepSpeed's configuration: what accelerate's requests, with prepo's settings.
+    """DeepSpeed's configuration: what accelerate's configuration requests, with prepo's own settings.
 
     Raises:
-        UsageError: DeepSpeed is not installed, or the configuration asks for what prepo decides or can't do.
+        UsageError: DeepSpeed is not installed, or the configuration sets what prepo decides or does not support.
     """
     _deepspeed()
     try:
@@ -221,7 +223,7 @@ def zero_config(training: TrainingConfig, count: int) -> dict[str, Any]:
 
 
 def _without_auto(value: Any) -> Any:
-    """What was left to accelerate ('auto') is left to DeepSpeed's defaults."""
+    """Drop values left to accelerate ('auto'), so that DeepSpeed's defaults apply."""
     if not isinstance(value, dict):
         return value
     return {key: _without_auto(item) for key, item in value.items() if item != "auto"}

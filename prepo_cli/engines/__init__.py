@@ -1,4 +1,4 @@
-"""Engines that generate rollouts: one table, from which `build_engine` makes the one a run is configured with."""
+"""Engines that generate rollouts: a table by name, and `build_engine` for the configured one."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ Progress = Callable[[int], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSetup:
-    """Everything an engine may be built from; each takes what it needs.
+    """Everything an engine may be built from; each uses what it needs.
 
     Attributes:
         model: a policy with its weights for engines that share them; a spec is enough for all others.
@@ -81,7 +81,7 @@ class Engine(Generator, Protocol):
     shares_weights: ClassVar[bool]
     """Samples with the trainer's own model: it needs a policy, always has the newest weights, and `sync` is a no-op."""
     serves_all: ClassVar[bool]
-    """One engine, on the main process, generates for every process. It has weights and log-probs of its own."""
+    """One engine, on the main process, generates for every process. It has its own weights and log-probs."""
     exact_logprobs: ClassVar[bool]
     """Log-probs come from the trainer's own kernels, so they need no importance correction. In reduced precision
     they may still differ by rounding from those of the trainer's differently batched forward pass."""

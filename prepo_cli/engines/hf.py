@@ -85,7 +85,7 @@ class HfEngine:
 
 
 class _Decoding:
-    """One wave of rows, each a (request, seed index) pair: N rows, P distinct prompts, B rows in the present batch."""
+    """One wave of rows, each a (request, seed index) pair: N rows, P distinct prompts, B rows in the current batch."""
 
     def __init__(self, policy: Policy, rows: list[tuple[Request, int]], progress: Progress | None) -> None:
         self.policy, self.rows, self.progress = policy, rows, progress

@@ -1,4 +1,4 @@
-"""The engine of the other processes where one engine, on the main process, serves all of them."""
+"""The engine of the other processes when the main process's engine generates for all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class IdleEngine:
 
     @classmethod
     def build(cls, setup: EngineSetup) -> IdleEngine:
-        """Needs nothing of the setup."""
+        """Ignores the setup."""
         return cls()
 
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:

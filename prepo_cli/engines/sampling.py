@@ -55,7 +55,7 @@ def sample(
 
 
 def nucleus(prob_BV: Tensor, top_p_B: Tensor) -> Tensor:
-    """The probabilities with those outside the smallest set that reaches top_p set to 0; never all of them.
+    """Set to 0 the probabilities outside the smallest set that reaches top_p; the largest one always stays.
 
     >>> nucleus(torch.tensor([[0.5, 0.125, 0.375]]), torch.tensor([0.75]))
     tensor([[0.5000, 0.0000, 0.3750]])

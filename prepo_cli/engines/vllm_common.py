@@ -165,7 +165,7 @@ def sampling_settings(request: Request, eos_token_ids: frozenset[int]) -> dict[s
 
 
 SCORING_SETTINGS: dict[str, Any] = {"n": 1, "temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 0}
-"""Settings of a job that is only after its prompt's log-probs; vLLM always generates at least one token."""
+"""Settings of a job that only needs its prompt's log-probs; vLLM always generates at least one token."""
 
 
 def read_rollouts(request: Request, completions: Iterable[Completion], eos_token_ids: frozenset[int]) -> list[Rollout]:

@@ -20,7 +20,7 @@ FILE_BYTES = 4 * 2**30
 
 
 class DiskTransfer:
-    """Weights in a folder of their own. The newest are kept, for a server that is restarted.
+    """Weights as files in a folder. The newest are kept in case the server restarts.
 
     Each run needs a folder to itself: weights that earlier runs left there are deleted.
     """

@@ -24,7 +24,7 @@ RETRYABLE = (408, 429, 500, 502, 503, 504)
 
 
 class Unavailable(Exception):
-    """No answer this time: not reached, disconnected, timed out, or (with a status) currently unable to answer."""
+    """No answer this time: unreachable, disconnected, timed out, or (with a status) currently unable to answer."""
 
     def __init__(self, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
@@ -32,7 +32,7 @@ class Unavailable(Exception):
 
 
 class Rejected(RunError):
-    """An error that a retry of the same call would get again."""
+    """An error that retrying the same call would not fix."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -99,7 +99,7 @@ class Server:
     def call(
         self, path: str, body: Any = None, *, timeout_s: float | None = None, group: CallGroup | None = None
     ) -> Any:
-        """One attempt over a connection of its own; POST if there is a body, else GET.
+        """One attempt over a new connection; POST if there is a body, else GET.
 
         Raises:
             Unavailable: a retry may succeed; Rejected: it would not.

@@ -53,7 +53,7 @@ class NcclTransfer:
             ) from error
 
     def restore(self, version: str, group: CallGroup) -> None:
-        """Nothing is kept that could be sent again."""
+        """Raise StaleServer: no copy of the weights is kept that could be sent again."""
         self.close()
         raise StaleServer(
             f"the vLLM server at {self._server.url} was restarted and has lost the weights; continue with --resume"
@@ -110,7 +110,7 @@ class _Client:
 
 
 def _source() -> Any:
-    """A weight source for vLLM's sender that yields the piece at hand; its base class is vLLM's, so it is made late."""
+    """A weight source that yields the current piece to vLLM's sender; its base class needs vLLM, hence defined here."""
     from vllm.distributed.weight_transfer import ParamMeta, WeightSource
 
     class Piece(WeightSource):

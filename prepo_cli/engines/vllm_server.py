@@ -1,18 +1,18 @@
-"""A running vLLM server, stock `vllm serve`, as the engine: it generates, and is sent the weights.
+"""A running vLLM server, stock `vllm serve`, as the engine: it generates with the weights that it is sent.
 
-Start it with the endpoints for RL and with the log-probs that training needs, on an address that only the training can
-reach, since these endpoints do whatever a caller asks:
+Start it with the endpoints for RL and with the log-probs that training needs, on an address that only the trainer
+can reach, because these endpoints obey any caller:
 
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --host 127.0.0.1 --max-model-len N --logprobs-mode processed_logprobs
 
-Each call asks for one prompt with all its rollouts. `IN_FLIGHT` calls are open at a time, so the server's batch stays
-full however long single ones take. While the server is down, calls are retried.
+Each call requests all rollouts of one prompt. `IN_FLIGHT` calls are open at a time, so the server's batch stays full
+even if some calls take long. While the server is down, calls are retried.
 
-A restarted server has the weights it was started with. Rollouts of such weights are never returned: after each answer
-the server's weight version, which only this engine sets, is read, and the answer counts only if the version is right
-and no weights were loaded since the call was sent. If the server has lost the version, the newest weights are loaded
-again (over NCCL only the caller can do that: `StaleServer`). A cache salt keeps states that one call leaves in the
-prefix cache from being reused under other weights.
+A restarted server has the weights it was started with. Rollouts from those weights are never returned: after each
+answer the server's weight version, which only this engine sets, is read, and the answer counts only if the version is
+right and no weights were loaded since the call was sent. If the server has lost the version, the newest weights are
+loaded again (over NCCL only the caller can do that: `StaleServer`). A cache salt keeps states that one call leaves in
+the prefix cache from being reused under other weights.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from prepo_cli.sections import EngineConfig
 
 IN_FLIGHT = 64
 HEARTBEAT_S = 5.0
-"""While no answer arrives, the server is asked this often whether it is still up and has the right weights."""
+"""While no answer arrives, the interval between checks that the server is up and has the right weights."""
 INITIAL_VERSION = "default"
 """The weight version of a server that has never been sent weights."""
 
@@ -56,7 +56,7 @@ class VllmServerEngine(VllmBase):
         sync_dir: folder for weights, unless `config` names one; the server must see it under the same path.
 
     Raises:
-        UsageError: the server is not set up correctly; RunError: there is none.
+        UsageError: the server is not set up correctly; RunError: it does not answer.
     """
 
     serves_all: ClassVar[bool] = True

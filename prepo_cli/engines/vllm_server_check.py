@@ -1,4 +1,4 @@
-"""Whether a running vLLM server is set up for this run: version, model, context, weight endpoints and log-probs."""
+"""Check that a running vLLM server is set up for this run: version, model, context, weight endpoints and log-probs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from prepo_cli.errors import UsageError
 from prepo_cli.terminal import say
 
 REPLY_TIMEOUT_S = 30.0
-"""Of calls that need no generation."""
+"""For calls that generate nothing."""
 FIRST_INFO_TIMEOUT_S = 300.0
-"""Of the first call for the server's settings, for which it slowly collects facts about its machine."""
+"""For the first call for the server's settings, which is slow because it collects facts about the machine."""
 SERVE = "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs"
 
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """What a run needs to know of its server; `weight_version` is that of the weights it has now."""
+    """What a run needs to know about its server; `weight_version` is that of the weights it has now."""
 
     model: str
     max_model_len: int
@@ -39,7 +39,7 @@ def check_server(server: Server, model: str, max_model_len: int) -> ServerFacts:
         max_model_len: tokens of context that the run needs.
 
     Raises:
-        UsageError: the server is not set up correctly; RunError: there is none.
+        UsageError: the server is not set up correctly; RunError: it does not answer.
     """
     url = server.url
     try:
@@ -73,7 +73,7 @@ def check_server(server: Server, model: str, max_model_len: int) -> ServerFacts:
 
 
 def _settings(server: Server) -> tuple[str, dict[str, Any]]:
-    """The weight version and vLLM's configuration, from endpoints that a server has in development mode only."""
+    """The weight version and vLLM's configuration, from endpoints that exist in development mode only."""
     try:
         version = server.retry("/weight_info", timeout_s=REPLY_TIMEOUT_S)["weight_version"]
         info = server.retry("/server_info?config_format=json", timeout_s=FIRST_INFO_TIMEOUT_S)

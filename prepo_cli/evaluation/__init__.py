@@ -1,1 +1,1 @@
-"""Sampling k answers to each prompt, and what they say."""
+"""Evaluation: k sampled answers to each prompt, and the perplexity of prompts."""

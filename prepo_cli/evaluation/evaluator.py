@@ -1,4 +1,4 @@
-"""Sampling k answers to every prompt of a dataset, once or, during training, many times.
+"""Sampling k answers to every prompt of a dataset, once or repeatedly during training.
 
 The seed of a sample depends only on the evaluation's seed, the prompt's id and the sample's number: before and after
 training, a prompt is answered with the same random numbers, which narrows the interval of their difference.
@@ -41,7 +41,7 @@ class Sampling:
 
 
 class Evaluator:
-    """Evaluates whatever policy `engine` holds at the time, always on the same dataset, whose prompts stay rendered."""
+    """Evaluates the engine's current policy, always on the same dataset; rendered prompts are cached."""
 
     def __init__(
         self,
@@ -78,9 +78,9 @@ class Evaluator:
         groups = self.engine.generate([self._request(row) for row in taken], progress) if taken else []
         rollouts = [rollout for group in groups for rollout in group]
         texts = [str(self.tokenizer.decode(rollout.token_ids, skip_special_tokens=True)) for rollout in rollouts]
-        asked = [row for row in taken for _ in range(k)]
-        columns = columns_of([self.dataset.fields(row) for row in asked])
-        scores = self.judge([self.dataset.question(row) for row in asked], texts, columns)
+        row_of_rollout = [row for row in taken for _ in range(k)]
+        columns = columns_of([self.dataset.fields(row) for row in row_of_rollout])
+        scores = self.judge([self.dataset.question(row) for row in row_of_rollout], texts, columns)
         prompts = [self.dataset.prompt(row) for row in taken]
         return Evaluation(
             prompt_ids=[prompt.id for prompt in prompts],

@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
     ]
 )
 REWARD_PREFIX = "reward_"
-"""Of the columns that hold one reward function's values."""
+"""Prefix of the columns that hold one reward function's values."""
 COUNTS = b"prepo"
 
 
@@ -75,7 +75,7 @@ class EvaluationFolder:
         return None
 
     def write_part(self, number: int, chunk: Evaluation) -> None:
-        """Keep a finished chunk."""
+        """Save a finished chunk."""
         k = chunk.k
         columns = {
             "prompt_id": np.repeat(np.array(chunk.prompt_ids, dtype=object), k),
@@ -136,7 +136,7 @@ class EvaluationFolder:
         self._chunks.delete()
 
     def _refuse_foreign_files(self, done: dict[str, Any] | None, begun: str | None) -> None:
-        """Never touch files with the names of ours that no evaluation wrote, such as a training run's."""
+        """Refuse to overwrite files that no evaluation wrote, such as a training run's files of the same names."""
         if done is not None and "fingerprint" not in done:
             raise UsageError(f"{self.path} holds results of something else; choose another --output-dir")
         if done is None and begun is None:
@@ -145,7 +145,7 @@ class EvaluationFolder:
                     raise UsageError(f"{path} was not written by an evaluation; choose another --output-dir")
 
     def _clear(self) -> None:
-        """Delete everything; the summary, which says that the other files are an evaluation's, goes last."""
+        """Delete everything, last the summary, which identifies the other files as an evaluation's."""
         self._chunks.delete()
         for path in (self.samples, self.config, self.summary):
             path.unlink(missing_ok=True)

@@ -49,7 +49,7 @@ class PerplexityContext:
 
     @classmethod
     def from_json(cls, text: Any) -> PerplexityContext | None:
-        """Read a cell of the column; None if it says nothing."""
+        """Read a cell of the column; None if it holds no context."""
         try:
             values = json.loads(text)
             return cls(**{field.name: values[field.name] for field in fields(cls)})
@@ -70,8 +70,8 @@ class PerplexityContext:
 def rendering_digest(renderer: Renderer) -> str:
     """Digest of all that turns a question into token ids: template, its arguments, system prompt, tokenizer.
 
-    The tokenizer enters by what it makes of a sample text and of the template with its special tokens: its own files
-    change with the library's version, and a rendered prompt may hold today's date.
+    The tokenizer is represented by its ids for a sample text and for the template with its special tokens: its own
+    files change with the library's version, and a rendered prompt may contain today's date.
     """
     tokenizer = renderer.tokenizer
     template = json.dumps(tokenizer.chat_template, sort_keys=True)

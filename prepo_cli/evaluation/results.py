@@ -1,4 +1,4 @@
-"""What k answers to each prompt of a dataset say: avg@k, pass@j, maj@k, rewards by function, lengths and counts."""
+"""Results of k answers to each prompt of a dataset: avg@k, pass@j, maj@k, rewards by function, lengths and counts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from prepo_cli.errors import UsageError
 from prepo_cli.rewards.metrics import mean_and_std
 from prepo_cli.statistics import avg_at_k, bootstrap_interval, maj_at_k, pass_at_k
 
-MOST_SOURCES = 100
-"""Beyond so many sources, a table by source is too long to read."""
+MAX_SOURCES = 100
+"""With more sources than this, a table by source is too long to read."""
 
 
 @dataclass(frozen=True)
@@ -148,4 +148,4 @@ def grouping(sources: list[str | None]) -> dict[str, list[int]]:
             rows.setdefault(source, []).append(row)
     sourced = sum(map(len, rows.values()))
     covers_all = len(rows) == 1 and sourced == len(sources)
-    return {} if covers_all or len(rows) > min(MOST_SOURCES, sourced // 2) else rows
+    return {} if covers_all or len(rows) > min(MAX_SOURCES, sourced // 2) else rows

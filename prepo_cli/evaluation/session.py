@@ -1,4 +1,4 @@
-"""One `prepo eval`: model, dataset and judge put together, evaluated chunk by chunk, resumed where it stopped."""
+"""`prepo eval`: set up model, dataset and judge, evaluate chunk by chunk, and resume where an evaluation stopped."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prepo_cli.data.loading import PromptDataset
 
 DEFAULT_LENGTHS = (2560, 1024)
-"""Tokens of a completion and of the room a prompt must have; with less context, completions get half of it."""
+"""Tokens of a completion, and the minimum room for a prompt; with less context, completions get half of it."""
 EMBEDDED_LENGTHS = (128, 32)
 DEFAULT_CONTEXT = 32768
 """Assumed of a model that states no limit."""

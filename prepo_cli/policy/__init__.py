@@ -1,1 +1,1 @@
-"""The policy: loading it, scoring tokens with it, its adapters, whole tensors of a sharded one."""
+"""The policy: loading, scoring tokens, LoRA adapters, and gathering sharded tensors."""

@@ -37,9 +37,9 @@ def load_policy(
     adapters: Path | None = None,
     seed: int = 0,
 ) -> Policy:
-    """Load model and tokenizer; for training with the configured LoRA adapters, those of `adapters` if given.
+    """Load model and tokenizer.
 
-    `seed` is that of fresh adapters.
+    With `train`, the configured LoRA adapters are added: those saved in `adapters`, or fresh ones derived from `seed`.
 
     Raises:
         UsageError: no such model, no tokenizer, or a tokenizer without an end-of-sequence token.
@@ -59,7 +59,7 @@ def load_policy(
     model.to(place)
     model.eval()
     for parameter in model.parameters():
-        # Mapped weights may have any alignment, on which the last bit of a kernel's sums depends.
+        # Copied, because memory-mapped weights may have any alignment, which affects the last bit of a kernel's sums.
         parameter.data = parameter.data.clone()
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos)
     return Policy(model, tokenizer, TokenScorer(model), place, eos, pad, adapter, name)
@@ -73,7 +73,7 @@ def load_model_spec(config: ModelConfig) -> ModelSpec:
         settings = AutoConfig.from_pretrained(name, **_options(config))
         try:
             generation = GenerationConfig.from_pretrained(name, revision=config.revision or "main")
-        except OSError:  # there need be none
+        except OSError:  # it is optional
             generation = None
     eos = _eos_token_ids(config, generation, settings.get_text_config(), tokenizer)
     return ModelSpec(tokenizer, eos, max_context_of(settings), name)
@@ -83,7 +83,7 @@ def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer as it was saved.
 
     For some architectures (Qwen2 among them) AutoTokenizer replaces a plain tokenizer.json by a class with a
-    pre-tokenizer of its own, and the ids are silently wrong; a folder that says it holds a plain one is loaded as such.
+    different pre-tokenizer, and the ids are silently wrong; a folder that declares a plain tokenizer is loaded as one.
     """
     saved = Path(name) / "tokenizer_config.json"
     plain = saved.is_file() and (Path(name) / "tokenizer.json").is_file()
@@ -96,7 +96,7 @@ def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
 
 
 def model_source(name: str) -> str:
-    """The folder of the embedded model, a run's `final` folder, or the name as it is."""
+    """The folder of the embedded model, a run's `final` folder, or the name unchanged."""
     if name == EMBEDDED:
         return str(ASSETS / "model")
     path = Path(name)
@@ -130,7 +130,7 @@ def _options(config: ModelConfig) -> dict[str, Any]:
 
 @contextmanager
 def _one_line(config: ModelConfig) -> Iterator[None]:
-    """Silence the libraries, and report in one line what can't be loaded."""
+    """Silence the libraries, and turn their loading errors into one line."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:

@@ -1,4 +1,4 @@
-"""The policy: a causal LM with its tokenizer, which scores tokens and gives out its weights."""
+"""The policy: a causal LM with its tokenizer, which scores tokens and exposes its weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ScoreBatch:
 
 
 Scores = list[tuple[FloatArray, FloatArray | None]]
-"""Log-probs and, where asked for, entropies (nats) of each row's scored tokens, float32."""
+"""Log-probs and, if requested, entropies (nats) of each row's scored tokens, float32."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Policy:
 
     @property
     def max_context(self) -> int | None:
-        """Tokens that prompt and completion may take together, where the model has a limit."""
+        """Maximum tokens of prompt and completion together; None if the model states no limit."""
         return max_context_of(self.model.config)
 
     @property
@@ -104,7 +104,7 @@ class Policy:
         return perplexities([logprobs for logprobs, _ in scores])
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Unsharded weights under the hub's names, adapters merged: what engines and exports take."""
+        """Unsharded weights under the hub's names, adapters merged, for engines and exports."""
         return hub_weights(self.model)
 
 

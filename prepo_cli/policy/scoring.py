@@ -1,7 +1,7 @@
 """Log-probs and entropies of chosen tokens, without ever holding the logits of a whole batch.
 
 Hidden states are gathered at the positions that predict a chosen token; only those pass through the output matrix,
-in chunks whose logits are recomputed in the backward pass. Softmax statistics are taken in float32.
+in chunks whose logits are recomputed in the backward pass. Softmax statistics are computed in float32.
 
 Axis letters: B rows, L padded length, M chosen tokens (row by row, left to right), D width, V vocabulary.
 """
@@ -27,8 +27,8 @@ class TokenScorer(nn.Module):
         self.model = model
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])  # read before sharding changes the shape
         self.common_chunk_count: Callable[[int], int] = int
-        """From this batch's number of chunks to the number that every process runs. ZeRO stage 3 gathers the output
-        matrix for each chunk, so all processes must run equally many."""
+        """Maps this batch's number of chunks to the number that every process runs. ZeRO stage 3 gathers the output
+        matrix for each chunk, so all processes must run the same number."""
         self.splits = False
         self.splits = _splits_cleanly(self)
 
@@ -42,7 +42,7 @@ class TokenScorer(nn.Module):
             temperature_B: divides the logits of each row.
 
         Returns:
-            log-probs [M] and, if asked for, entropies [M] in nats, float32.
+            log-probs [M] and, if requested, entropies [M] in nats, float32.
         """
         attention = None if bool(mask_BL.all()) else mask_BL
         row_M, column_M = chosen_BL[:, 1:].nonzero(as_tuple=True)
@@ -98,7 +98,7 @@ class TokenScorer(nn.Module):
 
 
 def scale_logits(logits: Tensor, config: Any) -> Tensor:
-    """What some architectures do after the output matrix: Gemma's cap, Cohere's and Granite's scale."""
+    """Apply what some architectures do after the output matrix: Gemma's cap, Cohere's and Granite's scale."""
     scale = getattr(config, "logit_scale", None)
     if scale is not None:
         logits = logits * scale
@@ -123,9 +123,9 @@ def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, device: Any) -> tuple[T
 
 def spans_mask(spans: Sequence[tuple[int, int]], width: int, device: Any) -> Tensor:
     """Mask [B, L], true on each row's [start, end) but never on column 0, which nothing predicts."""
-    bounds = torch.tensor(spans, dtype=torch.long).reshape(-1, 2)
-    at = torch.arange(width)[None]
-    return ((at >= bounds[:, :1].clamp(min=1)) & (at < bounds[:, 1:])).to(device)
+    bounds_B2 = torch.tensor(spans, dtype=torch.long).reshape(-1, 2)
+    position_L = torch.arange(width)
+    return ((position_L >= bounds_B2[:, :1].clamp(min=1)) & (position_L < bounds_B2[:, 1:])).to(device)
 
 
 def token_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
@@ -150,9 +150,10 @@ def _splits_cleanly(scorer: TokenScorer) -> bool:
         return False
     training = model.training
     model.eval()
-    ids = torch.arange(1, 6, device=next(model.parameters()).device)[None] % model.config.get_text_config().vocab_size
-    own = model(input_ids=ids, use_cache=False).logits
-    states = scorer.backbone(input_ids=ids, use_cache=False).last_hidden_state
-    split = scale_logits(model.get_output_embeddings()(states), model.config)
+    vocab_size = model.config.get_text_config().vocab_size
+    ids_BL = torch.arange(1, 6, device=next(model.parameters()).device)[None] % vocab_size
+    own_BLV = model(input_ids=ids_BL, use_cache=False).logits
+    states_BLD = scorer.backbone(input_ids=ids_BL, use_cache=False).last_hidden_state
+    split_BLV = scale_logits(model.get_output_embeddings()(states_BLD), model.config)
     model.train(training)
-    return bool(torch.allclose(own.float(), split.float(), rtol=1e-3, atol=1e-4))
+    return bool(torch.allclose(own_BLV.float(), split_BLV.float(), rtol=1e-3, atol=1e-4))

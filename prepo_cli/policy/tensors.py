@@ -1,4 +1,4 @@
-"""Whole tensors of a policy that may lie sharded over processes, by `fully_shard` or by ZeRO."""
+"""Full tensors of a policy that `fully_shard` or ZeRO may have sharded over processes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 def full_tensor(tensor: Tensor) -> Tensor:
     """The unsharded tensor; a collective, which every process must call."""
     if hasattr(tensor, "ds_id") or (hasattr(tensor, "_hp_mapping") and tensor.dtype != torch.float32):
-        return _of_partitions(tensor)
-    from torch.distributed.tensor import DTensor  # takes a while to import, and no rollout needs it
+        return _gathered(tensor)
+    from torch.distributed.tensor import DTensor  # slow to import, and not needed for rollouts
 
     tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def size(parameter: nn.Parameter) -> int:
-    """Elements of the unsharded parameter."""
+    """Number of elements of the unsharded parameter."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
@@ -47,8 +47,8 @@ def tie(model: nn.Module, state: dict[str, Tensor]) -> None:
             state[name] = state[kept]
 
 
-def _of_partitions(tensor: Any) -> Tensor:
-    """An unpartitioned parameter or buffer, float32 where DeepSpeed keeps a master."""
+def _gathered(tensor: Any) -> Tensor:
+    """A parameter or buffer that ZeRO has partitioned, gathered; in float32 if DeepSpeed keeps a master copy."""
     from deepspeed import zero
     from deepspeed.utils import safe_get_full_fp32_param
 

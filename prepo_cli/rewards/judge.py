@@ -1,7 +1,7 @@
 """The judge: runs all reward functions over a list of completions and says which completions are correct.
 
 `math` runs in worker processes with a time-out for each completion; the others are called here, once, with whole
-lists. What is correct is the verdict of one function (`RewardConfig.verdict_function`) on its own scale.
+lists. Correctness is decided by one function (`RewardConfig.verdict_function`) on its own scale.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from prepo_cli.rewards.pool import WorkerPool
 from prepo_cli.rewards.verify import Job, prepare
 from prepo_cli.sections import RewardConfig
 
-MOST_WORKERS = 8
+MAX_WORKERS = 8
 TOLERANCE = 1e-6
-"""A value this much short of `correct_reward` is still correct: sums of floats rarely come out even."""
+"""A value this far below `correct_reward` still counts as correct, because sums of floats are rarely exact."""
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -65,7 +65,7 @@ class Judge:
             )
         self._weights = config.weights or [1.0] * len(config.functions)
         self._verdict, self._correct_reward = config.verdict_function, config.correct_reward
-        self._pool = WorkerPool(config.workers or min(MOST_WORKERS, _cores()), config.timeout_s)
+        self._pool = WorkerPool(config.workers or min(MAX_WORKERS, _cores()), config.timeout_s)
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
@@ -105,19 +105,19 @@ class Judge:
 
     def _math(self, completions: Sequence[str], answers: Sequence[Any], counts: dict[str, int]) -> FloatArray:
         values_N = np.zeros(len(completions))
-        asked: dict[Job, list[int]] = {}  # rollouts of a prompt often give the same answer, which is checked once
+        positions: dict[Job, list[int]] = {}  # rollouts of a prompt often give the same answer, which is checked once
         for i, (completion, answer) in enumerate(zip(completions, answers, strict=True)):
             golds = alternatives(answer)
             prepared = prepare(golds, completion) if golds else float("nan")
             if isinstance(prepared, Job):
-                asked.setdefault(prepared, []).append(i)
+                positions.setdefault(prepared, []).append(i)
             else:
                 values_N[i] = prepared
-        outcomes = self._pool.run(list(asked)) if asked else []
-        for outcome, places in zip(outcomes, asked.values(), strict=True):
-            values_N[places] = outcome == "right"
+        outcomes = self._pool.run(list(positions)) if positions else []
+        for outcome, indices in zip(outcomes, positions.values(), strict=True):
+            values_N[indices] = outcome == "right"
             if outcome in counts:
-                counts[outcome] += len(places)
+                counts[outcome] += len(indices)
         return values_N
 
 

@@ -1,4 +1,4 @@
-"""What the log shows of rewards: mean and standard deviation by function, under TRL's names.
+"""Reward metrics of the log: mean and standard deviation by function, under TRL's names.
 
 As in TRL, completions that a function does not apply to (NaN) are left out, and the deviation is the sample's (n - 1).
 Where TRL logs NaN, because nothing or a single value is left, the metric is left out.
@@ -32,7 +32,7 @@ def reward_metrics(scores: Sequence[Scores]) -> dict[str, float]:
 
 
 def mean_and_std(values_N: FloatArray) -> dict[str, float]:
-    """`mean` and sample deviation `std` of the values that are not NaN; without the one that these don't define.
+    """`mean` and sample deviation `std` of the values that are not NaN; what they don't define is left out.
 
     >>> mean_and_std(np.array([1.0, 0.0, np.nan, 0.5]))
     {'mean': 0.5, 'std': 0.5}

@@ -24,8 +24,8 @@ from prepo_cli.errors import RunError
 from prepo_cli.rewards.verify import Job
 
 Outcome = Literal["right", "wrong", "timeout", "error"]
-LARGEST_CHUNK = 32
-CHUNKS_FOR_EACH_WORKER = 4
+MAX_CHUNK = 32
+CHUNKS_PER_WORKER = 4
 START_SECONDS = 120.0
 COMMAND = (sys.executable, "-P", "-m", "prepo_cli.rewards.worker")
 
@@ -46,7 +46,7 @@ class WorkerPool:
             RunError: the workers do not start.
         """
         outcomes: list[Outcome] = ["wrong"] * len(jobs)
-        size = max(1, min(LARGEST_CHUNK, len(jobs) // (self.size * CHUNKS_FOR_EACH_WORKER)))
+        size = max(1, min(MAX_CHUNK, len(jobs) // (self.size * CHUNKS_PER_WORKER)))
         waiting = deque(deque(range(start, min(start + size, len(jobs)))) for start in range(0, len(jobs), size))
         try:
             while waiting or any(worker.queue for worker in self._workers):
@@ -91,14 +91,14 @@ class WorkerPool:
         for worker in heard:
             lines = worker.read()
             for line in lines or ():
-                self._note(worker, line, outcomes)
+                self._handle_line(worker, line, outcomes)
             if lines is None:
                 self._lose(worker, "error", outcomes, waiting)
         for worker in busy:
             if worker not in heard and monotonic() >= worker.deadline:
                 self._lose(worker, "timeout", outcomes, waiting)
 
-    def _note(self, worker: _Worker, line: str, outcomes: list[Outcome]) -> None:
+    def _handle_line(self, worker: _Worker, line: str, outcomes: list[Outcome]) -> None:
         if line.startswith("!"):
             raise RunError(f"the math reward's workers failed to start: {line[1:]}")
         if line == "ready":

@@ -18,7 +18,7 @@ from prepo_cli.rewards.answers import BOX, given_answer
 
 WHOLE_COMPLETION_CHARS = 50
 TAIL_CHARS = 2000
-LONGEST_ANSWER_CHARS = 2000
+MAX_ANSWER_CHARS = 2000
 # Twelve digits are exact in a double, in which math-verify compares a gold such as 27.0.
 INTEGER = re.compile(r"-?[0-9]{1,12}")
 GOLD_INTEGER = re.compile(r"(-?[0-9]{1,12})(?:\.0{1,3})?")
@@ -36,11 +36,11 @@ class Job(NamedTuple):
 def prepare(golds: tuple[str, ...], completion: str) -> Job | bool:
     """The job for a completion, or its verdict where no comparison is needed.
 
-    Answers far longer than any gold answer are wrong unseen, so that garbage costs no time.
+    Answers far longer than any gold answer count as wrong without being parsed, so that garbage costs no time.
     """
     content = given_answer(completion)
     if content is not None:
-        longest = max(LONGEST_ANSWER_CHARS, 4 * max(map(len, golds), default=0))
+        longest = max(MAX_ANSWER_CHARS, 4 * max(map(len, golds), default=0))
         if not content.strip() or len(content) > longest:
             return False
         quick = quick_verdict(golds, content)

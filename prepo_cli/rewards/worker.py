@@ -30,7 +30,7 @@ def main() -> None:
     _bound_memory()
     try:
         import math_verify  # noqa: F401
-    except Exception as error:  # whatever is wrong with the installation, the pool must know
+    except Exception as error:  # the pool must learn of any installation problem
         out.write(f"!{type(error).__name__}: {error}".replace("\n", " ").encode("ascii", "replace").decode() + "\n")
         return
     logging.disable(logging.CRITICAL)

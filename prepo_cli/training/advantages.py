@@ -1,7 +1,8 @@
-"""Group-relative advantages (GRPO, 2402.03300): A = (r - mean) / (std + 1e-6) over a group's trained rollouts.
+"""Group-relative advantages (GRPO, 2402.03300): A = (r - mean) / (std + 1e-6) over a group.
 
-The standard deviation is the sample one (n - 1), as in TRL and verl. A group of one, or of equal rewards, has
-advantage 0. `batch` divides by the whole batch's deviation instead, `none` divides by nothing (Dr. GRPO, 2503.20783).
+A group consists of the rollouts that the filter keeps, masked ones included. The standard deviation is that of the
+sample (n - 1), as in TRL and verl. A single rollout, or rollouts of equal reward, have advantage 0. `batch` divides by
+the standard deviation of the whole batch instead; `none` does not divide (Dr. GRPO, 2503.20783).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def advantages(
     lowest_G = np.full(len(counts_G), np.inf)
     np.maximum.at(highest_G, group_N, rewards_N)
     np.minimum.at(lowest_G, group_N, rewards_N)
-    # Equal rewards have advantage 0 exactly; their mean may round away from them.
+    # Exactly 0 for equal rewards, from which their mean may differ by rounding.
     centred_N = np.where((highest_G == lowest_G)[group_N], 0.0, rewards_N - means_G[group_N])
     if scale_rewards == "none":
         return centred_N

@@ -1,4 +1,4 @@
-"""From collected rollouts to what strategies weigh and the log shows."""
+"""A step's rollouts as the batch that weightings see, the report that strategies get, and the lines of the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from strategies.types import Batch, FloatArray, IntArray, StepContext, StepRepor
 
 
 def assign_advantages(groups: Groups, scale_rewards: str) -> None:
-    """Set each rollout's advantage, taken over its group."""
+    """Set the advantage of each rollout in its group."""
     samples = [sample for group in groups for sample in group]
     rewards_N = np.array([sample.reward for sample in samples], dtype=np.float64)
     for sample, advantage in zip(samples, advantages(rewards_N, _group_numbers(groups), scale_rewards), strict=True):
@@ -24,7 +24,7 @@ def assign_advantages(groups: Groups, scale_rewards: str) -> None:
 
 
 def make_batch(groups: Groups) -> Batch:
-    """The batch that weightings see; without entropies unless those of all rollouts are known."""
+    """The batch that weightings see; `entropy_NT` is None unless the entropies of all rollouts are known."""
     samples = [sample for group in groups for sample in group]
     lengths_N = np.array([sample.num_tokens for sample in samples], dtype=np.int64)
     mask_NT = np.arange(int(lengths_N.max(initial=0)))[None] < lengths_N[:, None]
@@ -43,16 +43,17 @@ def make_batch(groups: Groups) -> Batch:
 
 
 def record_weights(groups: Groups, weights_NT: FloatArray) -> None:
-    """Note each rollout's mean weight for the rollout log."""
+    """Store each rollout's mean token weight for the rollout log."""
     samples = [sample for group in groups for sample in group]
     for sample, weight_T in zip(samples, weights_NT, strict=True):
         sample.weight = float(weight_T[: sample.num_tokens].mean()) if sample.num_tokens else 0.0
 
 
 def step_report(ctx: StepContext, epoch: int, batch: Batch, update: UpdateStats, costs: Costs) -> StepReport:
-    """What strategies are told at the end of a step; `epoch` is the one that the stream has come to.
+    """The report that strategies get at the end of a step; `epoch` is the stream's current epoch.
 
-    The entropy is over all tokens trained on where it was known beforehand, else over those with a gradient.
+    The entropy is the mean over all trained tokens if it was known before the update, otherwise over the tokens of the
+    rollouts that have a gradient.
     """
     return StepReport(
         step=ctx.step,

@@ -1,4 +1,4 @@
-"""Loading and placing what a process computes with."""
+"""Build a process's learner: load the models, place them, restore the optimiser and start the engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def build_learner(config: RunConfig, processes: Processes, resume_from: Path | N
         adapters = resume_from / "model"
     elif resume_from is not None:
         model = model.model_copy(update={"model_name_or_path": str(resume_from / "model"), "revision": None})
-    # A model that will be sharded never stands whole on a GPU.
+    # A model that will be sharded is loaded on the CPU, so that no GPU ever has to hold all of it.
     device = torch.device("cpu") if processes.sharded else processes.device
     policy = load_policy(model, train=True, device=device, adapters=adapters, seed=config.seed)
     separate_reference = training.beta > 0 and policy.adapter is None
@@ -53,7 +53,7 @@ def build_learner(config: RunConfig, processes: Processes, resume_from: Path | N
 
 
 def longest_prompt(config: RunConfig, policy: Policy) -> int:
-    """Tokens of the longest prompt that is used; longer ones are left out.
+    """Maximum prompt length in tokens; longer prompts are left out.
 
     Raises:
         UsageError: completions leave no room for a prompt.

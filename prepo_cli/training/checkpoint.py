@@ -1,9 +1,9 @@
-"""Checkpoints: whole or not there at all.
+"""Checkpoints, written atomically: each is complete or absent.
 
-A checkpoint is written beside its final place, flushed to disk and renamed. It holds the model in the hub's format
-with its tokenizer (or the adapters alone), the optimiser's full state by parameter name (`optimizer.pt`; the learning
-rate is a function of the step), and `state.json` with `strategies.npz`: position of the stream, counters and the state
-of every strategy, arrays apart from scalars, nothing pickled. It does not depend on the number of processes.
+A checkpoint is written to a temporary folder, flushed to disk and renamed. It holds the model in the hub's format with
+its tokenizer (or the adapters alone), the optimiser's full state by parameter name in `optimizer.pt` (the learning rate
+is a function of the step), and the remaining state (the stream's position, counters, every strategy's state) in
+`state.json`, with arrays in `strategies.npz` and nothing pickled. It does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ARRAY = "__array__"
 def save(
     folder: Path, step: int, write_tensors: Callable[[Path], None], state: Mapping[str, Any], keep: int | None
 ) -> Path:
-    """Write `folder/step-000123`, then delete the oldest beyond `keep`.
+    """Write `folder/step-000123`, then delete all but the newest `keep` checkpoints.
 
     Args:
         write_tensors: writes model and optimiser into the folder it is given.
@@ -63,7 +63,7 @@ def save(
 
 
 def write_model(folder: Path, policy: Policy, state: Mapping[str, torch.Tensor]) -> None:
-    """The model with its tokenizer in the hub's format, or its adapters alone."""
+    """Write the model with its tokenizer in the hub's format, or its adapters alone."""
     if policy.adapter is not None:
         policy.adapter.save_pretrained(folder, state_dict=state)
         return
@@ -71,7 +71,7 @@ def write_model(folder: Path, policy: Policy, state: Mapping[str, torch.Tensor])
 
 
 def export_model(folder: Path, policy: Policy, state: Mapping[str, torch.Tensor]) -> None:
-    """A whole model with its tokenizer in the hub's format; `state` has full weights, adapters merged."""
+    """Write the full model with its tokenizer in the hub's format; `state` has unsharded weights, adapters merged."""
     with _unaware_of_deepspeed():
         policy.model.save_pretrained(folder, state_dict=state)
     policy.tokenizer.save_pretrained(folder)
@@ -79,13 +79,13 @@ def export_model(folder: Path, policy: Policy, state: Mapping[str, torch.Tensor]
 
 @contextmanager
 def _unaware_of_deepspeed() -> Iterator[None]:
-    """Keep transformers from importing an installed DeepSpeed to see whether the model is wrapped in its engine.
+    """Keep transformers from importing DeepSpeed just to check whether the model is wrapped in its engine.
 
-    It never is. Only a run that uses DeepSpeed has imported it by now.
+    It never is, and a run that uses DeepSpeed has imported it already.
     """
     unused = "deepspeed" not in sys.modules
     if unused:
-        sys.modules["deepspeed"] = None  # type: ignore[assignment]  # how an import is made to fail
+        sys.modules["deepspeed"] = None  # type: ignore[assignment]  # makes the import fail
     try:
         yield
     finally:
@@ -94,7 +94,7 @@ def _unaware_of_deepspeed() -> Iterator[None]:
 
 
 def write_optimizer(folder: Path, state: Mapping[str, Any]) -> None:
-    """The optimiser's state by parameter name."""
+    """Write the optimiser's state by parameter name."""
     torch.save(dict(state), folder / OPTIMIZER)
 
 
@@ -105,12 +105,12 @@ def read_optimizer(checkpoint: Path) -> dict[str, Any]:
 
 
 def existing(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
+    """Complete checkpoints, oldest first."""
     return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
 
 
 def newest(folder: Path) -> Path:
-    """The newest whole checkpoint; raises UsageError if there is none."""
+    """The newest complete checkpoint; raises UsageError if there is none."""
     found = existing(folder)
     if not found:
         raise UsageError(f"nothing to resume: {folder} holds no complete checkpoint; start without --resume")
@@ -118,7 +118,7 @@ def newest(folder: Path) -> Path:
 
 
 def write_state(checkpoint: Path, state: Mapping[str, Any]) -> None:
-    """Everything besides model and optimiser: scalars as JSON, arrays apart from them, nothing pickled."""
+    """Write the state besides model and optimiser: scalars as JSON, arrays as npz, nothing pickled."""
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     document = {"version": STATE_VERSION, "state": _split(state, arrays, "")}
     (checkpoint / "state.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
@@ -141,7 +141,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def _split(value: Any, arrays: dict[str, Any], place: str) -> Any:
-    """The value with every numpy array moved to `arrays`; numpy scalars become Python's."""
+    """Move every numpy array to `arrays` and leave a reference to it; numpy scalars become Python ones."""
     if isinstance(value, np.ndarray):
         key = place.strip("/").replace("/", ".")
         arrays[key] = value

@@ -1,6 +1,6 @@
 """A step's rollouts: rounds of select, allocate, generate, reward, observe, filter, until the batch is full.
 
-All that is generated is charged. Rounds after the first exist only where the filter refills; their size follows
+Every generated rollout is charged. There are rounds after the first only if the filter refills; their size follows
 GRESO's public code (2506.02177): int(1.25 * missing / (1 - zero-variance share so far)), at most a full round, at
 least one prompt.
 """
@@ -60,7 +60,7 @@ class Collector:
                 return step
 
     def _filter(self, groups: list[list[Sample]], ctx: StepContext, missing: int) -> None:
-        """Give every rollout its fate; whole groups beyond what is missing are surplus."""
+        """Set the fate of every rollout; groups beyond the `missing` ones are surplus."""
         for group in groups:
             mask_N = self.strategies.keep(record(group), ctx)
             surplus = bool(mask_N.any()) and missing <= 0
@@ -75,7 +75,7 @@ class Collector:
 
 
 def refill_size(step: Collected, wanted: int) -> int:
-    """Prompts of the next round: a full one at first, then what will probably fill the batch."""
+    """Number of prompts in the next round: a full round at first, then what will probably fill the batch."""
     if not step.groups:
         return wanted
     zero = sum(record(group).zero_variance for group in step.groups) / len(step.groups)
@@ -86,43 +86,47 @@ def refill_size(step: Collected, wanted: int) -> int:
 
 
 class _Round:
-    """One round: its prompts, their groups so far, and where the step's counts are kept."""
+    """One round: its prompts and their groups so far. `numbers` counts the step's rollouts by prompt id."""
 
-    def __init__(self, of: Collector, size: int, ctx: StepContext, step: Collected, numbers: Counter[str]) -> None:
-        self.of, self.ctx, self.step, self.numbers = of, ctx, step, numbers
-        self.total = size * of.training.num_generations
+    def __init__(
+        self, collector: Collector, size: int, ctx: StepContext, step: Collected, numbers: Counter[str]
+    ) -> None:
+        self.collector, self.ctx, self.step, self.numbers = collector, ctx, step, numbers
+        self.total = size * collector.training.num_generations
         started = perf_counter()
-        self.prompts: list[Prompt] = of.stream.without_repeats(of.strategies.select(size, of.stream, ctx))
-        self.counts = of.strategies.allocate(self.prompts, self.total, ctx)
+        self.prompts: list[Prompt] = collector.stream.without_repeats(
+            collector.strategies.select(size, collector.stream, ctx)
+        )
+        self.counts = collector.strategies.allocate(self.prompts, self.total, ctx)
         step.seconds["select"] += perf_counter() - started
-        self.rendered: list[Rendered] = [of.prompts.rendered(prompt.index) for prompt in self.prompts]
+        self.rendered: list[Rendered] = [collector.prompts.rendered(prompt.index) for prompt in self.prompts]
         self.groups: list[list[Sample]] = [[] for _ in self.prompts]
 
     def run(self) -> list[list[Sample]]:
-        """Generate and judge until the budget is used or the strategy stops topping up."""
+        """Generate and judge until the round's rollouts are used up or the budget strategy stops topping up."""
         counts = self.counts
         while any(counts):
             self._judge(self._generate(counts))
             remaining = self.total - sum(map(len, self.groups))
             if remaining <= 0:
                 break
-            counts = self.of.strategies.top_up([record(group) for group in self.groups], remaining, self.ctx)
-        self.of.strategies.observe([record(group) for group in self.groups], self.ctx)
+            counts = self.collector.strategies.top_up([record(group) for group in self.groups], remaining, self.ctx)
+        self.collector.strategies.observe([record(group) for group in self.groups], self.ctx)
         return self.groups
 
     def _generate(self, counts: Sequence[int]) -> list[Sample]:
-        """`counts` further rollouts of each prompt."""
-        asked = [i for i, count in enumerate(counts) if count]
-        requests = [self._request(i, counts[i]) for i in asked]
+        """Generate `counts` more rollouts, one count for each prompt."""
+        active = [i for i, count in enumerate(counts) if count]
+        requests = [self._request(i, counts[i]) for i in active]
         started = perf_counter()
-        generated = self.of.engine.generate(requests)
+        generated = self.collector.engine.generate(requests)
         self.step.seconds["generate"] += perf_counter() - started
         fresh = []
-        for i, rollouts in zip(asked, generated, strict=True):
+        for i, rollouts in zip(active, generated, strict=True):
             prompt, prompt_ids = self.prompts[i], list(self.rendered[i].token_ids)
-            self.of.lengths.observe(prompt.index, [len(rollout.token_ids) for rollout in rollouts])
+            self.collector.lengths.observe(prompt.index, [len(rollout.token_ids) for rollout in rollouts])
             samples = [
-                Sample(prompt, prompt_ids, rollout, self.of.decode(rollout.token_ids), self.ctx.temperature)
+                Sample(prompt, prompt_ids, rollout, self.collector.decode(rollout.token_ids), self.ctx.temperature)
                 for rollout in rollouts
             ]
             self.groups[i] += samples
@@ -130,8 +134,8 @@ class _Round:
         return fresh
 
     def _request(self, i: int, count: int) -> Request:
-        prompt, training = self.prompts[i], self.of.training
-        # A prompt may come up twice in a step; numbering its rollouts on gives each its own random stream.
+        prompt, training = self.prompts[i], self.collector.training
+        # A prompt may occur twice in a step; consecutive numbers give each of its rollouts its own seed.
         first = self.numbers[prompt.id]
         self.numbers[prompt.id] += count
         return Request(
@@ -143,15 +147,15 @@ class _Round:
             temperature=self.ctx.temperature,
             max_tokens=training.max_completion_length,
             top_p=training.top_p,
-            expected_tokens=self.of.lengths[prompt.index],
+            expected_tokens=self.collector.lengths[prompt.index],
         )
 
     def _judge(self, samples: Sequence[Sample]) -> None:
         started = perf_counter()
-        dataset = self.of.prompts.dataset
+        dataset = self.collector.prompts.dataset
         columns = columns_of([dataset.fields(sample.prompt.index) for sample in samples])
         questions = [dataset.question(sample.prompt.index) for sample in samples]
-        scores = self.of.judge(questions, [sample.text for sample in samples], columns)
+        scores = self.collector.judge(questions, [sample.text for sample in samples], columns)
         self.step.scores.append(scores)
         for sample, reward, correct in zip(samples, scores.rewards_N, scores.correct_N, strict=True):
             sample.reward, sample.correct = float(reward), bool(correct)

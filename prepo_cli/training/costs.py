@@ -1,8 +1,8 @@
-"""Strict accounting: everything that was computed for training, whether it was trained on or not.
+"""What training costs: everything computed for it, whether it was trained on or not.
 
-Dropped, surplus and pilot rollouts, perplexity scoring and extra log-prob passes are all charged. Evaluations and
-checks of the engine are not: they measure, and a resumed run, which repeats some, must cost what an uninterrupted one
-does.
+Dropped, surplus and pilot rollouts, perplexity scoring and extra log-prob passes are all charged. Evaluations and the
+rollouts and tokens of engine checks are not: a resumed run repeats some of them, and must report the same cost as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Costs:
     seconds: float = 0.0
 
     def charge(self, step: Collected, tokens_scored: int, seconds: float) -> None:
-        """Add a step; `tokens_scored` went through the model besides sampling and update."""
+        """Add a step; `tokens_scored` are those of passes other than sampling and the update."""
         self.rollouts_total += len(step.samples)
         self.rollouts_trained += sum(map(len, step.trained))
         self.tokens_generated += sum(sample.num_tokens for sample in step.samples)

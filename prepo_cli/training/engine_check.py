@@ -1,8 +1,8 @@
-"""Whether a separate engine has the trainer's weights: greedy answers of both are compared, token by token.
+"""Check that a separate engine has the trainer's weights: compare greedy completions of both, token by token.
 
-An engine that took only part of the weights answers without an error, and wrongly. Where two tokens are about equally
-likely to the trainer, rounding may decide between them, and what follows is not compared. These checks are not charged
-to the run (see costs.py).
+An engine that loaded only part of the weights generates wrong tokens without any error. If the trainer gives two tokens
+about the same probability, rounding may decide between them, so the comparison ends there. The rollouts and tokens of
+these checks are not charged to the run (see costs.py).
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from prepo_cli.training.prompts import Prompts
 from prepo_cli.training.team import Team
 
 CHECKED_SYNCS = 3
-"""Weight syncs after which answers are compared: the first one, and those after two updates."""
+"""Number of weight syncs that are checked: the initial one, and those after the first two updates."""
 CHECKED_PROMPTS = 4
 TOKENS = 16
-FAULT = "the engine has other weights than the trainer"
-CURE = "the weight sync failed, try --engine hf"
+FAULT = "the engine's weights differ from the trainer's"
+CURE = "the weight sync failed; try --engine hf"
 TIE = {"float32": 1e-2, "bfloat16": 0.5, "float16": 0.25}
-"""Log-probs (nats) this close may swap places in another engine's rounding."""
+"""Log-probs (nats) this close may swap order through another engine's rounding."""
 
 
 class EngineMonitor:
-    """Watches an engine that has weights of its own."""
+    """Checks an engine that has its own copy of the weights."""
 
     def __init__(self, config: RunConfig, team: Team, prompts: Prompts) -> None:
         self.config, self.team, self.prompts = config, team, prompts
         self._checks_left = CHECKED_SYNCS
 
     def after_sync(self) -> None:
-        """Compare answers after the first few syncs; raises RunError where they differ."""
+        """Compare completions after the first few syncs; raises RunError if they differ."""
         if self._checks_left:
             self._checks_left -= 1
-            some = range(min(CHECKED_PROMPTS, len(self.prompts.dataset)))
-            usable = [index for index in some if self.prompts.get(index) is not None]
+            first = range(min(CHECKED_PROMPTS, len(self.prompts.dataset)))
+            usable = [index for index in first if self.prompts.get(index) is not None]
             check_engine(self.team, [self.prompts.rendered(index).token_ids for index in usable], self.config)
 
     def refuse_stale(self, step: int, difference: float) -> None:
-        """Stop the run where a step's log-probs are too far from the trainer's; raises RunError."""
+        """Raise RunError if a step's log-probs are too far from the trainer's."""
         limit = self.config.engine.vllm_max_logp_difference
         if difference > limit:
             raise RunError(
@@ -54,12 +54,12 @@ class EngineMonitor:
 
 
 def check_engine(team: Team, prompts: Sequence[list[int]], config: RunConfig) -> None:
-    """Compare continuations of a few prompts.
+    """Compare completions of a few prompts.
 
-    Greedy ones; of a sharded policy, which no process holds whole, the log-probs of sampled ones.
+    They are greedy; for a sharded policy, which no process holds in full, log-probs of sampled ones are compared.
 
     Raises:
-        RunError: they differ where the trainer is sure.
+        RunError: they differ by more than rounding explains.
     """
     if team.processes.sharded:
         _compare_logprobs(team, prompts, config.engine.vllm_max_logp_difference)
@@ -79,7 +79,7 @@ def _compare_greedy(team: Team, prompts: Sequence[list[int]], tie: float) -> Non
         best, taken = (float(logprobs[0]) for logprobs, _ in team.score(rows, spans, [1.0, 1.0], charged=False))
         if best - taken > tie:
             raise RunError(
-                f"{FAULT}: greedy token {at + 1} of a prompt is {other[at]} where the trainer's is {mine[at]} "
+                f"{FAULT}: greedy token {at + 1} of a prompt is {other[at]}, but the trainer's is {mine[at]} "
                 f"({best - taken:.2f} nats more likely); {CURE}"
             )
 
@@ -90,8 +90,8 @@ def _compare_logprobs(team: Team, prompts: Sequence[list[int]], limit: float) ->
     rows = [prompt + rollout.token_ids for prompt, rollout in pairs]
     spans = [(len(prompt), len(row)) for (prompt, _), row in zip(pairs, rows, strict=True)]
     scores = team.score(rows, spans, [1.0] * len(rows), charged=False)
-    ours = np.concatenate([logprobs for logprobs, _ in scores])
-    theirs = np.concatenate([rollout.logprobs for _, rollout in pairs])
-    gap = float(np.abs(ours - theirs).mean())
+    ours_M = np.concatenate([logprobs for logprobs, _ in scores])
+    theirs_M = np.concatenate([rollout.logprobs for _, rollout in pairs])
+    gap = float(np.abs(ours_M - theirs_M).mean())
     if gap > limit:
         raise RunError(f"{FAULT}: their log-probs differ by {gap:.2f} nats on average; {CURE}")

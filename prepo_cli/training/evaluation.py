@@ -1,4 +1,4 @@
-"""Evaluations before, during and after training, always on the same prompts with the same random numbers."""
+"""Evaluations before, during and after training, always on the same prompts with the same seeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prepo_cli.training.team import Team
 
 
 class TrainingEvaluation:
-    """Answers the evaluation set with the current policy; there is none unless the configuration names one."""
+    """Evaluates the current policy on the evaluation set, if the configuration names one."""
 
     def __init__(self, config: RunConfig, team: Team, renderer: Renderer, judge: Judge, max_prompt_length: int) -> None:
         self.config = config
@@ -36,7 +36,7 @@ class TrainingEvaluation:
             self._evaluator = Evaluator(team, tokenizer, dataset, renderer, judge, sampling)
 
     def is_due(self, step: int) -> bool:
-        """Whether an evaluation is due after `step` steps; the one at the end of the run is not counted."""
+        """Whether an evaluation is due after `step` steps, apart from the one at the end of the run."""
         every = self.config.evaluation.eval_steps
         return every is not None and step % every == 0 and step < self.config.training.total_steps
 

@@ -1,7 +1,7 @@
 """What one process computes with: its copy or shard of the policy, the reference, the optimiser and an engine.
 
 Every process has one and runs the same methods at the same time on different data; `Team`, on the main process,
-splits the work. How it is built from a configuration is in build.py.
+splits the work. build.py builds it from a configuration.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from strategies.types import derive_seed
 
 
 class Learner:
-    """One process's share of the computation. `reference` is a policy of its own, if the KL needs one."""
+    """One process's share of the computation. `reference` is a separate policy, if the KL term needs one."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Learner:
         return str(self.policy.tokenizer.decode(token_ids, skip_special_tokens=True))
 
     def greedy(self, requests: Sequence[Request]) -> list[list[Rollout]]:
-        """Rollouts by the trainer's own weights, to compare an engine's with."""
+        """Rollouts by the trainer's own weights, to check an engine against."""
         with self.layout.gathered(), self.processes.accelerator.autocast():
             return HfEngine(self.policy, self.config.engine.max_batch_tokens).generate(requests)
 
@@ -80,7 +80,7 @@ class Learner:
         step: int,
         with_entropy: bool,
     ) -> UpdateStats:
-        """One optimiser step; every process has equally many micro-batches. Returns this process's sums."""
+        """One optimiser step; every process has the same number of micro-batches. Returns this process's sums."""
         self.engine.sleep()
         torch.manual_seed(derive_seed(self.config.seed, "torch", step, self.processes.index))
         self.layout.trained.train()
@@ -89,7 +89,7 @@ class Learner:
             with self.layout.micro_batch(last=number == len(micro_batches)):
                 stats += self._backward(samples, divisor, with_entropy)
         norm = self.layout.step(learning_rate)
-        # Every process takes part in the one step of all; the main process counts it.
+        # All processes take part in the same step; only the main process counts it.
         return stats + UpdateStats(optimizer_steps=1, grad_norm=norm) if self.processes.is_main else stats
 
     def sync(self) -> None:
@@ -98,7 +98,7 @@ class Learner:
             self.engine.sync(self.policy.named_weights())
 
     def save(self, folder: str) -> None:
-        """Model (the adapters alone, if there are any) and optimiser for a checkpoint; the main process writes."""
+        """Save model (only the adapters, if there are any) and optimiser for a checkpoint; the main process writes."""
         writes = self.processes.is_main
         adapter = self.policy.adapter
         state = full_state(self.policy.model, writes) if adapter is None else full_state(adapter, writes, "lora_")
@@ -108,7 +108,7 @@ class Learner:
             checkpoint.write_optimizer(Path(folder), moments)
 
     def export(self, folder: str) -> None:
-        """The whole model in the hub's format, adapters merged; the main process writes."""
+        """Save the full model in the hub's format, adapters merged; the main process writes."""
         writes = self.processes.is_main
         if self.policy.adapter is None:
             state = full_state(self.policy.model, writes)
@@ -119,7 +119,7 @@ class Learner:
             checkpoint.export_model(Path(folder), self.policy, state)
 
     def _backward(self, samples: Sequence[TrainingSample], divisor: float, with_entropy: bool) -> UpdateStats:
-        """Add one micro-batch's gradients; a process without samples passes a filler while the others pass theirs."""
+        """Add one micro-batch's gradients; a process without samples runs a filler alongside the others."""
         filler = not samples
         if filler:
             samples = [TrainingSample.filler(self.policy.pad_token_id, self.options.beta > 0)]
@@ -135,7 +135,7 @@ class Learner:
         factor_M = batch.factor_M * corrected.weight_M
         result = token_loss(logprob_M, before_M, factor_M, batch.sequence_M, self.options, batch.reference_M)
         loss = aggregate(result.loss_M, batch.sequence_M, self.options)
-        # Gradients are averaged over processes; the divisor is already that of all of them.
+        # Gradients are averaged over processes, but the divisor already covers the samples of all of them.
         self.layout.backward(loss / divisor * self.processes.count * (0.0 if filler else 1.0))
         if filler:
             return UpdateStats()

@@ -13,7 +13,7 @@ from prepo_cli.terminal import TrainingDisplay
 
 
 class RunLog:
-    """Open while the run goes on; `with log.display_steps():` shows the bar of steps."""
+    """Open for the duration of the run; `with log.display_steps():` shows the progress bar."""
 
     def __init__(self, config: RunConfig, folder: RunFolder, step: int) -> None:
         self._folder, self._stack = folder, ExitStack()
@@ -30,11 +30,11 @@ class RunLog:
         self._stack.__exit__(kind, error, trace)
 
     def display_steps(self) -> TrainingDisplay:
-        """The bar of steps, a context manager."""
+        """The progress bar over steps, as a context manager."""
         return self._display
 
     def step(self, metrics: dict[str, Any], rollouts: dict[str, list[Any]] | None) -> None:
-        """One step's line, and its rollouts where they are kept."""
+        """Log a step's metrics, and its rollouts if they are recorded."""
         if rollouts is not None:
             self._folder.write_rollouts(metrics["step"], rollouts)
         self._folder.append_metrics(metrics)
@@ -42,6 +42,6 @@ class RunLog:
         self._display.step(metrics)
 
     def evaluation(self, line: dict[str, Any]) -> None:
-        """One evaluation's line."""
+        """Log an evaluation."""
         self._folder.append_evaluation(line)
         self._trackers.log_evaluation(line, line["step"])

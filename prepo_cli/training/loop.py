@@ -1,9 +1,9 @@
 """The training loop.
 
 temperature -> rounds of (select, allocate, generate, reward, observe, filter) until the batch is full -> advantages
-per group -> log-probs and entropies, where they must be known beforehand -> weights -> update -> end of step -> log ->
-checkpoint. Everything a method needs fits the five slots; there is no special case for any of them here. The run's
-parts are put together in run.py, its start and end are in train.py.
+per group -> log-probs and entropies, if needed before the update -> weights -> update -> end of step -> log ->
+checkpoint. Every method fits the five slots; none has a special case here. run.py assembles the run's parts, train.py
+starts and ends the run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prepo_cli.training.stopwatch import Stopwatch
 
 
 def train_loop(run: Run) -> None:
-    """Train from the step that the run stands at to the last one, or until it is asked to stop."""
+    """Train from the run's current step to the last one, or until a stop is requested."""
     while run.progress.step < run.config.training.total_steps and not run.progress.stop_requested:
         train_step(run)
 

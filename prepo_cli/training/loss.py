@@ -1,7 +1,7 @@
 """The clipped policy gradient, pure functions of token tensors.
 
 PPO's clipped ratio with DAPO's separate bounds (2503.14476), sequence-level ratios of GSPO (2507.18071) and the k3
-estimate of the KL to a reference. How token losses become the batch's loss is said in prepo_cli/losses.py. Axis
+estimate of the KL to a reference. prepo_cli/losses.py defines how token losses are averaged. Axis
 letters: M trained tokens, in the order of their sequences; N sequences.
 """
 
@@ -18,7 +18,7 @@ from prepo_cli.sections import TrainingConfig
 
 @dataclass(frozen=True)
 class LossOptions:
-    """What the loss needs to know of the configuration."""
+    """The settings that the loss depends on."""
 
     loss_type: str = "dapo"
     epsilon: float = 0.2
@@ -71,7 +71,7 @@ def token_loss(
         old_logprob_M: under the policy that sampled; no gradient.
         advantage_M: advantage times weight of each token.
         sequence_M: number of each token's sequence, from 0.
-        reference_logprob_M: under the reference; needed where beta > 0.
+        reference_logprob_M: under the reference; needed if beta > 0.
     """
     log_ratio_M = logprob_M - old_logprob_M
     if options.importance_sampling_level == "sequence":

@@ -1,9 +1,9 @@
-"""The gap between the engine that samples and the trainer that learns: always measured, corrected where it is real.
+"""The mismatch between the log-probs of engine and trainer: always measured, corrected if the engine is not exact.
 
-An engine with kernels of its own gives the sampled tokens other log-probs than the trainer does, so the samples are
+An engine with its own kernels assigns the sampled tokens other log-probs than the trainer, so the samples are
 slightly off-policy even before the first update. Truncated importance sampling multiplies each token's loss by
 min(pi_trainer / pi_engine, cap); masking drops ratios outside [1/cap, cap] and multiplies the rest by their ratio.
-Both work on tokens or, through the sum of their log-ratios, on whole sequences.
+Both apply per token or, with summed log-ratios, per sequence.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from prepo_cli.losses import sequence_sum
 from prepo_cli.training.update_stats import UpdateStats
 
-LARGEST_LOG_RATIO = 20.0
+MAX_LOG_RATIO = 20.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def correction(trainer_M: Tensor, engine_M: Tensor, sequence_M: Tensor, mode: st
 
     Args:
         trainer_M: log-probs without gradient.
-        engine_M: the engine's record of them.
+        engine_M: log-probs that the engine recorded while sampling.
         sequence_M: number of each token's sequence, from 0.
         mode: `none` (all weights are 1), or `token_` or `sequence_` with `truncate` or `mask`.
         cap: largest ratio of trainer to engine.
@@ -42,14 +42,14 @@ def correction(trainer_M: Tensor, engine_M: Tensor, sequence_M: Tensor, mode: st
     measured = UpdateStats(
         engine_gap=gap_M.abs().sum().item(),
         engine_gap_max=gap_M.abs().max().item(),
-        engine_kl=(gap_M.clamp(max=LARGEST_LOG_RATIO).exp() - gap_M - 1).sum().item(),
+        engine_kl=(gap_M.clamp(max=MAX_LOG_RATIO).exp() - gap_M - 1).sum().item(),
     )
     if mode == "none":
         return Correction(torch.ones_like(gap_M), measured)
     level, _, action = mode.partition("_")
     log_ratio_M = gap_M if level == "token" else sequence_sum(gap_M, sequence_M)[sequence_M]
     bound = math.log(cap)
-    ratio_M = log_ratio_M.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
+    ratio_M = log_ratio_M.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     if action == "truncate":
         outside_M = log_ratio_M > bound
         weight_M = ratio_M.clamp(max=cap)

@@ -1,4 +1,4 @@
-"""Where a run stands: what changes as it goes, besides the model, the stream and the strategies."""
+"""A run's progress: what changes from step to step, besides the model, the stream and the strategies."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Progress:
     stop_requested: bool = False
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
+        """The part that checkpoints hold."""
         return {"step": self.step, "costs": asdict(self.costs)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there."""
+        """Restore what `state_dict` returned."""
         self.step, self.costs = state["step"], Costs(**state["costs"])

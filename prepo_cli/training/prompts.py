@@ -31,7 +31,7 @@ class Prompts:
 
 
 class PolicyProbe:
-    """What a selector may ask the current policy. `score` gives perplexity and scored tokens of each row [N, 2]."""
+    """The policy as selectors query it. `score` returns perplexity and number of scored tokens per row, [N, 2]."""
 
     def __init__(
         self, score: Callable[[list[list[int]], list[tuple[int, int]]], npt.NDArray[np.float64]], prompts: Prompts

@@ -1,4 +1,4 @@
-"""A step's rollouts with all that the trainer knows of them."""
+"""A step's rollouts, with everything that the trainer records about them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prepo_cli.rewards.judge import Scores
 from strategies.types import Completion, FloatArray, Group, Prompt
 
 Fate = Literal["trained", "masked", "filtered", "surplus"]
-"""Trained on; masked out because it was truncated; dropped by the filter; of a group beyond a full batch."""
+"""Trained on; masked out because it was truncated; dropped by the filter; in a group beyond a full batch."""
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class Sample:
     entropies: FloatArray | None = None
     """Of each token, in nats."""
     old_logprobs: FloatArray | None = None
-    """Under the policy before the update, where it makes several steps."""
+    """Under the policy before the update; only set if the update takes several optimiser steps."""
     reference_logprobs: FloatArray | None = None
 
     def __post_init__(self) -> None:
@@ -47,11 +47,11 @@ class Sample:
 
     @property
     def kept(self) -> bool:
-        """Whether it belongs to the training batch, be it masked or not."""
+        """Whether it belongs to the training batch, masked or not."""
         return self.fate in ("trained", "masked")
 
     def completion(self) -> Completion:
-        """What strategies see of it."""
+        """The rollout as strategies see it."""
         known = self.entropies is not None and len(self.entropies)
         return Completion(
             reward=self.reward,

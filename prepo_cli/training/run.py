@@ -1,4 +1,4 @@
-"""A run's parts, put together on the main process. The loop over them is in loop.py, start and end are in train.py."""
+"""A run's parts, assembled on the main process. loop.py has the training loop, train.py the run's start and end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from strategies.types import FloatArray, RunInfo, StepContext
 
 
 class Run:
-    """Everything that the loop works with: fixed parts, and the `progress` they have made."""
+    """Everything that the loop works with: fixed parts, and the `progress` made so far."""
 
     log: RunLog
 
@@ -69,7 +69,7 @@ class Run:
         self._checkpoint_seconds = 0.0
 
     def context(self) -> StepContext:
-        """What strategies see of the step that comes next, its temperature among it."""
+        """The context that strategies see in the next step, including its temperature."""
         ctx = StepContext(
             step=self.progress.step,
             total_steps=self.config.training.total_steps,
@@ -81,7 +81,7 @@ class Run:
         return replace(ctx, temperature=self.strategies.temperature(ctx))
 
     def sync_engine(self) -> None:
-        """Send the weights to an engine with weights of its own, and see that it took them."""
+        """Send the weights to an engine that has its own copy, and check that it loaded them."""
         if self.monitor is not None:
             self.team.sync()
             self.monitor.after_sync()
@@ -89,7 +89,7 @@ class Run:
     def log_step(
         self, metrics: dict[str, Any], seconds: dict[str, float], step: Collected, weights_NT: FloatArray
     ) -> None:
-        """Write and show a step's metrics and rollouts; raises RunError where the engine's weights look stale."""
+        """Write and show a step's metrics and rollouts; raises RunError if the engine's weights look stale."""
         timings = {**seconds, "checkpoint": self._checkpoint_seconds}
         self._checkpoint_seconds = 0.0
         metrics |= {f"timing_s/{phase}": value for phase, value in timings.items()}
@@ -99,7 +99,7 @@ class Run:
             self.monitor.refuse_stale(metrics["step"], metrics.get("sampling/logp_difference", 0.0))
 
     def after_step(self) -> None:
-        """Evaluate and save where it is due."""
+        """Evaluate and save if due."""
         step = self.progress.step
         if self.evaluation.is_due(step):
             self.evaluate()
@@ -114,7 +114,7 @@ class Run:
             self.log.evaluation(line)
 
     def save(self) -> None:
-        """Write a checkpoint of everything that changes the next step."""
+        """Write a checkpoint of everything that affects the next step."""
         started = perf_counter()
         folder, keep = self.folder.checkpoints, self.config.training.save_total_limit
         checkpoint.save(folder, self.progress.step, self.team.save, self.state_dict(), keep)

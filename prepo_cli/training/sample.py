@@ -1,4 +1,4 @@
-"""A rollout as the update sees it, and several of them as tensors."""
+"""Training samples: rollouts as the update sees them, and micro-batches of them as tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from strategies.types import FloatArray
 
 @dataclass
 class TrainingSample:
-    """Token ids, where the completion starts in them, and a factor (advantage x weight) for each completion token."""
+    """Token ids, the position where the completion starts, and a factor (advantage x weight) per completion token."""
 
     ids: list[int]
     start: int
@@ -26,7 +26,7 @@ class TrainingSample:
     engine_logprob_T: FloatArray
     group: int
     old_logprob_T: FloatArray | None = None
-    """None where the update's own forward pass gives it."""
+    """None on-policy: the update's own forward pass computes it."""
     reference_logprob_T: FloatArray | None = None
 
     @property
@@ -41,7 +41,7 @@ class TrainingSample:
 
     @classmethod
     def filler(cls, token: int, with_reference: bool) -> TrainingSample:
-        """A sample that counts for nothing, for a process that has none in a micro-batch where others do."""
+        """A sample without effect, for a process that has none left while others do."""
         zero = np.zeros(1, dtype=np.float32)
         return cls([token, token], 1, 1.0, zero, zero, -1, None, zero if with_reference else None)
 

@@ -6,14 +6,14 @@ from time import perf_counter
 
 
 class Stopwatch:
-    """Runs from when it is made; `seconds` has the laps, and their sum as `step`."""
+    """Starts when created; `seconds` has the time of each phase, and the total as `step`."""
 
     def __init__(self) -> None:
         self._started = self._last = perf_counter()
         self._laps: dict[str, float] = {}
 
     def lap(self, phase: str | None = None) -> None:
-        """The time since the last lap was spent on `phase`; without one it only counts in the sum."""
+        """Record the time since the last lap under `phase`; without one it only counts towards the total."""
         now = perf_counter()
         if phase is not None:
             self._laps[phase] = now - self._last
@@ -21,10 +21,10 @@ class Stopwatch:
 
     @property
     def total(self) -> float:
-        """Seconds until the last lap."""
+        """Seconds from the start to the last lap."""
         return self._last - self._started
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Laps, and `step` for their sum."""
+        """Seconds of each phase, and the total as `step`."""
         return {**self._laps, "step": self.total}

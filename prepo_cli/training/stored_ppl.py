@@ -1,4 +1,4 @@
-"""Check stored perplexities against the run that selects by them: were they computed as it would compute them?"""
+"""Check that stored perplexities were computed as the run that selects by them would compute them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_stored_ppl(scopes: Set[str], dataset: PromptDataset, model: ModelConfi
     for context in known:
         for scope in sorted(scopes - {context.scope}):
             raise UsageError(
-                f"{dataset.name}: its column 'ppl' was scored with scope={context.scope}, but the selector asks for "
+                f"{dataset.name}: its column 'ppl' was scored with scope={context.scope}, but the selector uses "
                 f"scope={scope}; set scope={context.scope} on the selector, or score again with: "
                 f"prepo score-ppl {dataset.name} --scope {scope}"
             )

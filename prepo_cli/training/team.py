@@ -1,7 +1,7 @@
 """All processes of a run as one: work is split, results come back in order.
 
 With one process every call goes straight to its learner. Rollouts are split by expected length, so that all processes
-finish together; forward passes by padded tokens, equally many for each process.
+finish together; forward passes are batched by padded tokens, the same number of batches for each process.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from prepo_cli.training.update_stats import UpdateStats
 
 
 class Team:
-    """What the main process asks of all. `tokens_scored` counts the tokens of scoring passes that are charged."""
+    """The learners of all processes as one. `tokens_scored` counts the tokens of scoring passes that are charged."""
 
     def __init__(self, processes: Processes, learner: Learner, max_batch_tokens: int) -> None:
         self.processes, self.learner, self.max_batch_tokens = processes, learner, max_batch_tokens
         self.tokens_scored = 0
 
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
-        """Rollouts of each request; with several processes progress comes at the end of each call."""
+        """Rollouts of each request; several processes report progress only at the end of a call."""
         if self.processes.count == 1 or self.learner.engine.serves_all:
             return self.learner.generate(requests, progress)
         shares = split_by_cost([expected_cost(request) for request in requests], self.processes.count)
@@ -93,21 +93,21 @@ class Team:
         self.processes.call(self.learner.sync, [()] * self.processes.count)
 
     def save(self, folder: Path) -> None:
-        """Model and optimiser into a checkpoint's folder."""
+        """Save model and optimiser into a checkpoint's folder."""
         self.processes.call(self.learner.save, [(str(folder),)] * self.processes.count)
 
     def export(self, folder: Path) -> None:
-        """The whole model in the hub's format."""
+        """Save the full model in the hub's format."""
         self.processes.call(self.learner.export, [(str(folder),)] * self.processes.count)
 
     def take_tokens_scored(self) -> int:
-        """Tokens scored since last asked."""
+        """Tokens scored since the last call."""
         total, self.tokens_scored = self.tokens_scored, 0
         return total
 
 
 def expected_cost(request: Request) -> float:
-    """Tokens that a request will probably take: its prompt once, plus each of its completions."""
+    """Expected number of tokens of a request: its prompt once, plus each of its completions."""
     length = request.max_tokens if request.expected_tokens is None else request.expected_tokens
     return len(request.prompt_ids) + len(request.seeds) * min(length, request.max_tokens)
 
@@ -128,7 +128,7 @@ def split_by_cost(costs: Sequence[float], count: int) -> list[list[int]]:
 
 
 def round_robin(items: Sequence[Any], count: int, filler: Any) -> list[list[Any]]:
-    """Items in turn, all shares made equally long with fillers.
+    """Deal the items out in turn; fillers make all shares equally long.
 
     >>> round_robin([1, 2, 3], 2, 0)
     [[1, 3], [2, 0]]

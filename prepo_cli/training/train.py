@@ -40,7 +40,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         check_hub(config)
         newest = checkpoint.newest(folder.checkpoints) if resume else None
         folder.check(config, resume=resume, overwrite=overwrite)
-        Judge(config.rewards)  # refuses unknown functions
+        Judge(config.rewards)  # rejects unknown functions
         return newest
 
     resume_from = processes.share(check)
@@ -90,13 +90,13 @@ def _control(run: Run, resume_from: Path | None) -> dict[str, Any]:
 
 @contextmanager
 def _stop_after_step(progress: Progress) -> Iterator[None]:
-    """Make the first interrupt (or SIGTERM) end the run after the current step, saved; a second one ends it at once."""
+    """On the first interrupt (or SIGTERM) save and stop after the current step, on a second one stop immediately."""
 
     def request(number: int, frame: Any) -> None:
         if progress.stop_requested:
-            raise KeyboardInterrupt("stopped at once; continue with --resume from the last checkpoint")
+            raise KeyboardInterrupt("stopped immediately; continue from the last checkpoint with --resume")
         progress.stop_requested = True
-        say("stopping after this step, then saving; interrupt again to stop at once")
+        say("stopping after this step, then saving; interrupt again to stop immediately")
 
     try:
         before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -110,7 +110,7 @@ def _stop_after_step(progress: Progress) -> Iterator[None]:
 
 
 def announce(run: Run) -> None:
-    """A line on the data, one on the model, and what the strategies have to say."""
+    """Print a line on the data, the strategies' notes and a line on the model."""
     dataset, policy, processes = run.dataset, run.learner.policy, run.team.processes
     say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
     parameters = sum(map(size, policy.model.parameters()))

@@ -1,12 +1,13 @@
 """The update: advantages and weights in, optimiser steps out.
 
-Gradients are accumulated over micro-batches bounded by padded tokens and spread over all processes; the loss's divisor
-is that of the whole mini-batch, so the gradient does not depend on how it was cut. On-policy (one pass, one mini-batch)
-the old log-probs are the new ones, detached. A forward pass before the update is made only for old log-probs that the
-engine's don't stand for, for entropies that the weighting needs and the engine doesn't give, and for the reference.
+Gradients are accumulated over micro-batches limited by padded tokens and spread over all processes. The loss is divided
+by the divisor of the whole mini-batch, so the gradient does not depend on how the mini-batch is split. On-policy (one
+iteration, one mini-batch) the old log-probs are the new ones, detached; off-policy they are the engine's if these are
+exact. A forward pass before the update is needed only for other old log-probs, for entropies that the weighting reads
+and the engine does not report, and for the reference.
 
-Mini-batches hold whole groups, drawn in an order that derives from the run's seed: a selector's order, by perplexity
-say, would otherwise give every step's last update the same kind of prompts.
+Mini-batches consist of complete groups, in an order derived from the run's seed. In the selector's order (by
+perplexity, say) the last mini-batch of every step would contain the same kind of prompts.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ class Updater:
 
     Args:
         training: the run's settings.
-        team: what computes.
-        options: of the loss.
-        exact: whether the engine's log-probs are the trainer's own, to the last bit.
-        seed: the run's.
+        team: the processes that compute.
+        options: the loss's settings.
+        exact: whether the engine's log-probs equal the trainer's bit for bit.
+        seed: the run's seed.
     """
 
     def __init__(self, training: TrainingConfig, team: Team, options: LossOptions, exact: bool, seed: int) -> None:
         self.training, self.team, self.options, self.exact, self.seed = training, team, options, exact, seed
 
     def prepare(self, groups: Sequence[Sequence[Sample]], needs_entropy: bool) -> None:
-        """Give the rollouts what must be known of them before the first optimiser step."""
+        """Set the log-probs and entropies that must be known before the first optimiser step."""
         samples = [sample for group in groups for sample in group]
         off_policy = self._is_off_policy(len(groups))
         entropy_unknown = any(sample.entropies is None for sample in samples)
@@ -58,7 +59,7 @@ class Updater:
     def update(
         self, batch: Sequence[TrainingSample], learning_rate: float, step: int, with_entropy: bool = False
     ) -> UpdateStats:
-        """All optimiser steps of a batch; `with_entropy` also measures the entropy of what passes through the model."""
+        """All optimiser steps of a batch; `with_entropy` also measures the tokens' entropy."""
         stats = UpdateStats()
         for iteration in range(self.training.num_iterations):
             for mini_batch in self._mini_batches(batch, step, iteration):
@@ -68,16 +69,16 @@ class Updater:
     def _optimizer_step(
         self, batch: Sequence[TrainingSample], learning_rate: float, step: int, with_entropy: bool
     ) -> UpdateStats:
-        over = divisor(sum(sample.num_tokens for sample in batch), len(batch), self.options)
-        # A sample without gradient counts in the divisor and costs no pass.
+        loss_divisor = divisor(sum(sample.num_tokens for sample in batch), len(batch), self.options)
+        # Samples without a gradient count in the divisor but need no forward pass.
         batch = [sample for sample in batch if sample.has_gradient]
-        stats = UpdateStats(divisor=over)
-        return stats + self.team.step(batch, over, learning_rate, step, with_entropy) if batch else stats
+        stats = UpdateStats(divisor=loss_divisor)
+        return stats + self.team.step(batch, loss_divisor, learning_rate, step, with_entropy) if batch else stats
 
     def _mini_batches(
         self, batch: Sequence[TrainingSample], step: int, iteration: int
     ) -> Iterator[Sequence[TrainingSample]]:
-        """Whole groups, `mini_batch_prompts` at a time."""
+        """Complete groups, `mini_batch_prompts` at a time."""
         groups = sorted({sample.group for sample in batch})
         size = self.training.mini_batch_prompts or max(len(groups), 1)
         if size < len(groups):

@@ -1,6 +1,6 @@
-"""What an update measures: sums over tokens and extremes, which add up over micro-batches, processes and steps.
+"""Statistics of an update: sums over tokens, and extremes, combined over micro-batches, processes and optimiser steps.
 
-Every mean is over the tokens that were computed on, so a mini-batch without gradients dilutes nothing.
+Means are over the tokens that pass through the model, so mini-batches without gradients do not dilute them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from math import inf
 
 @dataclass(frozen=True)
 class UpdateStats:
-    """Sums over `tokens`, unless a field says otherwise. `a + b` is the update of both.
+    """Sums over `tokens`, unless a field says otherwise. `a + b` combines both.
 
     `loss` is a sum whose mean is over `divisor`, which also counts tokens without gradient. `engine_*` compare the
     engine's log-probs of the sampled tokens with the trainer's.
@@ -22,18 +22,18 @@ class UpdateStats:
     loss: float = 0.0
     divisor: float = 0.0
     grad_norm: float = 0.0
-    """Over optimiser steps."""
+    """Summed over optimiser steps."""
     clipped_low: float = 0.0
     clipped_high: float = 0.0
     kl: float | None = None
     """None without a reference."""
     entropy: float | None = None
-    """None where it was not computed."""
+    """None if it was not computed."""
     engine_gap: float = 0.0
     engine_gap_max: float = 0.0
     engine_kl: float = 0.0
     ratio: float | None = None
-    """Importance ratios; None where nothing is corrected."""
+    """Importance ratios; None if nothing is corrected."""
     ratio_max: float = -inf
     ratio_min: float = inf
     corrected: float = 0.0
@@ -47,12 +47,12 @@ class UpdateStats:
             grad_norm=self.grad_norm + other.grad_norm,
             clipped_low=self.clipped_low + other.clipped_low,
             clipped_high=self.clipped_high + other.clipped_high,
-            kl=_added(self.kl, other.kl),
-            entropy=_added(self.entropy, other.entropy),
+            kl=_sum_of_known(self.kl, other.kl),
+            entropy=_sum_of_known(self.entropy, other.entropy),
             engine_gap=self.engine_gap + other.engine_gap,
             engine_gap_max=max(self.engine_gap_max, other.engine_gap_max),
             engine_kl=self.engine_kl + other.engine_kl,
-            ratio=_added(self.ratio, other.ratio),
+            ratio=_sum_of_known(self.ratio, other.ratio),
             ratio_max=max(self.ratio_max, other.ratio_max),
             ratio_min=min(self.ratio_min, other.ratio_min),
             corrected=self.corrected + other.corrected,
@@ -60,11 +60,11 @@ class UpdateStats:
 
     @property
     def mean_entropy(self) -> float | None:
-        """Mean token entropy in nats; None where it was not computed."""
+        """Mean token entropy in nats; None if it was not computed."""
         return self.entropy / self.tokens if self.entropy is not None and self.tokens else None
 
     def metrics(self) -> dict[str, float]:
-        """The update's part of the log."""
+        """The update's metrics for the log."""
         found = {
             "loss": self.loss / self.divisor if self.divisor else 0.0,
             "grad_norm": self.grad_norm / self.optimizer_steps if self.optimizer_steps else 0.0,
@@ -86,8 +86,8 @@ class UpdateStats:
         return found | {name: value / self.tokens for name, value in sums.items()}
 
 
-def _added(one: float | None, other: float | None) -> float | None:
-    """The sum of what is known."""
+def _sum_of_known(one: float | None, other: float | None) -> float | None:
+    """The sum of the values that are not None."""
     if one is None or other is None:
         return other if one is None else one
     return one + other

@@ -2,10 +2,10 @@
 
 At the end of each epoch all prompts are sorted by their mean reward so far, highest first (a prompt never rolled out
 has mean 0); the difficulty k of a prompt is its position in that order, divided by the number of prompts. In the first
-epoch every k is 0 and everyone gets G rollouts. After that a prompt gets floor(G_min + rem * w), where rem is what is
-left of the total after G_min for everyone, and w = k / (sum of k + 1e-8), as in the public code: a share that would be
-exact falls just below its integer and loses one. What the floors leave goes to the hardest prompts first, each filled
-up to G_max.
+epoch every k is 0 and every prompt gets G rollouts. After that a prompt gets floor(G_min + rem * w), where rem is the
+total minus G_min for every prompt, and w = k / (sum of k + 1e-8), as in the public code: a share that would be an exact
+integer falls just below it and loses one. Rollouts that rounding down leaves over go to the hardest prompts first, up
+to G_max each.
 
 Choices: the bounds move by 2 an epoch towards 4 and 12 for G = 8, in proportion for other G; the proportional share may
 exceed G_max unless `cap` is set; with `seed_with_rank` the first epoch takes k from the dataset's `rank` column (larger
@@ -68,7 +68,7 @@ def budgets(k_n: FloatArray, total: int, low: int, high: int, cap: bool = False)
         extra = min(left, max(high - int(counts_n[i]), 0))
         counts_n[i] += extra
         left -= extra
-    # Something is left only where every prompt has reached `high`; it is dealt out one by one, hardest first.
+    # Rollouts are left only if every prompt has reached `high`; they are dealt out one by one, hardest first.
     for i in range(left):
         counts_n[hardest_first[i % len(k_n)]] += 1
     return counts_n

@@ -32,7 +32,7 @@ def marginal(p: float, rollouts: int) -> float:
 
 
 def greedy(p_n: FloatArray, total: int, minimum: int) -> list[int]:
-    """Rollouts that sum to `total`, each at least `minimum`, worth most together; ties go to the earlier prompt.
+    """Rollouts that sum to `total`, each at least `minimum`, of maximum total value; ties go to the earlier prompt.
 
     >>> import numpy as np
     >>> greedy(np.array([0.1, 0.5, 0.9]), total=24, minimum=2)

@@ -1,7 +1,7 @@
 """PODS (2504.13818): generate n rollouts, train on the m whose rewards vary most.
 
-The m rewards of maximum variance are the top i and the bottom m - i for some i; prefix sums make it cheap to try every
-i. Ties are broken by the order of the rollouts.
+The m rewards of maximum variance are the bottom i and the top m - i for some i; prefix sums make it cheap to try every
+i. Ties are broken by the order of the rollouts. Axis letters: N rollouts, S prefixes of 0 to n rewards, I values of i.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ def max_variance_subset(rewards_N: FloatArray, m: int) -> BoolArray:
     [True, False, True, False, True, True]
     """
     n = len(rewards_N)
-    order = np.argsort(rewards_N, kind="stable")
-    ordered = rewards_N[order] - rewards_N.mean()
-    sums = np.concatenate([[0.0], np.cumsum(ordered)])
-    squares = np.concatenate([[0.0], np.cumsum(ordered**2)])
-    bottom = np.arange(m + 1)
-    top = m - bottom
-    total = sums[bottom] + sums[n] - sums[n - top]
-    total_squares = squares[bottom] + squares[n] - squares[n - top]
-    best = int(np.argmax(total_squares / m - (total / m) ** 2))
+    order_N = np.argsort(rewards_N, kind="stable")
+    centred_N = rewards_N[order_N] - rewards_N.mean()
+    sums_S = np.concatenate([[0.0], np.cumsum(centred_N)])
+    squares_S = np.concatenate([[0.0], np.cumsum(centred_N**2)])
+    bottom_I = np.arange(m + 1)
+    top_I = m - bottom_I
+    total_I = sums_S[bottom_I] + sums_S[n] - sums_S[n - top_I]
+    total_squares_I = squares_S[bottom_I] + squares_S[n] - squares_S[n - top_I]
+    best = int(np.argmax(total_squares_I / m - (total_I / m) ** 2))
     mask_N = np.zeros(n, dtype=np.bool_)
-    mask_N[order[:best]] = True
-    mask_N[order[n - (m - best) :]] = True
+    mask_N[order_N[:best]] = True
+    mask_N[order_N[n - (m - best) :]] = True
     return mask_N
 
 

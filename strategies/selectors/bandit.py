@@ -23,10 +23,10 @@ from strategies.types import Group, Prompt, PromptSource, RunInfo, StepContext, 
 
 def mean_absolute_advantage(group: Group) -> float:
     """Mean of |r - mean| / std over the group, with the sample deviation (n - 1); 0 if all rewards are equal."""
-    rewards = group.rewards_N
-    if group.zero_variance or len(rewards) < 2:
+    rewards_N = group.rewards_N
+    if group.zero_variance or len(rewards_N) < 2:
         return 0.0
-    return float(np.abs(rewards - rewards.mean()).mean() / (rewards.std(ddof=1) + 1e-6))
+    return float(np.abs(rewards_N - rewards_N.mean()).mean() / (rewards_N.std(ddof=1) + 1e-6))
 
 
 @register("bandit")
@@ -69,10 +69,10 @@ class Bandit(Selector):
         return chosen
 
     def probabilities(self, arms: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Softmax of Q / tau over some arms."""
-        logits = np.array([self.q.get(arm, 0.0) for arm in arms]) / self.params.tau
-        weights = np.exp(logits - logits.max())
-        return np.asarray(weights / weights.sum())
+        """Softmax of Q / tau over some arms, [A]."""
+        logits_A = np.array([self.q.get(arm, 0.0) for arm in arms]) / self.params.tau
+        weights_A = np.exp(logits_A - logits_A.max())
+        return np.asarray(weights_A / weights_A.sum())
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
         for group in groups:

@@ -44,20 +44,20 @@ def sigmoid(x: FloatArray) -> FloatArray:
 
 
 def laplace_update(
-    mean: FloatArray, precision: FloatArray, x_NF: FloatArray, right_N: FloatArray, total_N: FloatArray
+    mean_F: FloatArray, precision_FF: FloatArray, x_NF: FloatArray, right_N: FloatArray, total_N: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Posterior mean [F] and precision [F, F] of logistic weights after binomial outcomes; damped Newton steps."""
-    weights = mean.copy()
+    weights_F = mean_F.copy()
     for _ in range(8):
-        p = sigmoid(x_NF @ weights)
-        gradient = x_NF.T @ (right_N - total_N * p) - precision @ (weights - mean)
-        hessian = (x_NF * (total_N * p * (1 - p))[:, None]).T @ x_NF + precision
-        move = np.linalg.solve(hessian, gradient)
-        weights = weights + move * min(1.0, 2.0 / max(float(np.abs(move).max()), 1e-12))
-        if float(np.abs(move).max()) < 1e-8:
+        p_N = sigmoid(x_NF @ weights_F)
+        gradient_F = x_NF.T @ (right_N - total_N * p_N) - precision_FF @ (weights_F - mean_F)
+        hessian_FF = (x_NF * (total_N * p_N * (1 - p_N))[:, None]).T @ x_NF + precision_FF
+        step_F = np.linalg.solve(hessian_FF, gradient_F)
+        weights_F = weights_F + step_F * min(1.0, 2.0 / max(float(np.abs(step_F).max()), 1e-12))
+        if float(np.abs(step_F).max()) < 1e-8:
             break
-    p = sigmoid(x_NF @ weights)
-    return weights, (x_NF * (total_N * p * (1 - p))[:, None]).T @ x_NF + precision
+    p_N = sigmoid(x_NF @ weights_F)
+    return weights_F, (x_NF * (total_N * p_N * (1 - p_N))[:, None]).T @ x_NF + precision_FF
 
 
 @register("calibrated")
@@ -83,29 +83,29 @@ class Calibrated(Selector):
         super().__init__(params, run)
         self.right_P = np.zeros(run.num_prompts, dtype=np.float32)
         self.wrong_P = np.zeros(run.num_prompts, dtype=np.float32)
-        self.mean: FloatArray = np.zeros(FEATURES)
-        self.precision: FloatArray = np.eye(FEATURES)
+        self.mean_F: FloatArray = np.zeros(FEATURES)
+        self.precision_FF: FloatArray = np.eye(FEATURES)
         self.moments = np.zeros(3)  # count, mean and squared deviations of log perplexity
-        self._log_ppl: dict[int, float] = {}  # of this step's candidates
-        self._outcomes: list[tuple[float, int, int]] = []  # of this step: log perplexity, right, rollouts
+        self._log_ppl: dict[int, float] = {}  # this step's candidates, by index
+        self._outcomes: list[tuple[float, int, int]] = []  # this step's: log perplexity, correct rollouts, rollouts
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
         candidates = source.take(self.params.candidates(n, self.run))
         log_ppl_B = self._log_perplexity(candidates, ctx)
         self._count_moments(log_ppl_B)
-        index = np.array([prompt.index for prompt in candidates])
-        self._log_ppl |= dict(zip(index.tolist(), log_ppl_B.tolist(), strict=True))
-        score_B = varied(self.draw(log_ppl_B, index, ctx.rng("selector/calibrated")), self.run.num_generations)
-        kept = np.argsort(-score_B, kind="stable")[:n]
-        return [candidates[i] for i in kept]
+        index_B = np.array([prompt.index for prompt in candidates])
+        self._log_ppl |= dict(zip(index_B.tolist(), log_ppl_B.tolist(), strict=True))
+        score_B = varied(self.draw(log_ppl_B, index_B, ctx.rng("selector/calibrated")), self.run.num_generations)
+        chosen = np.argsort(-score_B, kind="stable")[:n]
+        return [candidates[i] for i in chosen]
 
-    def draw(self, log_ppl_B: FloatArray, index: IntArray, rng: np.random.Generator) -> FloatArray:
+    def draw(self, log_ppl_B: FloatArray, index_B: IntArray, rng: np.random.Generator) -> FloatArray:
         """A pass rate for each candidate, sampled from its posterior."""
-        weights = rng.multivariate_normal(self.mean, np.linalg.inv(self.precision))
-        predicted = np.clip(sigmoid(self._features(log_ppl_B) @ weights), 0.01, 0.99)
-        a = self.params.strength * predicted + self.right_P[index]
-        b = self.params.strength * (1 - predicted) + self.wrong_P[index]
-        return np.asarray(rng.beta(a, b))
+        weights_F = rng.multivariate_normal(self.mean_F, np.linalg.inv(self.precision_FF))
+        predicted_B = np.clip(sigmoid(self._features(log_ppl_B) @ weights_F), 0.01, 0.99)
+        a_B = self.params.strength * predicted_B + self.right_P[index_B]
+        b_B = self.params.strength * (1 - predicted_B) + self.wrong_P[index_B]
+        return np.asarray(rng.beta(a_B, b_B))
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
         for group in groups:
@@ -119,8 +119,10 @@ class Calibrated(Selector):
         if self._outcomes:
             log_ppl_N, right_N, total_N = np.array(self._outcomes, dtype=np.float64).T
             kept = self.params.forget
-            prior = kept * self.precision + (1 - kept) * np.eye(FEATURES)
-            self.mean, self.precision = laplace_update(self.mean, prior, self._features(log_ppl_N), right_N, total_N)
+            prior_FF = kept * self.precision_FF + (1 - kept) * np.eye(FEATURES)
+            self.mean_F, self.precision_FF = laplace_update(
+                self.mean_F, prior_FF, self._features(log_ppl_N), right_N, total_N
+            )
         self._outcomes.clear()
         self._log_ppl.clear()
 
@@ -135,13 +137,13 @@ class Calibrated(Selector):
             )
         return np.asarray(np.log(ppl_B))
 
-    def _count_moments(self, values: FloatArray) -> None:
+    def _count_moments(self, values_B: FloatArray) -> None:
         """Chan's update of running mean and variance."""
         count, mean, squares = self.moments
-        added, its_mean = len(values), float(values.mean())
+        added, added_mean = len(values_B), float(values_B.mean())
         total = count + added
-        gap = its_mean - mean
-        squares += float(((values - its_mean) ** 2).sum()) + gap * gap * count * added / total
+        gap = added_mean - mean
+        squares += float(((values_B - added_mean) ** 2).sum()) + gap * gap * count * added / total
         self.moments = np.array([total, mean + gap * added / total, squares])
 
     def _features(self, log_ppl: FloatArray) -> FloatArray:
@@ -151,18 +153,18 @@ class Calibrated(Selector):
         return np.stack([np.ones_like(z), z, z * z], axis=1)
 
     def metrics(self) -> dict[str, float]:
-        return {f"weight_{i}": float(value) for i, value in enumerate(self.mean)}
+        return {f"weight_{i}": float(value) for i, value in enumerate(self.mean_F)}
 
     def state_dict(self) -> State:
         return {
             "right": self.right_P.copy(),
             "wrong": self.wrong_P.copy(),
-            "mean": self.mean.copy(),
-            "precision": self.precision.copy(),
+            "mean": self.mean_F.copy(),
+            "precision": self.precision_FF.copy(),
             "moments": self.moments.copy(),
         }
 
     def load_state_dict(self, state: State) -> None:
         self.right_P, self.wrong_P = restored(state["right"], self.right_P), restored(state["wrong"], self.wrong_P)
-        self.mean, self.precision = state["mean"].copy(), state["precision"].copy()
+        self.mean_F, self.precision_FF = state["mean"].copy(), state["precision"].copy()
         self.moments = state["moments"].copy()

@@ -55,10 +55,10 @@ class Difficulty(Selector):
                 f"selector 'difficulty': prompt '{unknown[0]}' has no value in column 'difficulty'; add it "
                 "or remove the prompt"
             )
-        values = np.array([prompt.difficulty for prompt in candidates], dtype=np.float64)
-        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        values_B = np.array([prompt.difficulty for prompt in candidates], dtype=np.float64)
+        self.low, self.high = min(self.low, float(values_B.min())), max(self.high, float(values_B.max()))
         wanted = self.low + self.target * (self.high - self.low)
-        return [candidates[i] for i in np.argsort(np.abs(values - wanted), kind="stable")[:n]]
+        return [candidates[i] for i in np.argsort(np.abs(values_B - wanted), kind="stable")[:n]]
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
         self._reward += sum(float(group.rewards_N.sum()) for group in groups)

@@ -1,4 +1,4 @@
-"""The whole of E3 (2505.18573): prompts in the stream's order, with E3's budget and temperature schedule."""
+"""All of E3 (2505.18573): prompts in the stream's order, with E3's budget and temperature schedule."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ always are. From the second epoch on, p_easy and p_hard change by 0.01 after eac
 among all groups rolled out in the step reaches its target, else up.
 
 Differences from the public code: the label itself is stored instead of a threshold on the mean reward, which is right
-for eight rollouts only; random numbers derive from the run's seed; all state is in the checkpoint; and only as many
-prompts as are still missing are taken from the stream, so that none is wasted.
+for eight rollouts only; random numbers derive from the run's seed; all state is in the checkpoint; and only
+the number of prompts still missing is taken from the stream, so that none are wasted.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ class Greso(Selector):
         self._taken = self._skipped = 0
         self._last: dict[str, float] = {}
 
-    def probability(self, index: IntArray) -> FloatArray:
-        """Probability of rolling out some prompts."""
-        base = np.array([1.0, self.p_easy, self.p_hard])[self.labels_P[index]]
-        return roll_probability(self.streaks_P[index], base, self.params.minimum)
+    def probability(self, index_N: IntArray) -> FloatArray:
+        """Probability of rolling out some prompts, [N]."""
+        base_N = np.array([1.0, self.p_easy, self.p_hard])[self.labels_P[index_N]]
+        return roll_probability(self.streaks_P[index_N], base_N, self.params.minimum)
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
         rng = ctx.rng("selector/greso")
@@ -83,10 +83,12 @@ class Greso(Selector):
         while len(chosen) < n:
             prompts = source.take(n - len(chosen))
             self._seen.update(prompt.index for prompt in prompts)
-            rolls = rng.random(len(prompts)) < self.probability(np.array([p.index for p in prompts]))
-            chosen += [prompt for prompt, roll in zip(prompts, rolls, strict=True) if roll and self._may_choose(prompt)]
+            rolls_N = rng.random(len(prompts)) < self.probability(np.array([p.index for p in prompts]))
+            chosen += [
+                prompt for prompt, roll in zip(prompts, rolls_N, strict=True) if roll and self._may_choose(prompt)
+            ]
             self._taken += len(prompts)
-            self._skipped += int(len(prompts) - rolls.sum())
+            self._skipped += int(len(prompts) - rolls_N.sum())
         return chosen
 
     def _may_choose(self, prompt: Prompt) -> bool:

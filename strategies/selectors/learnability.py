@@ -31,10 +31,10 @@ class Learnability(Selector):
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
         candidates = source.take(self.params.candidates(n, self.run))
-        index = np.array([prompt.index for prompt in candidates])
-        p = self.history.pass_rate(index)
-        value = np.where(self.history.rollouts_P[index] == 0, np.inf, p * (1 - p))
-        return [candidates[i] for i in np.argsort(-value, kind="stable")[:n]]
+        index_B = np.array([prompt.index for prompt in candidates])
+        p_B = self.history.pass_rate(index_B)
+        value_B = np.where(self.history.rollouts_P[index_B] == 0, np.inf, p_B * (1 - p_B))
+        return [candidates[i] for i in np.argsort(-value_B, kind="stable")[:n]]
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
         self.history.add(groups)

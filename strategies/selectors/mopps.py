@@ -40,9 +40,9 @@ class Mopps(Selector):
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
         candidates = source.take(self.params.candidates(n, self.run))
-        index = np.array([prompt.index for prompt in candidates])
-        drawn = ctx.rng("selector/mopps").beta(self.a_P[index], self.b_P[index])
-        nearest = np.argsort((drawn - self.params.target) ** 2, kind="stable")[:n]
+        index_B = np.array([prompt.index for prompt in candidates])
+        drawn_B = ctx.rng("selector/mopps").beta(self.a_P[index_B], self.b_P[index_B])
+        nearest = np.argsort((drawn_B - self.params.target) ** 2, kind="stable")[:n]
         return [candidates[i] for i in nearest]
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:

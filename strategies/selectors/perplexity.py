@@ -1,4 +1,4 @@
-"""What selectors by prompt perplexity share: parameters, and perplexities that are live or stored in the dataset."""
+"""Shared by selectors by perplexity: their parameters, and perplexities that are live or stored in the dataset."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class _ByPerplexity(Selector):
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)
         self._step = -1
-        self._scored: list[FloatArray] = []  # of this step, one array a round
+        self._scored: list[FloatArray] = []  # this step's, one array per round
         self._kept: list[FloatArray] = []
         self._starts: list[int] = []
 

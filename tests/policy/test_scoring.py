@@ -12,7 +12,7 @@ from tests.models import CONFIGS, VOCAB, make_policy, naive_scores
 RNG = np.random.default_rng(3)
 ROWS = [RNG.integers(2, VOCAB, size=n).tolist() for n in (3, 17, 9, 30, 2)]
 SPANS = [(1, 3), (5, 17), (0, 9), (12, 20), (1, 2)]
-HEATS = [1.0, 0.7, 1.3, 1.0, 2.0]
+TEMPERATURES = [1.0, 0.7, 1.3, 1.0, 2.0]
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
@@ -20,20 +20,20 @@ HEATS = [1.0, 0.7, 1.3, 1.0, 2.0]
 def test_scores_equal_naive_whatever_the_batch(architecture: str, max_tokens: int) -> None:
     policy = make_policy(architecture)
     assert policy.scorer.splits
-    scores = policy.score(ROWS, SPANS, HEATS, max_tokens, with_entropy=True)
-    for row, span, heat, (logprobs, entropies) in zip(ROWS, SPANS, HEATS, scores, strict=True):
-        naive_logprobs, naive_entropies = naive_scores(policy.model, row, *span, heat)
+    scores = policy.score(ROWS, SPANS, TEMPERATURES, max_tokens, with_entropy=True)
+    for row, span, temperature, (logprobs, entropies) in zip(ROWS, SPANS, TEMPERATURES, scores, strict=True):
+        naive_logprobs, naive_entropies = naive_scores(policy.model, row, *span, temperature)
         np.testing.assert_allclose(logprobs, naive_logprobs, atol=2e-5)
         np.testing.assert_allclose(entropies, naive_entropies, atol=2e-5)
 
 
 def test_a_head_that_does_not_split_falls_back_to_full_logits() -> None:
     policy = make_policy("llama")
-    plain = policy.score(ROWS, SPANS, HEATS, 100)
+    plain = policy.score(ROWS, SPANS, TEMPERATURES, 100)
     policy.model.config.final_logit_softcapping = 0.5  # the split would now cap what the model does not
     policy.scorer = scoring.TokenScorer(policy.model)
     assert not policy.scorer.splits
-    for (ours, _), (expected, _) in zip(policy.score(ROWS, SPANS, HEATS, 100), plain, strict=True):
+    for (ours, _), (expected, _) in zip(policy.score(ROWS, SPANS, TEMPERATURES, 100), plain, strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
@@ -53,25 +53,28 @@ def test_perplexity_of_nothing_is_nan() -> None:
     assert np.isnan(ppl_N2[:, 0]).all() and (ppl_N2[:, 1] == 0).all()
 
 
-@pytest.mark.parametrize(("chunk_tokens", "more_rounds"), [(1, 0), (5, 0), (1000, 0), (5, 3), (1000, 1)])
+@pytest.mark.parametrize(("chunk_tokens", "more_chunks"), [(1, 0), (5, 0), (1000, 0), (5, 3), (1000, 1)])
 def test_gradient_in_chunks_equals_float64_autograd(
-    monkeypatch: pytest.MonkeyPatch, chunk_tokens: int, more_rounds: int
+    monkeypatch: pytest.MonkeyPatch, chunk_tokens: int, more_chunks: int
 ) -> None:
-    """Also where another process needs more rounds, and this one goes through them with nothing."""
+    """Also if another process needs more chunks, which are empty in this one."""
     monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", chunk_tokens * VOCAB)
     policy = make_policy()
-    policy.scorer.agree = lambda rounds: rounds + more_rounds
+    policy.scorer.common_chunk_count = lambda chunks: chunks + more_chunks
+    sizes, chunk = [], policy.scorer._chunk
+    policy.scorer._chunk = lambda *inputs: (sizes.append(len(inputs[1])), chunk(*inputs))[1]
     ids, mask = scoring.pad_rows(ROWS, 0, "cpu")
     chosen = scoring.spans_mask(SPANS, ids.shape[1], "cpu")
-    logprobs, _ = policy.scorer(ids, mask, chosen, torch.tensor(HEATS))
+    logprobs, _ = policy.scorer(ids, mask, chosen, torch.tensor(TEMPERATURES))
+    assert len(sizes) == -(-len(logprobs) // chunk_tokens) + more_chunks
     factors = torch.linspace(-1, 1, len(logprobs))
     (logprobs * factors).sum().backward()
 
     double = type(policy.model)(policy.model.config).double()
     double.load_state_dict(policy.model.state_dict())
     total, used = torch.zeros((), dtype=torch.float64), 0
-    for row, (start, end), heat in zip(ROWS, SPANS, HEATS, strict=True):
-        logits = double(input_ids=torch.tensor([row])).logits[0] / heat
+    for row, (start, end), temperature in zip(ROWS, SPANS, TEMPERATURES, strict=True):
+        logits = double(input_ids=torch.tensor([row])).logits[0] / temperature
         for position in range(max(start, 1), end):
             total = total + factors[used] * torch.log_softmax(logits[position - 1], -1)[row[position]]
             used += 1

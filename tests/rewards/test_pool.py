@@ -73,7 +73,7 @@ def test_an_abandoned_call_leaves_no_answers_behind(hostile: WorkerPool, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(WorkerPool, "_note", interrupt)
+        patch.setattr(WorkerPool, "_handle_line", interrupt)
         with pytest.raises(KeyboardInterrupt):
             hostile.run(jobs(*["no"] * 20))
     assert hostile.run(jobs(*["yes"] * 20)) == ["right"] * 20

@@ -32,7 +32,7 @@ class Backwards(Selector):
 
 @pytest.fixture
 def clean() -> Iterator[None]:
-    """Gives the registry back as it was, and reads the entry points anew on both sides."""
+    """Restores the registry, and rereads the entry points before and after."""
     before, modules, path = dict(registry._registered), set(sys.modules), list(sys.path)
     registry.load_plugins.cache_clear()
     yield

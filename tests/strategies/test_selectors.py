@@ -147,7 +147,7 @@ def test_calibrated_learns_that_perplexity_tells_the_pass_rate() -> None:
         rewards = [np.random.default_rng([step, p.index]).random(8) < pass_rate(p) for p in chosen]
         selector.observe([make_group(p, r.astype(float).tolist()) for p, r in zip(chosen, rewards, strict=True)], ctx)
         selector.end_step(REPORT)
-    assert selector.mean[1] < 0  # higher perplexity, lower pass rate
+    assert selector.mean_F[1] < 0  # higher perplexity, lower pass rate
     index = np.arange(48)
     log_ppl = np.log(FakeProbe().perplexity(PROMPTS))
     drawn = np.mean([selector.draw(log_ppl, index, np.random.default_rng(i)) for i in range(50)], axis=0)

@@ -158,7 +158,7 @@ def test_resuming_keeps_every_evaluation_once(tmp_path: Path) -> None:
 
 
 def test_bf16_kl_and_mini_batches_train_and_resume(tmp_path: Path) -> None:
-    """Off-policy updates in bfloat16: old log-probs are taken anew, the reference is the starting model."""
+    """Off-policy updates in bfloat16: old log-probs are recomputed, the reference is the starting model."""
     sets = ["training.mixed_precision=bf16", "training.beta=0.05", "training.mini_batch_prompts=2",
             "training.num_iterations=2", "training.learning_rate=1e-4", "recipe=random"]  # fmt: skip
     run(tmp_path / "run", *sets)

@@ -144,13 +144,13 @@ def test_a_hand_made_or_mixed_column_is_said(
 
 
 def test_another_scope_is_refused(scored: Scored, policy: Policy, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"scope=question, but the selector asks for scope=prompt; .*--scope prompt"):
+    with pytest.raises(UsageError, match=r"scope=question, but the selector uses scope=prompt; .*--scope prompt"):
         check(scored.without, policy, scopes=frozenset({"prompt"}))
     sets = [f"data.dataset_name={scored.without}", "training.total_steps=1", f"output_dir={tmp_path / 'run'}"]
     arguments = ["train", "--selector", "greso+ppl-schedule:source=stored,scope=prompt"]
     result = RUNNER.invoke(app, [*arguments, *(word for item in sets for word in ("--set", item))])
     assert result.exit_code == 2
-    assert "the selector asks for scope=prompt" in result.stderr.splitlines()[-1]
+    assert "the selector uses scope=prompt" in result.stderr.splitlines()[-1]
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
