@@ -65,7 +65,7 @@ class PromptStream:
                 self._defer_taken()
             row = int(self._order[self._position])
             if row in self._taken:  # this step has taken the whole training set
-                # What this call took stands at the right end.
+                # The prompts that this call took are the last entries.
                 again = min(m - len(taken), len(self._not_rolled_out) - len(taken))
                 if again > 0:
                     taken += [self._not_rolled_out[i] for i in range(again)]
