@@ -159,7 +159,7 @@ def test_an_engine_with_other_weights_is_found_out(sharded: bool) -> None:
     stale.model.lm_head.weight.data.copy_(other.model.lm_head.weight)
     checked = team(policy, stale)
     checked.processes.sharded = sharded
-    with pytest.raises(RunError, match="other weights than the trainer"):
+    with pytest.raises(RunError, match="weights differ from the trainer"):
         check_engine(checked, PROMPTS, CONFIG)
 
 
