@@ -24,8 +24,8 @@ Every recipe trained the embedded model for {STEPS} steps of 32 groups with 8 ro
 CPU. `docs/strategies_table.py` measured and wrote this table. It shows what a method spends, not how good it is: for
 that, one short run with one seed is no evidence; use `prepo compare` with many seeds. {STEPS} steps roll out few
 prompts twice, so whatever depends on earlier visits to a prompt (GRESO's skipping, E3's budgets, MoPPS's pass rates)
-has hardly set in: `greso` still does the same as `dapo`. The machine was busy with other work during the
-runs; `benchmarks/strategies.py` measures the time that a selector takes by itself.
+has hardly set in: `greso` still does the same as `dapo`. Times are of two CPU cores;
+`benchmarks/strategies.py` measures the time that a selector takes by itself.
 
 - **generated** and **trained**: rollouts. The difference was dropped by the filter or left over in a refill round.
 - **zero variance**: mean share of the generated groups whose rewards were all equal, so that they teach nothing.
