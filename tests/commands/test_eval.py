@@ -16,10 +16,9 @@ import pytest
 import yaml
 
 from prepo_cli.commands.eval import _short
-from prepo_cli.errors import UsageError
 from prepo_cli.evaluation import evaluator as evaluator_module
 from prepo_cli.evaluation import session
-from prepo_cli.evaluation.settings import EvalConfig, fingerprint
+from prepo_cli.evaluation.settings import EvalConfig
 from prepo_cli.main import main
 from tests.evaluation.answering import CUT, Characters, SumEngine, Sums, render
 
@@ -249,45 +248,6 @@ def test_other_rewards_and_weights_change_no_accuracy(
     strict = evaluated("--reward", "math", "--set", "rewards.correct_reward=1.5")
     assert strict["avg@4"]["value"] == 0
     sys.modules.pop("own_rewards_of_eval", None)
-
-
-def test_fingerprint_tells_models_data_and_settings_apart(tmp_path: Path) -> None:
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(b"a" * 3_000_000)
-    config = EvalConfig(output_dir="x")
-    marks = {fingerprint(config, str(tmp_path), Sums(3))}
-    same = config.model_copy(update={"output_dir": "y"})
-    same.rewards.workers, same.engine.max_batch_tokens = 3, 17
-    marks.add(fingerprint(same, str(tmp_path), Sums(3)))
-    assert len(marks) == 1
-    marks.add(fingerprint(config, str(tmp_path), Sums(4)))
-    marks.add(fingerprint(EvalConfig(output_dir="x", top_p=0.9), str(tmp_path), Sums(3)))
-    weights.write_bytes(b"b" + b"a" * 2_999_999)
-    marks.add(fingerprint(config, str(tmp_path), Sums(3)))
-    assert len(marks) == 4
-
-
-@pytest.mark.parametrize(
-    ("model", "context", "asked", "lengths"),
-    [
-        ("embedded", 256, None, (128, 128)),
-        ("other", None, None, (2560, 30208)),
-        ("other", 32768, None, (2560, 30208)),
-        ("other", 3000, None, (1500, 1500)),
-        ("other", 3000, 2900, (2900, 100)),
-    ],
-)
-def test_lengths_fit_the_context(model: str, context: int | None, asked: int | None, lengths: Any) -> None:
-    config = EvalConfig.model_validate(
-        {"model": {"model_name_or_path": model}, "max_completion_length": asked, "output_dir": "x"}
-    )
-    fitted = config.with_lengths(context)
-    assert (fitted.max_completion_length, fitted.max_prompt_length) == lengths
-
-
-def test_no_room_for_a_prompt() -> None:
-    with pytest.raises(UsageError, match="leaves no room"):
-        EvalConfig(output_dir="x", max_completion_length=256).with_lengths(256)
 
 
 def test_short_names(tmp_path: Path) -> None:
