@@ -106,7 +106,7 @@ def test_kl_is_zero_at_the_reference_and_positive_elsewhere() -> None:
 def test_a_new_loss_type_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Configuration and loss take it from the table; here the largest token loss of the batch, undivided."""
     entry = LossType("largest token loss", "0000.00000", lambda loss_M, sequence_M: loss_M.max(), lambda *sizes: 1)
-    with pytest.raises(UsageError, match=r"training\.loss_type=largest"):
+    with pytest.raises(UsageError, match=r"unknown training\.loss_type 'largest'"):
         resolve(sets=["training.loss_type=largest"])
     monkeypatch.setitem(LOSSES, "largest", entry)
     training = resolve(sets=["training.loss_type=largest"]).training
