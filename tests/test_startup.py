@@ -12,10 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import startup as benchmark
-from prepo_cli.rewards.judge import Judge
-from prepo_cli.sections import RewardConfig
 from prepo_cli.startup import large_imports
-from tests.rewards.test_pool import children
 
 ROOT = Path(__file__).parents[1]
 LATER = {"datasets", "deepspeed", "matplotlib", "pandas", "peft", "tensorboard", "wandb"}
@@ -79,8 +76,6 @@ def test_the_benchmark_compares_medians_with_the_libraries() -> None:
 def test_large_imports_pause_collection_once() -> None:
     script = """
 import gc
-from prepo_cli.rewards.judge import Judge
-from prepo_cli.sections import RewardConfig
 from prepo_cli.startup import large_imports
 for expected in (False, True):
     with large_imports():
@@ -98,14 +93,3 @@ def test_collection_goes_on_after_an_import_that_fails() -> None:
         import no_such_module  # noqa: F401
     assert gc.isenabled()
     assert gc.get_freeze_count() <= before  # frozen objects may have been freed since
-
-
-def test_only_the_reward_that_has_workers_starts_them() -> None:
-    already = len(children())
-    with Judge(RewardConfig(functions=["exact"], workers=1)) as judge:
-        judge.start()
-        assert len(children()) == already
-    with Judge(RewardConfig(functions=["math"], workers=1)) as judge:
-        judge.start()
-        judge.start()
-        assert len(children()) == already + 1

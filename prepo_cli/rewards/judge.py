@@ -91,11 +91,6 @@ class Judge:
         correct_N = by_function[self._verdict] >= self._correct_reward - TOLERANCE  # NaN, not applicable: not correct
         return Scores(total_N, by_function, correct_N, counts["timeout"], counts["error"])
 
-    def start(self) -> None:
-        """Start workers of `math` ahead of the first call, as many as leave the caller a core to itself."""
-        if MATH in self._functions:
-            self._pool.start(max(1, _cores() - 1))
-
     def close(self) -> None:
         """Stop the workers."""
         self._pool.close()

@@ -39,11 +39,6 @@ class WorkerPool:
         self._selector = selectors.DefaultSelector()
         self._stop = weakref.finalize(self, _kill_all, self._workers, os.getpid())
 
-    def start(self, count: int) -> None:
-        """Start up to `count` workers, which load their parsers while the caller does something else."""
-        while len(self._workers) < min(count, self.size):
-            self._add_worker()
-
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """The outcome of each job; 'timeout' if it took too long, 'error' if it killed its worker.
 

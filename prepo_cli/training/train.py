@@ -53,7 +53,6 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
                 judge = stack.enter_context(Judge(config.rewards))
                 run = Run(config, folder, judge, learner)
         if processes.is_main:
-            judge.start()  # its workers load while the first rollouts are generated
             summary = _control(run, resume_from)
             del run
         else:
