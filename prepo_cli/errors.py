@@ -7,3 +7,12 @@ class UsageError(Exception):
 
 class RunError(Exception):
     """A failure at run time that is not a defect of prepo: exit code 1."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of any exception on one line, at most 300 characters; its type if it has no message.
+
+    >>> one_line(ValueError("two  spaces")), one_line(KeyboardInterrupt())
+    ('two spaces', 'KeyboardInterrupt')
+    """
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -31,12 +31,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(PARTIAL + path.name)
     try:
         yield temporary
-        _fsync(temporary)
+        flush(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _fsync(path.parent)
+    flush(path.parent)
 
 
 def atomic_write(path: Path, text: str) -> None:
@@ -48,6 +48,15 @@ def atomic_write(path: Path, text: str) -> None:
 def atomic_write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object, with null for NaN and infinities."""
     atomic_write(path, json.dumps(finite(content), indent=2) + "\n")
+
+
+def flush(path: Path) -> None:
+    """Flush a file, or a folder's entries, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Chunks:
@@ -150,12 +159,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _fsync(path: Path) -> None:
-    """Flush a file, or a folder's entries, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

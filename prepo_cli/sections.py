@@ -48,20 +48,25 @@ class ModelConfig(Section):
     lora_target_modules: str | list[str] = Field("all-linear", description="modules that get adapters")
 
 
-class DataConfig(Section):
-    """The training set."""
+class PromptsConfig(Section):
+    """Which prompts of which dataset, and how they are rendered."""
 
     dataset_name: str = Field(EMBEDDED, description="file, folder, short name, Hub name, or 'embedded'")
-    dataset_config: str | None = Field(None, description="configuration of a Hub dataset")
     split: str = "train"
     limit: int | None = Field(None, ge=1, description="use only the first rows")
     prompt_column: str | None = None
-    answer_column: str | None = None
     skip_bad_rows: bool = False
     system_prompt: str | None = None
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="passed to the chat template, such as enable_thinking: false"
     )
+
+
+class DataConfig(PromptsConfig):
+    """The training set."""
+
+    dataset_config: str | None = Field(None, description="configuration of a Hub dataset")
+    answer_column: str | None = None
     seed: int | None = Field(None, ge=0, description="of the prompt order; by default the run's seed")
     max_prompt_length: int = Field(2048, ge=1, description="tokens; longer prompts are left out and counted")
 
@@ -267,17 +272,10 @@ class RunConfig(Section):
         return self
 
 
-class ScoringConfig(Section):
+class ScoringConfig(PromptsConfig):
     """All settings of `prepo score-ppl`."""
 
     model: ModelConfig = Field(default_factory=ModelConfig)
-    dataset_name: str = EMBEDDED
-    split: str = "train"
-    limit: int | None = Field(None, ge=1)
-    prompt_column: str | None = None
-    skip_bad_rows: bool = False
-    system_prompt: str | None = None
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     scope: Literal["question", "prompt"] = "question"
     max_prompt_length: int | None = Field(None, ge=1, description="tokens; longer prompts get no perplexity")
     batch_tokens: int = Field(16384, ge=1, description="padded tokens per forward pass")

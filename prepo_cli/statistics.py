@@ -7,7 +7,7 @@ with ties counted by their expected value instead of broken at random.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,17 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+
+def interval_text(interval: Mapping[str, float] | None, form: str = ".3f") -> str:
+    """An interval, as `_asdict` gives it, for a person to read; empty if there is none.
+
+    >>> interval_text(Interval(0.25, 0.125, 0.5)._asdict(), "+.3f")
+    '+0.250 [+0.125, +0.500]'
+    """
+    if interval is None:
+        return ""
+    return f"{interval['value']:{form}} [{interval['low']:{form}}, {interval['high']:{form}}]"
 
 
 def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> FloatArray:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from strategies.base import SLOTS, Selector, Strategy, StrategyParams
+from strategies.chain import Chain
 from strategies.errors import StrategyError
 from strategies.types import RunInfo
 
@@ -132,8 +133,6 @@ def create(slot: str, text: str, run: RunInfo) -> Strategy:
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
         raise StrategyError(f"'{text}' chains a selector with itself; name each selector once")
-    from strategies.chain import Chain
-
     return Chain([s for s in built if isinstance(s, Selector)], run)
 
 

@@ -112,7 +112,7 @@ def test_the_model_is_small_and_of_a_real_architecture(policy: Policy) -> None:
 
 
 def test_the_base_is_a_base(policy: Policy) -> None:
-    """avg@16 in [0.30, 0.55]; >= 15 % of prompts at 0 of 16, >= 8 % at 16 of 16; every family in [5 %, 90 %]."""
+    """avg@16 in [0.30, 0.55]; >= 15% of prompts at 0 of 16, >= 8% at 16 of 16; every family in [5%, 90%]."""
     test = rows("test")
     requests = [
         Request(

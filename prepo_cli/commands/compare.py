@@ -124,11 +124,13 @@ HEADINGS = (
 
 
 def _rows(result: dict[str, Any]) -> list[list[str]]:
+    from prepo_cli.statistics import interval_text
+
     return [
         [
             row["run"],
-            _interval(row["final"], ".3f"),
-            _interval(row["difference_to_first"], "+.3f"),
+            interval_text(row["final"]),
+            interval_text(row["difference_to_first"], "+.3f"),
             "not reached" if row["rollouts_to_target"] is None else f"{row['rollouts_to_target']:,.0f}",
             f"{row['rollouts_total']:,}",
             f"{row['rollouts_trained']:,}",
@@ -139,13 +141,9 @@ def _rows(result: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def _interval(value: dict[str, float] | None, form: str) -> str:
-    return "" if value is None else f"{value['value']:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
-
-
 def _note(result: dict[str, Any]) -> str:
     target = "no target: a run was never evaluated" if result["target"] is None else f"target {result['target']:.3f}"
-    return f"{result['metric']} with 95 % intervals over prompts, {target}"
+    return f"{result['metric']} with 95% intervals over prompts, {target}"
 
 
 def _page(runs: list[Run], result: dict[str, Any], files: dict[str, Path], path: Path) -> None:

@@ -61,7 +61,7 @@ def evaluate_command(
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite the evaluation in the folder.")] = False,
 ) -> None:
-    """Sample k answers to every prompt: avg@k, pass@j and maj@k with 95 % intervals.
+    """Sample k answers to every prompt: avg@k, pass@j and maj@k with 95% intervals.
 
     Run the same command again to resume an interrupted evaluation. All samples are written to samples.parquet in the
     output folder.

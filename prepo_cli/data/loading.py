@@ -26,6 +26,7 @@ from prepo_cli.data.short_names import by_short_name
 from prepo_cli.data.tables import load_folder_or_hub, load_table
 from prepo_cli.data.vectorised import has_duplicates, rows_to_inspect
 from prepo_cli.errors import UsageError
+from prepo_cli.sections import PromptsConfig
 from prepo_cli.terminal import progress
 from strategies.types import Prompt
 
@@ -170,6 +171,26 @@ def load_prompts(
     dataset.skipped = broken
     dataset.check(skip_bad_rows, "line" if name.endswith((".jsonl", ".json")) else "row")
     return dataset
+
+
+def load_configured_prompts(
+    config: PromptsConfig,
+    *,
+    answer_column: str | None = None,
+    need_answer: bool = True,
+    dataset_config: str | None = None,
+) -> PromptDataset:
+    """The prompts that a section of the configuration names; raises UsageError as `load_prompts` does."""
+    return load_prompts(
+        config.dataset_name,
+        split=config.split,
+        limit=config.limit,
+        prompt_column=config.prompt_column,
+        answer_column=answer_column,
+        skip_bad_rows=config.skip_bad_rows,
+        need_answer=need_answer,
+        dataset_config=dataset_config,
+    )
 
 
 def _all_columns(table: Any) -> list[str]:

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from prepo_cli.config import ASSETS
-from prepo_cli.errors import UsageError
+from prepo_cli.errors import UsageError, one_line
 from prepo_cli.sections import EMBEDDED
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -43,12 +43,12 @@ def load_table(
         return datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train"), 0
     except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
         if path.suffix != ".jsonl":
-            raise UsageError(f"{name} can't be read: {_reason(error)}") from error
+            raise UsageError(f"{name} can't be read: {one_line(error.__cause__ or error)}") from error
         with TemporaryDirectory(prefix="prepo-") as folder:
             readable = Path(folder) / path.name
             broken, first = _copy_readable_lines(path, readable)
             if first is None:
-                raise UsageError(f"{name} can't be read: {_reason(error)}") from error
+                raise UsageError(f"{name} can't be read: {one_line(error.__cause__ or error)}") from error
             if not skip_bad_rows:
                 raise UsageError(f"{name}, {first}; fix it, or skip bad rows with --skip-bad-rows") from error
             return datasets.load_dataset("json", data_files=str(readable), split="train"), broken
@@ -63,7 +63,9 @@ def load_folder_or_hub(name: str, split: str, config: str | None = None) -> Any:
     try:
         return datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the Hub client and the dataset builders raise a dozen unrelated types
-        raise UsageError(f"dataset '{name}' (split {split}) can't be loaded: {_reason(error)}") from error
+        raise UsageError(
+            f"dataset '{name}' (split {split}) can't be loaded: {one_line(error.__cause__ or error)}"
+        ) from error
 
 
 def _copy_readable_lines(path: Path, to: Path) -> tuple[int, str | None]:
@@ -83,8 +85,3 @@ def _copy_readable_lines(path: Path, to: Path) -> tuple[int, str | None]:
                 broken += 1
                 first = first or f"line {number}: {fault}"
     return broken, first
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost message, shortened to fit one line."""
-    return " ".join(str(error.__cause__ or error).split())[:200]

@@ -60,9 +60,8 @@ class Processes:
         self.index: int = self.accelerator.process_index
         self.device: torch.device = self.accelerator.device
         if self.device.type == "cpu":
-            os.environ.setdefault(
-                "DS_ACCELERATOR", "cpu"
-            )  # otherwise DeepSpeed, if installed, prints which accelerator it detects
+            # Otherwise DeepSpeed, if installed, prints which accelerator it detects.
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
         self.layout = _layout(self.accelerator, training.fsdp, zero)
         self._group = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT) if self.count > 1 else None
         self._calling = False

@@ -13,7 +13,7 @@ class GrowingLayer(DynamicLayer):
     """A `DynamicLayer` in buffers with spare capacity."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers does not annotate it
         self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(

@@ -28,7 +28,7 @@ import torch
 
 from prepo_cli.engines.base import EngineSetup
 from prepo_cli.engines.vllm_common import Answer, Completion, Job, OnAnswer, VllmBase, check_version
-from prepo_cli.errors import RunError, UsageError
+from prepo_cli.errors import RunError, UsageError, one_line
 from prepo_cli.sections import EngineConfig
 
 FORCED = {
@@ -196,10 +196,10 @@ def _start(model: str, options: dict[str, Any]) -> Any:
             warnings.simplefilter("ignore", FutureWarning)  # vLLM's own, about its dependencies
             return vllm.LLM(model, **options)
     except (ValueError, OSError) as error:
-        raise UsageError(f"vLLM can't load '{model}': {_one_line(error)}") from error
+        raise UsageError(f"vLLM can't load '{model}': {one_line(error)}") from error
     except RuntimeError as error:
         raise RunError(
-            f"vLLM failed to start: {_one_line(error)}; if it lacks memory, change engine.vllm_gpu_memory_utilization"
+            f"vLLM failed to start: {one_line(error)}; if it lacks memory, change engine.vllm_gpu_memory_utilization"
         ) from error
 
 
@@ -236,7 +236,3 @@ def _global_randomness_kept() -> Iterator[None]:
         torch.set_rng_state(cpu)
         if devices:
             torch.cuda.set_rng_state_all(devices)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from prepo_cli.engines.vllm_http import Backoff, CallGroup, Server, Unavailable
 from prepo_cli.engines.vllm_transfer import LOAD_TIMEOUT_S, Weights, pieces
-from prepo_cli.errors import RunError
+from prepo_cli.errors import RunError, one_line
 
 PREFIX = "weights-"
 FILE_BYTES = 4 * 2**30
@@ -37,7 +37,7 @@ class DiskTransfer:
             self._write(weights, new)
         except (OSError, SafetensorError) as error:
             raise RunError(
-                f"can't write weights to {self._folder} ({' '.join(str(error).split())}); free some space or set "
+                f"can't write weights to {self._folder} ({one_line(error)}); free some space or set "
                 "engine.vllm_sync_dir, then continue with --resume"
             ) from error
         self._newest = new

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from prepo_cli.errors import RunError, UsageError
+from prepo_cli.errors import RunError, UsageError, one_line
 
 CONNECT_TIMEOUT_S = 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
@@ -128,7 +128,7 @@ class Server:
             try:
                 connection.connect()
             except OSError as error:
-                raise Unavailable(_reason(error)) from error
+                raise Unavailable(one_line(error)) from error
             opened = connection.sock
             assert opened is not None
             opened.settimeout(timeout_s)
@@ -178,7 +178,7 @@ class Session:
             response = self._connection.getresponse()
             raw = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(_reason(error)) from error
+            raise Unavailable(one_line(error)) from error
         self._server.record_answer()
         if response.status in RETRYABLE:
             raise Unavailable(f"status {response.status}: {_message(raw)}", response.status)
@@ -213,10 +213,6 @@ def _shut_down(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError:
         return  # the server has closed it already
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _message(raw: bytes) -> str:

@@ -8,53 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from prepo_cli.data.loading import PromptDataset
+from prepo_cli.data.prompts import Prompts
 from prepo_cli.engines.base import Generator, Progress, Request, Rollout
 from prepo_cli.evaluation.results import Evaluation, join
 from prepo_cli.rewards.answers import final_answer
 from prepo_cli.rewards.judge import Judge, columns_of
-from strategies.types import derive_seed
-
-if TYPE_CHECKING:
-    from prepo_cli.data.loading import PromptDataset
-    from prepo_cli.data.rendering import Renderer
+from strategies.types import Prompt, derive_seed
 
 ROLLOUTS_AT_ONCE = 1024
-CACHED_PROMPTS = 16384
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are sampled. Prompts of more than `max_prompt_length` tokens are left out."""
+    """How answers are sampled."""
 
     k: int
     temperature: float
     top_p: float
     max_completion_length: int
-    max_prompt_length: int | None
     seed: int
 
 
 class Evaluator:
-    """Evaluates the engine's current policy, always on the same dataset; rendered prompts are cached."""
+    """Evaluates the engine's current policy, always on the same prompts."""
 
-    def __init__(
-        self,
-        engine: Generator,
-        tokenizer: Any,
-        dataset: PromptDataset,
-        renderer: Renderer,
-        judge: Judge,
-        sampling: Sampling,
-    ) -> None:
-        self.engine, self.tokenizer, self.dataset = engine, tokenizer, dataset
-        self.renderer, self.judge, self.sampling = renderer, judge, sampling
-        self._token_ids = lru_cache(maxsize=CACHED_PROMPTS)(self._render)
+    def __init__(self, engine: Generator, tokenizer: Any, prompts: Prompts, judge: Judge, sampling: Sampling) -> None:
+        self.engine, self.tokenizer, self.prompts = engine, tokenizer, prompts
+        self.judge, self.sampling = judge, sampling
+
+    @property
+    def dataset(self) -> PromptDataset:
+        """The prompts' dataset."""
+        return self.prompts.dataset
 
     @property
     def chunks(self) -> list[range]:
@@ -69,19 +60,17 @@ class Evaluator:
     def evaluate_rows(self, rows: Iterable[int], progress: Progress | None = None) -> Evaluation:
         """Answer the prompts of these rows of the dataset k times."""
         started = perf_counter()
-        rows, k = list(rows), self.sampling.k
-        longest = self.sampling.max_prompt_length
-        taken = [row for row in rows if longest is None or len(self._token_ids(row)) <= longest]
-        left_out = len(rows) - len(taken)
+        found, k = [self.prompts.get(row) for row in rows], self.sampling.k
+        prompts = [prompt for prompt in found if prompt is not None]
+        left_out = len(found) - len(prompts)
         if progress is not None and left_out:
             progress(left_out * k)
-        groups = self.engine.generate([self._request(row) for row in taken], progress) if taken else []
+        groups = self.engine.generate([self._request(prompt) for prompt in prompts], progress) if prompts else []
         rollouts = [rollout for group in groups for rollout in group]
         texts = [str(self.tokenizer.decode(rollout.token_ids, skip_special_tokens=True)) for rollout in rollouts]
-        row_of_rollout = [row for row in taken for _ in range(k)]
+        row_of_rollout = [prompt.index for prompt in prompts for _ in range(k)]
         columns = columns_of([self.dataset.fields(row) for row in row_of_rollout])
         scores = self.judge([self.dataset.question(row) for row in row_of_rollout], texts, columns)
-        prompts = [self.dataset.prompt(row) for row in taken]
         return Evaluation(
             prompt_ids=[prompt.id for prompt in prompts],
             sources=[prompt.source for prompt in prompts],
@@ -98,15 +87,10 @@ class Evaluator:
             errors=scores.errors,
         )
 
-    def _request(self, row: int) -> Request:
-        sampling, prompt_id = self.sampling, self.dataset.prompt(row).id
-        seeds = [derive_seed(sampling.seed, "eval", prompt_id, number) for number in range(sampling.k)]
-        return Request(
-            self._token_ids(row), seeds, sampling.temperature, sampling.max_completion_length, sampling.top_p
-        )
-
-    def _render(self, row: int) -> list[int]:
-        return self.renderer(self.dataset.messages(row)).token_ids
+    def _request(self, prompt: Prompt) -> Request:
+        sampling, token_ids = self.sampling, self.prompts.rendered(prompt.index).token_ids
+        seeds = [derive_seed(sampling.seed, "eval", prompt.id, number) for number in range(sampling.k)]
+        return Request(token_ids, seeds, sampling.temperature, sampling.max_completion_length, sampling.top_p)
 
 
 def _in_rows(values: list[Any], k: int) -> list[list[Any]]:

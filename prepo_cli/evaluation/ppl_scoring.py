@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from prepo_cli.data.loading import PromptDataset, load_prompts
+from prepo_cli.data.loading import PromptDataset, load_configured_prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.engines import ENGINES, build_engine
 from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.ppl_context import COLUMN, PerplexityContext
-from prepo_cli.evaluation.settings import digest_model
+from prepo_cli.evaluation.settings import DEFAULT_CONTEXT, digest_model
 from prepo_cli.files import Chunks, atomic_path
 from prepo_cli.policy.loading import load_model_spec, load_policy, model_source
 from prepo_cli.policy.policy import Policy, perplexities
@@ -33,8 +33,6 @@ from prepo_cli.terminal import progress, say
 CHUNK_ROWS = 2048
 BATCH_ROWS = 256
 DIGEST_ROWS = 10_000
-DEFAULT_CONTEXT = 32768
-"""Context of a vLLM engine, for a model that states no limit."""
 FORMATS = (".jsonl", ".parquet", ".csv")
 
 
@@ -45,14 +43,7 @@ def score_dataset(config: ScoringConfig) -> tuple[dict[str, Any], npt.NDArray[np
         UsageError: bad data or output; KeyboardInterrupt: finished chunks are kept.
     """
     _refuse_unwritable(config.output)
-    dataset = load_prompts(
-        config.dataset_name,
-        split=config.split,
-        limit=config.limit,
-        prompt_column=config.prompt_column,
-        skip_bad_rows=config.skip_bad_rows,
-        need_answer=False,
-    )
+    dataset = load_configured_prompts(config, need_answer=False)
     say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
     finished = Chunks(config.output.with_name(config.output.name + ".partial"), fingerprint(config, dataset))
     if finished.owner() not in (None, finished.fingerprint):

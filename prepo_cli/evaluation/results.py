@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prepo_cli.errors import UsageError
 from prepo_cli.rewards.metrics import mean_and_std
 from prepo_cli.statistics import avg_at_k, bootstrap_interval, maj_at_k, pass_at_k
 
@@ -46,19 +45,14 @@ class Evaluation:
         return int(self.correct_PK.shape[1])
 
     def summary(self, seed: int = 0) -> dict[str, Any]:
-        """avg@k, pass@j and maj@k with 95 % intervals over prompts, rewards, lengths, counts, time; plain types.
+        """avg@k, pass@j and maj@k with 95% intervals over prompts, rewards, lengths, counts, time; plain types.
 
         `rewards` has mean and deviation by function where there are several, `by_source` avg@k by source where sources
         group the prompts; else they are empty.
 
         Raises:
-            UsageError: all prompts were left out.
+            ValueError: there are no prompts.
         """
-        if not self.prompt_ids:
-            raise UsageError(
-                f"all {self.left_out} prompts to evaluate are too long; raise data.max_prompt_length or lower "
-                "training.max_completion_length"
-            )
         k = self.k
         avg_P, right_P = avg_at_k(self.correct_PK), self.correct_PK.sum(axis=1)
         measures = {f"avg@{k}": avg_P}

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prepo_cli.data.loading import PromptDataset, load_prompts
+from prepo_cli.data.loading import PromptDataset, load_configured_prompts
+from prepo_cli.data.prompts import Prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.engines import ENGINES, build_engine
 from prepo_cli.engines.base import Engine
@@ -27,14 +28,7 @@ def run_evaluation(config: EvalConfig, *, overwrite: bool = False) -> dict[str, 
         UsageError: bad settings, data or output folder; KeyboardInterrupt: finished chunks are kept.
     """
     with Judge(config.rewards) as judge:
-        dataset = load_prompts(
-            config.dataset_name,
-            split=config.split,
-            limit=config.limit,
-            prompt_column=config.prompt_column,
-            answer_column=config.answer_column,
-            skip_bad_rows=config.skip_bad_rows,
-        )
+        dataset = load_configured_prompts(config, answer_column=config.answer_column)
         mark = fingerprint(config, model_source(config.model.model_name_or_path), dataset)
         folder = EvaluationFolder(Path(config.output_dir), mark)
         done = folder.open(overwrite)
@@ -64,10 +58,10 @@ def _prepare(config: EvalConfig, dataset: PromptDataset, judge: Judge) -> tuple[
         temperature=config.temperature,
         top_p=config.top_p,
         max_completion_length=config.max_completion_length,
-        max_prompt_length=config.max_prompt_length,
         seed=config.seed,
     )
-    return config, Evaluator(engine, model.tokenizer, dataset, renderer, judge, sampling), engine
+    prompts = Prompts(dataset, renderer, config.max_prompt_length)
+    return config, Evaluator(engine, model.tokenizer, prompts, judge, sampling), engine
 
 
 def _run(config: EvalConfig, evaluator: Evaluator, engine: Engine, folder: EvaluationFolder) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from prepo_cli.errors import UsageError
-from prepo_cli.sections import EMBEDDED, EngineConfig, ModelConfig, RewardConfig, Section
+from prepo_cli.sections import EMBEDDED, EngineConfig, ModelConfig, PromptsConfig, RewardConfig
 
 if TYPE_CHECKING:
     from prepo_cli.data.loading import PromptDataset
@@ -24,18 +24,12 @@ MODEL_FILES = frozenset({".safetensors", ".bin", ".json", ".jinja", ".model", ".
 DIGEST_BYTES = 2**20
 
 
-class EvalConfig(Section):
+class EvalConfig(PromptsConfig):
     """All settings of an evaluation."""
 
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    dataset_name: str = EMBEDDED
     split: str = "test"
-    limit: int | None = Field(None, ge=1)
-    prompt_column: str | None = None
     answer_column: str | None = None
-    skip_bad_rows: bool = False
-    system_prompt: str | None = None
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    model: ModelConfig = Field(default_factory=ModelConfig)
     k: int = Field(16, ge=1, description="samples per prompt")
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)

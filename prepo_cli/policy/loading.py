@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from prepo_cli.config import ASSETS
-from prepo_cli.errors import UsageError
+from prepo_cli.errors import UsageError, one_line
 from prepo_cli.policy.adapters import add_adapters
 from prepo_cli.policy.policy import ModelSpec, Policy, max_context_of
 from prepo_cli.policy.scoring import TokenScorer
@@ -48,7 +48,7 @@ def load_policy(
     options = _options(config)
     if config.attn_implementation:
         options["attn_implementation"] = config.attn_implementation
-    with _one_line(config):
+    with _plain_errors(config):
         tokenizer = load_tokenizer(name, **_options(config))
         model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, config.dtype), **options)
     eos = _eos_token_ids(config, model.generation_config, model.config, tokenizer)
@@ -68,7 +68,7 @@ def load_policy(
 def load_model_spec(config: ModelConfig) -> ModelSpec:
     """What an engine that loads the weights itself needs; raises UsageError as `load_policy` does."""
     name = model_source(config.model_name_or_path)
-    with _one_line(config):
+    with _plain_errors(config):
         tokenizer = load_tokenizer(name, **_options(config))
         settings = AutoConfig.from_pretrained(name, **_options(config))
         try:
@@ -129,12 +129,11 @@ def _options(config: ModelConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def _one_line(config: ModelConfig) -> Iterator[None]:
+def _plain_errors(config: ModelConfig) -> Iterator[None]:
     """Silence the libraries, and turn their loading errors into one line."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
         yield
     except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UsageError(f"model '{config.model_name_or_path}' can't be loaded: {reason}") from error
+        raise UsageError(f"model '{config.model_name_or_path}' can't be loaded: {one_line(error)}") from error

@@ -19,6 +19,7 @@ import yaml
 from prepo_cli.engines import ENGINES
 from prepo_cli.losses import LOSSES
 from prepo_cli.sections import EMBEDDED, RunConfig
+from prepo_cli.statistics import interval_text
 from strategies.registry import find, parse
 
 Interval = Mapping[str, float]
@@ -142,9 +143,9 @@ def _results(config: RunConfig, summary: Mapping[str, Any]) -> Iterator[str]:
     rows = [
         [
             name,
-            _interval(_intervals(before).get(name)),
-            _interval(_intervals(after).get(name)),
-            _interval(gain, "+") if name == metric else "",
+            interval_text(_intervals(before).get(name)),
+            interval_text(_intervals(after).get(name)),
+            interval_text(gain, "+.3f") if name == metric else "",
         ]
         for name in _intervals(after or before)
     ]
@@ -157,7 +158,7 @@ def _results(config: RunConfig, summary: Mapping[str, Any]) -> Iterator[str]:
         "correct, `maj@k` the accuracy of the majority answer."
     )
     yield _table(["metric", "before", "after", "difference"], rows)
-    yield "Brackets are 95 % intervals from a bootstrap over prompts; the difference is paired by prompt."
+    yield "Brackets are 95% intervals from a bootstrap over prompts; the difference is paired by prompt."
 
 
 def _costs(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -221,10 +222,6 @@ def _papers(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 def _intervals(results: Mapping[str, Any] | None) -> dict[str, Interval]:
     return {name: value for name, value in (results or {}).items() if "@" in name}
-
-
-def _interval(value: Interval | None, sign: str = "") -> str:
-    return "" if value is None else f"{value['value']:{sign}.3f} [{value['low']:{sign}.3f}, {value['high']:{sign}.3f}]"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

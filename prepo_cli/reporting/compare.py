@@ -122,8 +122,7 @@ def _difference(first: Run, other: Run) -> dict[str, float] | None:
     before, after = first.evaluations[-1], other.evaluations[-1]
     if before.get("prompt_ids") != after.get("prompt_ids"):
         return None
-    interval = paired_difference(np.array(before["per_prompt"]), np.array(after["per_prompt"]))
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
+    return paired_difference(before["per_prompt"], after["per_prompt"])._asdict()
 
 
 def _by_recipe(runs: Sequence[Run], rows: Sequence[Line]) -> list[Line]:

@@ -66,7 +66,7 @@ def held_out(axes: Any, evaluations: Sequence[Line], x: str, color: str, label: 
     errors = np.array([[p["value"] - p["low"], p["high"] - p["value"]] for p in points]).T
     axes.errorbar(
         [line[x] for line in evaluations], values, yerr=errors, color=color, marker="o", capsize=3,
-        label=f"{label} {name}, 95 % interval",
+        label=f"{label} {name}, 95% interval",
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from prepo_cli.config import read_yaml, validation_message
-from prepo_cli.errors import RunError, UsageError
+from prepo_cli.errors import RunError, UsageError, one_line
 from prepo_cli.files import atomic_write
 from prepo_cli.reporting.card import model_card
 from prepo_cli.reporting.run_folder import RunFolder
@@ -71,9 +71,8 @@ def push_run(config: RunConfig, folder: Path, api: HfApi | None = None) -> str:
         api.create_commit(repository, operations, commit_message=f"Trained with prepo, recipe {config.recipe}")
     # the Hub client raises ValueError for an invalid card or response, RuntimeError for a broken upload
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RunError(
-            f"pushing to {repository} failed ({reason}); the run in {folder} is complete, retry with: "
+            f"pushing to {repository} failed ({one_line(error)}); the run in {folder} is complete, retry with: "
             f"{PUSH_COMMAND} {folder} {repository}"
         ) from error
     return str(url)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
-th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid #8886; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 img { max-width: 100%; }
 """
@@ -36,7 +37,8 @@ def write_page(
         f"<h2>Differences between the configurations</h2>{_differences(configs)}"
     )
     path.write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>prepo comparison</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>prepo comparison</title>'
         f"<style>{STYLE}</style><body>{body}</body></html>\n",
         encoding="utf-8",
     )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from prepo_cli.files import read_lines
 from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.sections import RunConfig
-from prepo_cli.statistics import paired_difference
+from prepo_cli.statistics import interval_text, paired_difference
 
 COSTS = ("rollouts_total", "rollouts_trained", "tokens_generated", "tokens_scored", "seconds")
 
@@ -38,8 +36,8 @@ def build_summary(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         if line is not None:
             summary[name] = {k: v for k, v in line.items() if "@" in k} | {"prompts": line["prompts"]}
     if first and last:
-        gain = paired_difference(np.array(first["per_prompt"]), np.array(last["per_prompt"]), seed=config.seed)
-        summary["difference"] = {"value": gain.value, "low": gain.low, "high": gain.high}
+        gain = paired_difference(first["per_prompt"], last["per_prompt"], seed=config.seed)
+        summary["difference"] = gain._asdict()
     return summary
 
 
@@ -51,11 +49,11 @@ def print_summary(summary: dict[str, Any]) -> None:
     rows = []
     for name in sorted({k for side in ("before", "after") for k in summary[side] or {} if "@" in k}, key=_order):
         before, after = ((summary[side] or {}).get(name) for side in ("before", "after"))
-        gain = _signed(summary["difference"]) if name == summary["metric"] else ""
-        rows.append([name, _interval(before), _interval(after), gain])
+        gain = interval_text(summary["difference"], "+.3f") if name == summary["metric"] else ""
+        rows.append([name, interval_text(before), interval_text(after), gain])
     if rows:
         prompts = (summary["after"] or summary["before"])["prompts"]
-        title = f"{summary['recipe']}, seed {summary['seed']}: {prompts} held-out prompts, 95 % intervals"
+        title = f"{summary['recipe']}, seed {summary['seed']}: {prompts} held-out prompts, 95% intervals"
         table(title, ["", "before", "after", "difference"], rows)
     cost = summary["cost"]
     if cost:
@@ -70,11 +68,3 @@ def print_summary(summary: dict[str, Any]) -> None:
 def _order(name: str) -> tuple[int, int]:
     kind, _, k = name.partition("@")
     return ("avg", "pass", "maj").index(kind), int(k)
-
-
-def _interval(value: dict[str, float] | None) -> str:
-    return "" if value is None else f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-
-
-def _signed(value: dict[str, float] | None) -> str:
-    return "" if value is None else f"{value['value']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"

@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from prepo_cli.errors import one_line
+
 
 class TrackerError(Exception):
     """A tracker failed; the message gives the reason."""
@@ -181,4 +183,4 @@ def _as_tracker_error(*failures: type[Exception]) -> Iterator[None]:
     try:
         yield
     except failures as error:
-        raise TrackerError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise TrackerError(one_line(error)) from error

@@ -9,7 +9,6 @@ is a function of the step), and the remaining state (the stream's position, coun
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 from prepo_cli.errors import RunError, UsageError
+from prepo_cli.files import PARTIAL, flush
 from prepo_cli.policy.policy import Policy
 
 STATE_VERSION = 3
@@ -40,16 +40,17 @@ def save(
         RunError: the disk is full or not writable; checkpoints written before are untouched.
     """
     final = folder / f"step-{step:06d}"
-    partial = folder / f".partial-step-{step:06d}"
+    partial = folder / f"{PARTIAL}{final.name}"
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write_tensors(partial)
         write_state(partial, state)
-        _flush(partial)
+        for path in (*partial.rglob("*"), partial):
+            flush(path)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        _flush_folder(folder)
+        flush(folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise RunError(
@@ -157,21 +158,3 @@ def _join(value: Any, arrays: Any) -> Any:
     if isinstance(value, dict):
         return arrays[value[_ARRAY]] if set(value) == {_ARRAY} else {k: _join(v, arrays) for k, v in value.items()}
     return [_join(item, arrays) for item in value] if isinstance(value, list) else value
-
-
-def _flush(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        else:
-            _flush_folder(path)
-    _flush_folder(folder)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

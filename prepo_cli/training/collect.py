@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
 
+from prepo_cli.data.prompts import Prompts
 from prepo_cli.data.rendering import Rendered
 from prepo_cli.data.stream import PromptStream
 from prepo_cli.engines.base import Generator, Request
 from prepo_cli.rewards.judge import Judge, columns_of
 from prepo_cli.sections import TrainingConfig
 from prepo_cli.training.lengths import ExpectedLengths
-from prepo_cli.training.prompts import Prompts
 from prepo_cli.training.rollouts import Collected, Sample, record
 from strategies import StrategySet
 from strategies.types import Prompt, StepContext, derive_seed

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from prepo_cli.data.prompts import Prompts
 from prepo_cli.engines.base import Request
 from prepo_cli.errors import RunError
 from prepo_cli.sections import RunConfig
-from prepo_cli.training.prompts import Prompts
 from prepo_cli.training.team import Team
 
 CHECKED_SYNCS = 3

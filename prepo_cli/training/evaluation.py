@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from prepo_cli.data.loading import load_prompts
+from prepo_cli.data.prompts import Prompts
 from prepo_cli.data.rendering import Renderer
+from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.evaluator import Evaluator, Sampling
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RunConfig
@@ -29,11 +31,10 @@ class TrainingEvaluation:
                 temperature=settings.temperature,
                 top_p=settings.top_p,
                 max_completion_length=config.training.max_completion_length,
-                max_prompt_length=max_prompt_length,
                 seed=config.seed,
             )
-            tokenizer = team.learner.policy.tokenizer
-            self._evaluator = Evaluator(team, tokenizer, dataset, renderer, judge, sampling)
+            prompts = Prompts(dataset, renderer, max_prompt_length)
+            self._evaluator = Evaluator(team, team.learner.policy.tokenizer, prompts, judge, sampling)
 
     def is_due(self, step: int) -> bool:
         """Whether an evaluation is due after `step` steps, apart from the one at the end of the run."""
@@ -47,8 +48,13 @@ class TrainingEvaluation:
         rollouts = len(self._evaluator.dataset) * self._evaluator.sampling.k
         with progress_bar(f"evaluate (step {progress.step})", rollouts, "rollouts") as advance:
             evaluation = self._evaluator.evaluate(advance)
+        longest = self._evaluator.prompts.max_length
+        if not evaluation.prompt_ids:
+            raise UsageError(
+                f"all {evaluation.left_out:,} evaluation prompts are longer than {longest:,} tokens; raise "
+                "data.max_prompt_length or lower training.max_completion_length"
+            )
         if evaluation.left_out and progress.step == 0:
-            longest = self._evaluator.sampling.max_prompt_length
             say(f"{evaluation.left_out:,} evaluation prompts were left out: longer than {longest:,} tokens")
         return {
             "step": progress.step,

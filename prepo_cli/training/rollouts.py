@@ -52,14 +52,14 @@ class Sample:
 
     def completion(self) -> Completion:
         """The rollout as strategies see it."""
-        known = self.entropies is not None and len(self.entropies)
+        entropies = self.entropies if self.num_tokens else None
         return Completion(
             reward=self.reward,
             correct=self.correct,
             num_tokens=self.num_tokens,
             truncated=self.rollout.truncated,
             temperature=self.temperature,
-            entropy=float(np.mean(self.entropies, dtype=np.float64)) if known else None,  # type: ignore[arg-type]
+            entropy=None if entropies is None else float(np.mean(entropies, dtype=np.float64)),
         )
 
 

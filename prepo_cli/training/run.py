@@ -8,7 +8,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from prepo_cli.data.loading import load_prompts
+from prepo_cli.data.loading import load_configured_prompts
+from prepo_cli.data.prompts import Prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.data.stream import PromptStream
 from prepo_cli.reporting.run_folder import RunFolder
@@ -22,8 +23,8 @@ from prepo_cli.training.engine_check import EngineMonitor
 from prepo_cli.training.evaluation import TrainingEvaluation
 from prepo_cli.training.learner import Learner
 from prepo_cli.training.log import RunLog
+from prepo_cli.training.probe import PolicyProbe
 from prepo_cli.training.progress import Progress
-from prepo_cli.training.prompts import PolicyProbe, Prompts
 from prepo_cli.training.rollouts import Collected
 from prepo_cli.training.stored_ppl import check_stored_ppl
 from prepo_cli.training.team import Team
@@ -40,14 +41,8 @@ class Run:
     def __init__(self, config: RunConfig, folder: RunFolder, judge: Judge, learner: Learner) -> None:
         self.config, self.folder, self.learner = config, folder, learner
         training, data = config.training, config.data
-        self.dataset = load_prompts(
-            data.dataset_name,
-            split=data.split,
-            limit=data.limit,
-            prompt_column=data.prompt_column,
-            answer_column=data.answer_column,
-            skip_bad_rows=data.skip_bad_rows,
-            dataset_config=data.dataset_config,
+        self.dataset = load_configured_prompts(
+            data, answer_column=data.answer_column, dataset_config=data.dataset_config
         )
         policy = learner.policy
         renderer = Renderer(policy.tokenizer, data.system_prompt, data.chat_template_kwargs)

@@ -1,7 +1,7 @@
 """E3's temperature schedule (2505.18573): keeps the policy's entropy near a target.
 
 After a step with token-mean entropy H: T <- T * (1 + T * ln(H_target / H) / D), D = ln V + ln ln V, V the vocabulary
-size; the first step sets H_target = H. Over the last 40 % of the steps H_target falls along a cosine to 90 % of its
+size; the first step sets H_target = H. Over the last 40% of the steps H_target falls along a cosine to 90% of its
 first value; it is updated after T, so a new target takes effect at the next step. Choices: T stays within bounds;
 H <= 0 leaves T unchanged while the target keeps falling; and a vocabulary below 16 counts as 16, because D would be
 close to 0 or undefined.

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from prepo_cli.commands.eval import _short
+from prepo_cli.data import loading
 from prepo_cli.evaluation import evaluator as evaluator_module
 from prepo_cli.evaluation import session
 from prepo_cli.evaluation.settings import EvalConfig
@@ -43,7 +44,7 @@ def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[SumEngine]:
     policy = SimpleNamespace(tokenizer=Characters(), max_context=64)
     monkeypatch.setattr(session, "load_policy", lambda config: policy)
     monkeypatch.setattr(session, "model_source", lambda name: str(tmp_path / "model"))
-    monkeypatch.setattr(session, "load_prompts", load)
+    monkeypatch.setattr(loading, "load_prompts", load)
     monkeypatch.setattr(session, "build_engine", build)
     monkeypatch.setattr(session, "Renderer", lambda tokenizer, system_prompt, template_kwargs: render)
     monkeypatch.setattr(evaluator_module, "ROLLOUTS_AT_ONCE", 16)
@@ -193,6 +194,12 @@ def test_prompts_longer_than_the_context_are_left_out_and_counted(run: Run) -> N
     assert "10 prompts were left out: they are longer than 4 tokens" in out
     summary = json.loads(run(*arguments, "--json")[1])
     assert (code, summary["prompts"], summary["left_out"]) == (0, 10, 10)
+
+
+def test_prompts_that_are_all_too_long_are_an_error(run: Run) -> None:
+    code, out, err = run("--k", "2", "--max-prompt-length", "1", "--output-dir", "out")
+    assert (code, out) == (2, "")
+    assert "all 20 prompts are longer than 1 tokens; raise --max-prompt-length" in err.splitlines()[-1]
 
 
 def test_one_function_has_no_table_of_rewards(run: Run) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from prepo_cli.data.prompts import Prompts
 from prepo_cli.evaluation import evaluator as module
 from prepo_cli.evaluation.evaluator import Evaluator, Sampling
 from prepo_cli.evaluation.results import Evaluation
@@ -18,18 +18,17 @@ from strategies.types import derive_seed
 from tests.evaluation.answering import CUT, Characters, SumEngine, Sums, render
 
 BOXED = RewardConfig(functions=["boxed"])
-SAMPLING = Sampling(k=8, temperature=0.7, top_p=0.9, max_completion_length=33, max_prompt_length=None, seed=5)
+SAMPLING = Sampling(k=8, temperature=0.7, top_p=0.9, max_completion_length=33, seed=5)
 
 
 def answered(
     engine: SumEngine,
     progress: Callable[[int], Any] | None = None,
     rewards: RewardConfig = BOXED,
-    **sampling: Any,
+    longest: int = 99,
 ) -> Evaluation:
     with Judge(rewards) as judge:
-        evaluator = Evaluator(engine, Characters(), Sums(30), render, judge, replace(SAMPLING, **sampling))
-        return evaluator.evaluate(progress)
+        return Evaluator(engine, Characters(), Prompts(Sums(30), render, longest), judge, SAMPLING).evaluate(progress)
 
 
 def test_every_prompt_is_answered_k_times_by_its_own_seeds() -> None:
@@ -67,12 +66,12 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_long_prompts_are_left_out_counted_and_reported_to_progress() -> None:
     heard: list[int] = []
-    evaluation = answered(SumEngine(), heard.append, max_prompt_length=4)
+    evaluation = answered(SumEngine(), heard.append, longest=4)
     kept = [row for row in range(30) if len(f"{row}+{row * row}") <= 4]
     assert evaluation.prompt_ids == [f"sum-{row}" for row in kept]
     assert evaluation.left_out == 30 - len(kept)
     assert sum(heard) == 30 * 8
-    nothing = answered(SumEngine(), max_prompt_length=1)
+    nothing = answered(SumEngine(), longest=1)
     assert (nothing.left_out, nothing.correct_PK.shape) == (30, (0, 8))
 
 
@@ -90,7 +89,7 @@ def test_prompts_are_rendered_once_for_all_evaluations() -> None:
         return render(messages)
 
     with Judge(BOXED) as judge:
-        evaluator = Evaluator(SumEngine(), Characters(), Sums(30), counted, judge, SAMPLING)
+        evaluator = Evaluator(SumEngine(), Characters(), Prompts(Sums(30), counted, 99), judge, SAMPLING)
         first, second = evaluator.evaluate(), evaluator.evaluate()
     assert sorted(rendered) == sorted(Sums(30).question(row) for row in range(30))
     np.testing.assert_array_equal(first.correct_PK, second.correct_PK)

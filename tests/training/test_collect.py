@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from prepo_cli.training.collect import refill_size
@@ -47,8 +47,7 @@ def test_refill_sizes(wanted: int, kept: int, dropped: int, size: int) -> None:
 
 @given(st.integers(1, 60), st.integers(0, 40), st.integers(0, 40))
 def test_refill_size_is_the_public_codes(wanted: int, kept: int, dropped: int) -> None:
-    if kept >= wanted or not kept + dropped:
-        return
+    assume(kept < wanted and kept + dropped)
     zero_variance_ratio = dropped / (kept + dropped)
     expected = wanted
     if zero_variance_ratio < 1:

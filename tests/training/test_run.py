@@ -227,3 +227,11 @@ def test_prompts_that_are_too_long_are_counted_and_reported(tmp_path: Path, caps
     run(tmp_path / "run", f"data.dataset_name={data}", "data.max_prompt_length=40", "recipe=full")
     assert timeless(tmp_path / "run")[-1]["prompts/left_out"] == 2
     assert "2 prompts were left out: longer than 40 tokens" in capsys.readouterr().err
+
+
+def test_an_evaluation_set_whose_prompts_are_all_too_long_is_refused(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(2 * (json.dumps({"prompt": "What is " + "1 + " * 60 + "1?", "answer": "61"}) + "\n"))
+    evaluated = [f"evaluation.dataset_name={data}", "evaluation.split=train", "data.max_prompt_length=40"]
+    with pytest.raises(UsageError, match=r"all 2 evaluation prompts are longer than 40 tokens; raise data.max_prompt"):
+        run(tmp_path / "run", *evaluated)

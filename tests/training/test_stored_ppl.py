@@ -16,13 +16,14 @@ from typer.testing import CliRunner
 
 from prepo_cli.config import resolve
 from prepo_cli.data.loading import PromptDataset, load_prompts
+from prepo_cli.data.prompts import Prompts
 from prepo_cli.data.rendering import Rendered, Renderer
 from prepo_cli.errors import UsageError
 from prepo_cli.main import app
 from prepo_cli.policy.loading import load_policy
 from prepo_cli.policy.policy import Policy
 from prepo_cli.sections import ModelConfig
-from prepo_cli.training.prompts import PolicyProbe, Prompts
+from prepo_cli.training.probe import PolicyProbe
 from prepo_cli.training.stored_ppl import check_stored_ppl
 from prepo_cli.training.train import train
 from strategies.registry import create

@@ -1,16 +1,12 @@
-"""The training set as token ids, and the perplexity probe over it."""
+"""A dataset's prompts as token ids."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import lru_cache
-
-import numpy as np
-import numpy.typing as npt
 
 from prepo_cli.data.loading import PromptDataset
 from prepo_cli.data.rendering import Rendered, Renderer
-from strategies.types import FloatArray, Prompt
+from strategies.types import Prompt
 
 CACHED_PROMPTS = 16384
 
@@ -28,17 +24,3 @@ class Prompts:
 
     def _render(self, index: int) -> Rendered:
         return self.renderer(self.dataset.messages(index))
-
-
-class PolicyProbe:
-    """The policy as selectors query it. `score` returns perplexity and number of scored tokens per row, [N, 2]."""
-
-    def __init__(
-        self, score: Callable[[list[list[int]], list[tuple[int, int]]], npt.NDArray[np.float64]], prompts: Prompts
-    ) -> None:
-        self.score, self.prompts = score, prompts
-
-    def perplexity(self, prompts: Sequence[Prompt], scope: str = "question") -> FloatArray:
-        """Perplexity of each prompt [N] at temperature 1."""
-        rendered = [self.prompts.rendered(prompt.index) for prompt in prompts]
-        return self.score([list(r.token_ids) for r in rendered], [r.scored_span(scope) for r in rendered])[:, 0]
