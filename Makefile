@@ -6,14 +6,15 @@ VLLM_INSTALLED := .venv-vllm/installed
 # A worker for each core, each with one thread (tests/conftest.py); neighbours stay together as they share fixtures.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help install demo test test-vllm check docs clean
+.PHONY: help install demo test test-browser test-vllm check docs clean
 
 help:
 	@echo "make install   set up .venv (once)"
 	@echo "make demo      train the embedded model; results in runs/demo"
 	@echo "make test      run the tests"
+	@echo "make test-browser run the tests of the comparison page, in Chromium"
 	@echo "make test-vllm run the tests that need vLLM, on its CPU build, in .venv-vllm"
-	@echo "make check     what CI runs besides test-vllm: ruff, mypy, docs, tests"
+	@echo "make check     what CI runs besides test-vllm and test-browser: ruff, mypy, docs, tests"
 	@echo "make docs      regenerate docs/commands.md"
 	@echo "make clean     remove .venv, .venv-vllm and caches"
 	@echo "PYTHON=...     the Python to set up with, 3.11 or later (default: python3)"
@@ -37,6 +38,11 @@ demo: install
 
 test: install
 	$(PYTEST)
+
+# They also belong to "make test", which reports them as not run where there is no Chromium.
+test-browser: install
+	@command -v chromium >/dev/null || { echo "make: no 'chromium' here; install it (on Debian: apt-get install chromium)" >&2; exit 1; }
+	$(BIN)/python -m pytest tests/browser
 
 # vLLM's CPU build brings CUDA builds of packages that text models do without and that break importing transformers.
 # constraints-vllm.txt replaces the pins that vLLM does not accept.

@@ -41,7 +41,7 @@ class Stream:
         """The next m prompts."""
         self.taken += m
         rows = self._rng.integers(self.num_prompts, size=m)
-        return [Prompt(int(i), str(i), f"s{i % 8}", float(i % 100), 0.5, 5.0) for i in rows]
+        return [Prompt(int(i), str(i), f"s{i % 8}", float(i % 100), 0.5, 5.0, i % 9 / 8) for i in rows]
 
 
 class Probe:
@@ -94,7 +94,7 @@ def mebibytes(value: Any) -> float:
 
 def run_of(num_prompts: int) -> RunInfo:
     """A run whose dataset has every optional column."""
-    columns = frozenset({"source", "difficulty", "rank", "ppl"})
+    columns = frozenset({"source", "difficulty", "rank", "ppl", "pass_rate"})
     return RunInfo(num_prompts, 1000, KEPT, ROLLOUTS, 0, 151_936, columns)
 
 

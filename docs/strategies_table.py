@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from prepo_cli.config import recipes, resolve
+from prepo_cli.evaluation.passrate_scoring import score_pass_rates
+from prepo_cli.evaluation.settings import PassRateConfig
 from prepo_cli.files import read_lines
 from prepo_cli.training.train import train
 
@@ -24,8 +26,9 @@ Every recipe trained the embedded model for {STEPS} steps of 32 groups with 8 ro
 CPU. `docs/strategies_table.py` measured and wrote this table. It shows what a method spends, not how good it is: for
 that, one short run with one seed is no evidence; use `prepo compare` with many seeds. {STEPS} steps roll out few
 prompts twice, so whatever depends on earlier visits to a prompt (GRESO's skipping, E3's budgets, MoPPS's pass rates)
-has hardly set in: `greso` still does the same as `dapo`. Times are of two CPU cores;
-`benchmarks/strategies.py` measures the time that a selector takes by itself.
+has hardly set in: `greso` still does the same as `dapo`. `sgpo` is charged for scoring the 4,000 training prompts with
+8 rollouts each, which one scoring pays for any number of runs. Times are of two CPU cores; `benchmarks/strategies.py`
+measures the time that a selector takes by itself.
 
 - **generated** and **trained**: rollouts. The difference was dropped by the filter or left over in a refill round.
 - **zero variance**: mean share of the generated groups whose rewards were all equal, so that they teach nothing.
@@ -42,6 +45,8 @@ def row(recipe: str, root: Path) -> str:
     folder = root / recipe
     if not (folder / "summary.json").is_file():
         sets = [f"training.total_steps={STEPS}", "evaluation.dataset_name=null", "reporting.figures=false"]
+        if recipe == "sgpo":
+            sets += [f"data.dataset_name={scored(root)}", "data.charge_pass_rates=true"]
         train(resolve(flags={"recipe": recipe, "seed": 0, "output_dir": str(folder)}, sets=sets), overwrite=True)
     lines = read_lines(folder / "metrics.jsonl")
     cost: dict[str, Any] = json.loads((folder / "summary.json").read_text())["cost"]
@@ -54,6 +59,15 @@ def row(recipe: str, root: Path) -> str:
         f"{mean('frac_reward_zero_std'):.2f} | {1e3 * mean('timing_s/select'):.1f} | "
         f"{cost['tokens_generated']:,} | {cost['tokens_scored']:,} |"
     )
+
+
+def scored(root: Path) -> Path:
+    """The embedded task with the base model's pass rates; scores it first if there is no such file."""
+    path = root / "embedded_passrate.jsonl"
+    if not path.is_file():
+        root.mkdir(parents=True, exist_ok=True)
+        score_pass_rates(PassRateConfig(output=path))
+    return path
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from prepo_cli.errors import UsageError
-from prepo_cli.sections import DEFAULT_RECIPE, EMBEDDED, RunConfig
+from prepo_cli.sections import DEFAULT_RECIPE, EMBEDDED, RunConfig, is_embedded
 from strategies.base import SLOTS
 from strategies.registry import did_you_mean, validate
 from strategies.strategy_set import resolve_slots
@@ -53,7 +53,7 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
     layers: dict[str, Any] = {}
     if _get(given, "model.model_name_or_path", EMBEDDED) == EMBEDDED:
         merge(layers, read_yaml(ASSETS / "embedded.yaml"))
-        if _get(given, "data.dataset_name", EMBEDDED) != EMBEDDED:
+        if not is_embedded(str(_get(given, "data.dataset_name", EMBEDDED))):
             layers.pop("evaluation", None)
     chosen = dict(given.get("strategies") or {})
     name = str(given.get("recipe") or (CUSTOM if chosen else DEFAULT_RECIPE))
@@ -61,6 +61,7 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
     slots = resolve_slots(recipe.pop("strategies", {}), {slot: str(text) for slot, text in chosen.items()})
     merge(layers, recipe)
     merge(layers, given)
+    _drop_default_steps(layers, given)
     for slot, text in slots.items():
         if slot in SLOTS:
             validate(slot, text)
@@ -147,6 +148,14 @@ def validation_message(error: ValidationError) -> str:
     if first["type"] == "value_error":  # from a validator of ours, whose message names the settings
         return first["msg"].removeprefix("Value error, ")
     return f"{'.'.join(map(str, first['loc']))}={json.dumps(first['input'], default=str)}: {first['msg']}"
+
+
+def _drop_default_steps(layers: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """A run that ends at a cost has no limit on its steps unless one is given."""
+    training = layers.setdefault("training", {})
+    limited = any(training.get(key) is not None for key in ("max_rollouts", "max_tokens", "max_seconds"))
+    if limited and _get(given, "training.total_steps", None) is None:
+        training["total_steps"] = None
 
 
 def _recipe_of(slots: dict[str, str], requested: str) -> str:

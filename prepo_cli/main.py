@@ -17,6 +17,7 @@ import typer
 from prepo_cli import __version__
 from prepo_cli.commands.compare import compare
 from prepo_cli.commands.eval import evaluate_command
+from prepo_cli.commands.score_passrate import score_passrate
 from prepo_cli.commands.score_ppl import score_ppl
 from prepo_cli.commands.strategies import strategies_command
 from prepo_cli.commands.train import train
@@ -25,6 +26,7 @@ from prepo_cli.errors import RunError, UsageError
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "score-ppl": score_ppl,
+    "score-passrate": score_passrate,
     "eval": evaluate_command,
     "compare": compare,
     "strategies": strategies_command,

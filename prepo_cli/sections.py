@@ -5,7 +5,6 @@ How files, recipes, flags and `--set` are merged is in config.py.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -14,6 +13,13 @@ from prepo_cli.losses import LOSSES
 from strategies.registry import did_you_mean
 
 EMBEDDED = "embedded"
+
+
+def is_embedded(dataset: str) -> bool:
+    """Whether a dataset's name means the embedded task, with or without options such as `embedded:dead=0.8`."""
+    return dataset.partition(":")[0] == EMBEDDED
+
+
 VERDICTS = ("math", "exact", "boxed")
 """Reward functions that can decide correctness, in order of precedence."""
 DEFAULT_RECIPE = "prepo"
@@ -51,7 +57,9 @@ class ModelConfig(Section):
 class PromptsConfig(Section):
     """Which prompts of which dataset, and how they are rendered."""
 
-    dataset_name: str = Field(EMBEDDED, description="file, folder, short name, Hub name, or 'embedded'")
+    dataset_name: str = Field(
+        EMBEDDED, description="file, folder, short name, Hub name, 'embedded' or embedded:dead=0.8"
+    )
     split: str = "train"
     limit: int | None = Field(None, ge=1, description="use only the first rows")
     prompt_column: str | None = None
@@ -69,6 +77,7 @@ class DataConfig(PromptsConfig):
     answer_column: str | None = None
     seed: int | None = Field(None, ge=0, description="of the prompt order; by default the run's seed")
     max_prompt_length: int = Field(2048, ge=1, description="tokens; longer prompts are left out and counted")
+    charge_pass_rates: bool = Field(False, description="charge the rollouts behind pass rates that a strategy reads")
 
 
 class RewardConfig(Section):
@@ -130,7 +139,14 @@ class StrategiesConfig(Section):
 class TrainingConfig(Section):
     """Rollouts per step, optimiser, loss and checkpoints."""
 
-    total_steps: int = Field(200, ge=1)
+    total_steps: int | None = Field(200, ge=1, description="none by default where a cost limit is set")
+    max_rollouts: int | None = Field(None, ge=1, description="end with the step that reaches this many rollouts")
+    max_tokens: int | None = Field(
+        None, ge=1, description="end with the step that reaches this many tokens, generated and scored"
+    )
+    max_seconds: float | None = Field(
+        None, gt=0, description="end with the step that reaches this training time, evaluations not counted"
+    )
     prompts_per_step: int = Field(256, ge=1, description="groups in a training batch (K)")
     num_generations: int = Field(8, ge=2, description="rollouts per prompt, on average (G)")
     max_completion_length: int = Field(2560, ge=1, description="tokens")
@@ -162,6 +178,17 @@ class TrainingConfig(Section):
     save_total_limit: MayChange[int | None] = Field(2, ge=1, description="number of checkpoints to keep")
     mixed_precision: Literal["no", "bf16"] = "no"
     fsdp: MayChange[bool] = Field(False, description="shard weights, gradients and optimiser state over all processes")
+
+    @property
+    def has_cost_limit(self) -> bool:
+        """Whether something else than the number of steps ends the run."""
+        return any(limit is not None for limit in (self.max_rollouts, self.max_tokens, self.max_seconds))
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> TrainingConfig:
+        if self.total_steps is None and not self.has_cost_limit:
+            raise ValueError("nothing ends the run; set training.total_steps, max_rollouts, max_tokens or max_seconds")
+        return self
 
     @field_validator("loss_type")
     @classmethod
@@ -270,14 +297,3 @@ class RunConfig(Section):
         if not self.output_dir:
             self.__dict__["output_dir"] = f"runs/{self.recipe}-seed{self.seed}"
         return self
-
-
-class ScoringConfig(PromptsConfig):
-    """All settings of `prepo score-ppl`."""
-
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    scope: Literal["question", "prompt"] = "question"
-    max_prompt_length: int | None = Field(None, ge=1, description="tokens; longer prompts get no perplexity")
-    batch_tokens: int = Field(16384, ge=1, description="padded tokens per forward pass")
-    engine: EngineConfig = Field(default_factory=EngineConfig)
-    output: Path

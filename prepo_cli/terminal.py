@@ -114,8 +114,8 @@ class _Bar:
 class TrainingDisplay:
     """The progress bar of a training run, with its key metrics."""
 
-    def __init__(self, total_steps: int, first_step: int) -> None:
-        self._bar = _Bar("train", total_steps, "steps", first_step)
+    def __init__(self, unit: str, done: float, total: float) -> None:
+        self._bar = _Bar("train", round(total), unit, round(done))
 
     def __enter__(self) -> TrainingDisplay:
         self._bar.__enter__()
@@ -126,10 +126,10 @@ class TrainingDisplay:
     ) -> None:
         self._bar.__exit__(kind, error, trace)
 
-    def step(self, metrics: dict[str, Any]) -> None:
-        """Count one step as done and show its metrics."""
+    def step(self, metrics: dict[str, Any], done: float) -> None:
+        """Show a step's metrics and how far the run is, in its unit."""
         self._bar.note = (
             f"reward {metrics['reward']:.3f}  zero-std {metrics['frac_reward_zero_std']:.0%}  "
             f"rollouts {metrics['cost/rollouts_total']:,}"
         )
-        self._bar.advance(1)
+        self._bar.advance(round(done) - self._bar.done)

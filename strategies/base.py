@@ -49,6 +49,9 @@ class Strategy(ABC):
     companions: ClassVar[Mapping[str, str]] = {}
     """Strategies that come with this one, by slot, unless the user sets that slot: {"filter": "nonzero-variance"}."""
 
+    reads_pass_rates: ClassVar[bool] = False
+    """Whether it reads `Prompt.pass_rate`, which rollouts made before the run have paid for."""
+
     Params: ClassVar[type[StrategyParams]] = StrategyParams
     """Model of the parameters; a strategy with parameters nests its own `class Params(StrategyParams)`."""
 

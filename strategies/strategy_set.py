@@ -180,6 +180,11 @@ class StrategySet:
                 "if it reads batch.entropy_NT, set needs_entropy = True on its class"
             ) from error
 
+    @property
+    def reads_pass_rates(self) -> bool:
+        """Whether any of the five reads `Prompt.pass_rate`."""
+        return any(strategy.reads_pass_rates for strategy in self._by_slot.values())
+
     def notes(self) -> list[str]:
         """What the user should know about these strategies in this run; logged once at the start."""
         return [note for strategy in self._by_slot.values() for note in strategy.notes()]

@@ -22,7 +22,10 @@ IntArray = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A row of the training set. `index` is its row number, the key of all per-prompt state."""
+    """A row of the training set. `index` is its row number, the key of all per-prompt state.
+
+    `pass_rate` is the one measured before the run (`prepo score-passrate`), and is never updated.
+    """
 
     index: int
     id: str
@@ -30,6 +33,7 @@ class Prompt:
     difficulty: float | None = None
     rank: float | None = None
     ppl: float | None = None
+    pass_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,11 @@ class NoProbe:
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """The position in the run. Steps, rounds and epochs count from 0."""
+    """The position in the run. Steps, rounds and epochs count from 0.
+
+    In a run that ends at a cost (rollouts, tokens or seconds), `spent` is the share of it that is spent, and
+    `total_steps` is 0 unless the number of steps is limited as well.
+    """
 
     step: int
     total_steps: int
@@ -163,11 +171,13 @@ class StepContext:
     seed: int
     temperature: float = 1.0
     probe: Probe = field(default_factory=NoProbe)
+    spent: float | None = None
 
     @property
     def progress(self) -> float:
-        """Completed fraction of the steps, in [0, 1)."""
-        return min(self.step / self.total_steps, 1.0 - 1e-12) if self.total_steps else 0.0
+        """Completed fraction of the run, in [0, 1): of its cost limit if it has one, else of its steps."""
+        done = self.spent if self.spent is not None else self.step / self.total_steps if self.total_steps else 0.0
+        return min(done, 1.0 - 1e-12)
 
     def rng(self, salt: str) -> np.random.Generator:
         """A random generator that depends only on seed, step, round and `salt`."""
@@ -179,7 +189,8 @@ class StepReport:
     """What happened in a step, after the update.
 
     `epoch` is that of the step's start and `epochs_ended` how many ended in it; `entropy` is the token mean over the
-    trained batch, in nats; `rollouts_total` and `rollouts_trained` count from the start of the run.
+    trained batch, in nats; `rollouts_total` and `rollouts_trained` count from the start of the run;
+    `spent` is the share of the cost limit, as in `StepContext`, after the step.
     """
 
     step: int
@@ -192,6 +203,7 @@ class StepReport:
     updated: bool
     rollouts_total: int
     rollouts_trained: int
+    spent: float | None = None
 
 
 def derive_seed(*parts: object) -> int:

@@ -23,6 +23,7 @@ from prepo_cli.rewards.judge import Scores
 from prepo_cli.training import batch as bookkeeping
 from prepo_cli.training import checkpoint
 from prepo_cli.training.collect import Collector
+from prepo_cli.training.limits import Limits
 from prepo_cli.training.loop import train_step
 from prepo_cli.training.progress import Progress
 from prepo_cli.training.rollouts import Collected, Sample
@@ -62,6 +63,7 @@ def make_prompts(count: int = 48, sources: int = 4) -> list[Prompt]:
             difficulty=float(derive_seed("difficulty", i) % 5),
             rank=uniform("rank", i),
             ppl=1.0 + 9.0 * uniform("ppl", i),
+            pass_rate=round(8 * true_rate(i)) / 8,
         )
         for i in range(count)
     ]
@@ -76,14 +78,19 @@ def make_run(num_prompts: int = 48, **changes: Any) -> RunInfo:
         num_generations=8,
         seed=7,
         vocab_size=151_936,
-        columns=frozenset({"source", "difficulty", "rank", "ppl"}),
+        columns=frozenset({"source", "difficulty", "rank", "ppl", "pass_rate"}),
     )
     return replace(info, **changes)
 
 
 def pass_rate(prompt: Prompt) -> float:
     """The prompt's true pass rate; a fifth of all prompts is never solved and a fifth always."""
-    return min(max(1.67 * uniform("pass rate", prompt.index) - 0.33, 0.0), 1.0)
+    return true_rate(prompt.index)
+
+
+def true_rate(index: int) -> float:
+    """The pass rate of the prompt in that row."""
+    return min(max(1.67 * uniform("pass rate", index) - 0.33, 0.0), 1.0)
 
 
 def make_rollout(prompt: Prompt, seed: int, temperature: float = 1.0) -> Rollout:
@@ -264,7 +271,7 @@ class FakeRun(Run):
         )
         self.updater = FakeUpdater()
         self.team = SimpleNamespace(take_tokens_scored=lambda: 0)
-        self.progress = Progress()
+        self.progress, self.limits = Progress(), Limits(self.config.training)
 
     def steps(self, count: int) -> list[Record]:
         """Run `count` further steps of the real loop."""

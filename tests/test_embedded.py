@@ -40,7 +40,7 @@ def policy() -> Policy:
 def scripts() -> dict[str, ModuleType]:
     """The generator's modules, which import each other by name."""
     modules = {}
-    for name in ("problems", "solutions", "make_task", "make_tokenizer"):
+    for name in ("problems", "solutions", "make_task", "make_tokenizer", "beyond", "make_dial"):
         spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
         assert spec is not None and spec.loader is not None
         sys.modules[name] = modules[name] = importlib.util.module_from_spec(spec)
@@ -81,6 +81,16 @@ def test_splits_are_balanced_and_apart(scripts: dict[str, ModuleType]) -> None:
     assert len(set(prompts)) == len(prompts)
     splits = scripts["make_task"].make_splits(0)
     assert not {p.key for p in splits["train"]} & {p.key for p in splits["test"]}
+
+
+def test_the_dial_has_only_the_scripts_candidates(scripts: dict[str, ModuleType]) -> None:
+    made = scripts["make_dial"]
+    candidates = {
+        json.dumps(row) for kind, problems in made.candidates(0).items() for row in made.rows_of(kind, problems)
+    }
+    dial = rows("dial")
+    assert {json.dumps(row) for row in dial} < candidates
+    assert Counter(row["kind"] for row in dial) == made.SIZES
 
 
 def test_worked_solutions_are_right_and_short(scripts: dict[str, ModuleType], policy: Policy) -> None:

@@ -21,7 +21,10 @@ ON_EVERY_START = [
     ROOT / "prepo_cli" / "errors.py",
     ROOT / "prepo_cli" / "startup.py",
     ROOT / "prepo_cli" / "commands" / "__init__.py",
-    *(ROOT / "prepo_cli" / "commands" / f"{n}.py" for n in ("train", "score_ppl", "eval", "compare", "strategies")),
+    *(
+        ROOT / "prepo_cli" / "commands" / f"{n}.py"
+        for n in ("train", "score_ppl", "score_passrate", "eval", "compare", "strategies")
+    ),
 ]
 
 

@@ -94,7 +94,9 @@ def test_version_and_no_arguments(capsys: Capture) -> None:
     assert capsys.readouterr().out == f"prepo {__version__}\n"
     assert exit_code() == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("train", "score-ppl", "eval", "compare", "strategies", "--debug"))
+    assert all(
+        name in shown for name in ("train", "score-ppl", "score-passrate", "eval", "compare", "strategies", "--debug")
+    )
 
 
 @pytest.mark.parametrize("command", sorted(main.COMMANDS))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prepo_cli.commands.train import VERDICT_HELP
+from prepo_cli.commands.run_flags import VERDICT_HELP
 from prepo_cli.errors import UsageError
 from prepo_cli.startup import large_imports
 

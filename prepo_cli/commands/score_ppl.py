@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,7 +66,7 @@ def score_ppl(
     from pydantic import ValidationError
 
     from prepo_cli.config import sections_of, template_arguments, validation_message
-    from prepo_cli.sections import ScoringConfig
+    from prepo_cli.evaluation.settings import ScoringConfig
 
     settings: dict[str, Any] = {
         "model": {"model_name_or_path": model, "revision": revision, "dtype": dtype},
@@ -80,7 +81,7 @@ def score_ppl(
         "max_prompt_length": max_prompt_length,
         "batch_tokens": batch_tokens,
         "engine": sections_of(set_ or (), engine={"name": engine, "vllm_gpu_memory_utilization": 0.9})["engine"],
-        "output": output or _beside(dataset),
+        "output": output or beside(dataset, "ppl"),
     }
     try:
         config = ScoringConfig.model_validate(settings)
@@ -102,11 +103,13 @@ def score_ppl(
         _show(report, plot)
 
 
-def _beside(dataset: str) -> Path:
-    """<dataset>_ppl with the dataset's own ending, or JSONL in the working folder."""
+def beside(dataset: str, column: str) -> Path:
+    """<dataset>_<column> with the dataset's own ending, or JSONL in the working folder."""
     path = Path(dataset)
-    ending = path.suffix if path.suffix in (".jsonl", ".parquet", ".csv") else ".jsonl"
-    return path.with_name(f"{path.stem}_ppl{ending}") if path.is_file() else Path(f"{path.stem}_ppl{ending}")
+    if path.is_file():
+        ending = path.suffix if path.suffix in (".jsonl", ".parquet", ".csv") else ".jsonl"
+        return path.with_name(f"{path.stem}_{column}{ending}")
+    return Path(re.sub(r"[^\w.-]+", "_", path.name) + f"_{column}.jsonl")
 
 
 def _show(report: dict[str, Any], plot: Path | None) -> None:

@@ -19,7 +19,7 @@ ANSWER_COLUMNS = (
     "reward_model.ground_truth",
     "solution",
 )
-OPTIONAL_COLUMNS = ("id", "source", "difficulty", "rank", "ppl")
+OPTIONAL_COLUMNS = ("id", "source", "difficulty", "rank", "ppl", "pass_rate")
 
 
 def choose(given: str | None, known: Sequence[str], columns: Sequence[str], what: str, dataset: str) -> str:

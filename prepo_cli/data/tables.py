@@ -7,9 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from prepo_cli.config import ASSETS
+from prepo_cli.data.embedded import embedded_table
 from prepo_cli.errors import UsageError, one_line
-from prepo_cli.sections import EMBEDDED
+from prepo_cli.sections import is_embedded
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
@@ -27,11 +27,9 @@ def load_table(
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are reported below, in one line
     path = Path(name)
-    if name == EMBEDDED:
-        path = ASSETS / "task" / f"{split}.jsonl"
-        if not path.is_file():
-            raise UsageError(f"the embedded task has no split '{split}'; choose train or test")
-    elif not path.exists() and (path.suffix in FORMATS or name.startswith((".", "/", "~")) or name.count("/") > 1):
+    if is_embedded(name):
+        return embedded_table(name, split), 0
+    if not path.exists() and (path.suffix in FORMATS or name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UsageError(f"no such dataset file: {name}")
     if not path.is_file():
         return load_folder_or_hub(name, split, dataset_config), 0

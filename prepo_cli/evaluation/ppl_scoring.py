@@ -1,17 +1,14 @@
-"""Score the perplexity of a dataset's prompts, chunk by chunk, and write it beside the dataset's own columns.
+"""Score the perplexity of a dataset's prompts and write it beside the dataset's own columns.
 
-While it runs, `OUTPUT.partial/` keeps the finished chunks, and the same command resumes from them. Only perplexities
-are held in memory; the dataset's columns are streamed.
+Only perplexities are held in memory; the dataset's columns are streamed, and an interrupted scoring resumes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -21,19 +18,17 @@ import pyarrow as pa
 from prepo_cli.data.loading import PromptDataset, load_configured_prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.engines import ENGINES, build_engine
-from prepo_cli.errors import UsageError
+from prepo_cli.engines.base import Progress
+from prepo_cli.evaluation.added_columns import AddedColumns, refuse_unwritable
 from prepo_cli.evaluation.ppl_context import COLUMN, PerplexityContext
-from prepo_cli.evaluation.settings import DEFAULT_CONTEXT, digest_model
-from prepo_cli.files import Chunks, atomic_path
+from prepo_cli.evaluation.settings import DEFAULT_CONTEXT, ScoringConfig, digest_model
 from prepo_cli.policy.loading import load_model_spec, load_policy, model_source
 from prepo_cli.policy.policy import Policy, perplexities
-from prepo_cli.sections import ScoringConfig
-from prepo_cli.terminal import progress, say
+from prepo_cli.terminal import say
 
 CHUNK_ROWS = 2048
 BATCH_ROWS = 256
 DIGEST_ROWS = 10_000
-FORMATS = (".jsonl", ".parquet", ".csv")
 
 
 def score_dataset(config: ScoringConfig) -> tuple[dict[str, Any], npt.NDArray[np.float64]]:
@@ -42,29 +37,16 @@ def score_dataset(config: ScoringConfig) -> tuple[dict[str, Any], npt.NDArray[np
     Raises:
         UsageError: bad data or output; KeyboardInterrupt: finished chunks are kept.
     """
-    _refuse_unwritable(config.output)
+    refuse_unwritable(config.output)
     dataset = load_configured_prompts(config, need_answer=False)
     say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
-    finished = Chunks(config.output.with_name(config.output.name + ".partial"), fingerprint(config, dataset))
-    if finished.owner() not in (None, finished.fingerprint):
-        say(f"{finished.folder} was written with other settings, model or data: starting over")
-    finished.open()
-    scorer = _Scorer(config, dataset)
     chunks = [range(start, min(start + CHUNK_ROWS, len(dataset))) for start in range(0, len(dataset), CHUNK_ROWS)]
-    missing = [number for number in range(len(chunks)) if number not in finished]
-    rows = sum(len(chunks[number]) for number in missing)
-    if rows < len(dataset):
-        say(f"resuming: {len(dataset) - rows:,} of {len(dataset):,} prompts are already scored")
-    started = perf_counter()
-    with progress("score", rows, "prompts") as advance:
-        for number in missing:
-            ppl_N2 = scorer.chunk(chunks[number], advance)
-            finished.write(number, pa.table({"ppl": ppl_N2[:, 0], "tokens": ppl_N2[:, 1]}))
-    seconds = perf_counter() - started
-    tables = pa.concat_tables([finished.read(number) for number in range(len(chunks))])
-    ppl_N2 = np.column_stack([tables["ppl"].to_numpy(), tables["tokens"].to_numpy()])
-    _write(dataset, ppl_N2, scorer.context, config.output)
-    finished.delete()
+    added = AddedColumns(dataset, config.output, fingerprint(config, dataset), chunks)
+    scorer = _Scorer(config, dataset)
+    rows, seconds = added.compute(scorer.columns)
+    columns = pa.concat_tables([part.select(["ppl", "ppl_tokens"]) for part in added.parts()])
+    ppl_N2 = np.column_stack([columns["ppl"].to_numpy(), columns["ppl_tokens"].to_numpy()])
+    added.write()
     report = {"output": str(config.output), "context": json.loads(scorer.context.to_json())}
     report |= {"skipped_rows": dataset.skipped} | distribution(ppl_N2)
     return report | {"seconds": seconds, "prompts_per_second": rows / max(seconds, 1e-9)}, ppl_N2[:, 0]
@@ -123,7 +105,18 @@ class _Scorer:
             )
             self.perplexity = partial(engine_perplexity, engine)
 
-    def chunk(self, rows: range, advance: Callable[[int], None]) -> npt.NDArray[np.float64]:
+    def columns(self, rows: range, advance: Progress) -> pa.Table:
+        """The new columns of some rows."""
+        ppl_N2 = self.chunk(rows, advance)
+        return pa.table(
+            {
+                "ppl": pa.array(ppl_N2[:, 0], mask=np.isnan(ppl_N2[:, 0])),
+                "ppl_tokens": pa.array(ppl_N2[:, 1].astype(np.int64)),
+                COLUMN: [self.context.to_json()] * len(rows),
+            }
+        )
+
+    def chunk(self, rows: range, advance: Progress) -> npt.NDArray[np.float64]:
         """Perplexity and scored tokens of each row, [rows, 2]; NaN and 0 for prompts that are too long."""
         rendered = [self.renderer(self.dataset.messages(row)) for row in rows]
         fits = [i for i, r in enumerate(rendered) if self.longest is None or len(r.token_ids) <= self.longest]
@@ -144,39 +137,3 @@ def engine_perplexity(engine: Any, rows: list[list[int]], spans: list[tuple[int,
     logprobs = engine.prompt_logprobs(rows)
     # Entry i of a row belongs to token i + 1: nothing predicts the first.
     return perplexities([row[max(a, 1) - 1 : max(b, 1) - 1] for row, (a, b) in zip(logprobs, spans, strict=True)])
-
-
-def _refuse_unwritable(output: Path) -> None:
-    if output.suffix not in FORMATS:
-        raise UsageError(f"--output {output}: the file name must end in one of {', '.join(FORMATS)}")
-    if output.is_dir():
-        raise UsageError(f"--output {output} is a folder; choose a file name")
-    probe = output.with_name(output.name + ".probe")
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"can't write to {output} ({error.strerror}); choose another --output") from error
-
-
-def _write(dataset: PromptDataset, ppl_N2: npt.NDArray[np.float64], context: PerplexityContext, output: Path) -> None:
-    """Stream the dataset's rows with the new columns into the output file."""
-    table = dataset.usable()
-    table = table.remove_columns([name for name in ("ppl", "ppl_tokens", COLUMN) if name in table.column_names])
-    table = table.add_column("ppl", pa.array(ppl_N2[:, 0], mask=np.isnan(ppl_N2[:, 0])))
-    table = table.add_column("ppl_tokens", pa.array(ppl_N2[:, 1].astype(np.int64)))
-    table = table.add_column(COLUMN, _constant(context.to_json(), len(table)))
-    with atomic_path(output) as temporary:
-        if output.suffix == ".jsonl":
-            table.to_json(temporary, lines=True, force_ascii=False)
-        elif output.suffix == ".parquet":
-            table.to_parquet(temporary)
-        else:
-            table.to_csv(temporary)
-
-
-def _constant(text: str, rows: int) -> pa.ChunkedArray:
-    """A column of equal texts, whose chunks share their memory."""
-    chunk = pa.array([text] * min(rows, CHUNK_ROWS))
-    full, remainder = divmod(rows, len(chunk))
-    return pa.chunked_array([chunk] * full + [chunk[:remainder]], type=pa.string())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prepo_cli.data.loading import PromptDataset, load_configured_prompts
 from prepo_cli.data.prompts import Prompts
@@ -15,10 +15,12 @@ from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.evaluator import Evaluator, Sampling
 from prepo_cli.evaluation.folder import EvaluationFolder
 from prepo_cli.evaluation.results import Evaluation, join
-from prepo_cli.evaluation.settings import EvalConfig, fingerprint
+from prepo_cli.evaluation.settings import EvalConfig, SamplingConfig, fingerprint
 from prepo_cli.policy.loading import load_model_spec, load_policy, model_source
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.terminal import progress, say
+
+C = TypeVar("C", bound=SamplingConfig)
 
 
 def run_evaluation(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
@@ -35,10 +37,10 @@ def run_evaluation(config: EvalConfig, *, overwrite: bool = False) -> dict[str, 
         if done is not None:
             say(f"{folder.path} already holds this evaluation; --overwrite runs it again")
             return done
-        return _run(*_prepare(config, dataset, judge), folder)
+        return _run(*prepare(config, dataset, judge, Path(config.output_dir) / "sync"), folder)
 
 
-def _prepare(config: EvalConfig, dataset: PromptDataset, judge: Judge) -> tuple[EvalConfig, Evaluator, Engine]:
+def prepare(config: C, dataset: PromptDataset, judge: Judge, sync_dir: Path) -> tuple[C, Evaluator, Engine]:
     """The configuration with lengths that fit the model, the evaluator, and the engine it generates with."""
     shares_weights = ENGINES[config.engine.name].load().shares_weights
     model = load_policy(config.model) if shares_weights else load_model_spec(config.model)
@@ -51,7 +53,7 @@ def _prepare(config: EvalConfig, dataset: PromptDataset, judge: Judge) -> tuple[
         config.model,
         max_context=config.max_prompt_length + config.max_completion_length,
         seed=config.seed,
-        sync_dir=Path(config.output_dir) / "sync",
+        sync_dir=sync_dir,
     )
     sampling = Sampling(
         k=config.k,

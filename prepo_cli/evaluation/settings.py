@@ -1,11 +1,11 @@
-"""The configuration of `prepo eval`, and a fingerprint of everything its results depend on."""
+"""The configurations of `prepo eval`, `score-ppl` and `score-passrate`, and a fingerprint of what results depend on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
@@ -24,10 +24,9 @@ MODEL_FILES = frozenset({".safetensors", ".bin", ".json", ".jinja", ".model", ".
 DIGEST_BYTES = 2**20
 
 
-class EvalConfig(PromptsConfig):
-    """All settings of an evaluation."""
+class SamplingConfig(PromptsConfig):
+    """Whose answers to which prompts are sampled how, and how they are judged."""
 
-    split: str = "test"
     answer_column: str | None = None
     model: ModelConfig = Field(default_factory=ModelConfig)
     k: int = Field(16, ge=1, description="samples per prompt")
@@ -38,9 +37,8 @@ class EvalConfig(PromptsConfig):
     rewards: RewardConfig = Field(default_factory=RewardConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
     seed: int = Field(0, ge=0)
-    output_dir: str
 
-    def with_lengths(self, context: int | None) -> EvalConfig:
+    def with_lengths(self, context: int | None) -> Self:
         """The configuration with both lengths set to fit a context of that many tokens.
 
         Raises:
@@ -63,9 +61,34 @@ class EvalConfig(PromptsConfig):
         return self.model_copy(update={"max_completion_length": completion, "max_prompt_length": prompt})
 
 
-def fingerprint(config: EvalConfig, model_folder: str, dataset: PromptDataset) -> str:
+class ScoringConfig(PromptsConfig):
+    """All settings of `prepo score-ppl`."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    scope: Literal["question", "prompt"] = "question"
+    max_prompt_length: int | None = Field(None, ge=1, description="tokens; longer prompts get no perplexity")
+    batch_tokens: int = Field(16384, ge=1, description="padded tokens per forward pass")
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    output: Path
+
+
+class EvalConfig(SamplingConfig):
+    """All settings of `prepo eval`."""
+
+    split: str = "test"
+    output_dir: str
+
+
+class PassRateConfig(SamplingConfig):
+    """All settings of `prepo score-passrate`."""
+
+    k: int = Field(8, ge=1, description="samples per prompt")
+    output: Path
+
+
+def fingerprint(config: SamplingConfig, model_folder: str, dataset: PromptDataset) -> str:
     """Hex digest of the settings, the model's files and the dataset's rows; batch size and workers are left out."""
-    settings = config.model_dump(mode="json", exclude={"output_dir": True, "engine": True})
+    settings = config.model_dump(mode="json", exclude={"output_dir", "output", "engine"})
     settings["engine"] = config.engine.name
     settings["rewards"].pop("workers")
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)

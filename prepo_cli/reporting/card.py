@@ -18,7 +18,7 @@ import yaml
 
 from prepo_cli.engines import ENGINES
 from prepo_cli.losses import LOSSES
-from prepo_cli.sections import EMBEDDED, RunConfig
+from prepo_cli.sections import RunConfig, is_embedded
 from prepo_cli.statistics import interval_text
 from strategies.registry import find, parse
 
@@ -105,7 +105,7 @@ def _model_name(config: RunConfig) -> str:
 
 
 def _linked(name: str, kind: str = "") -> str:
-    if name == EMBEDDED:
+    if is_embedded(name):
         return f"prepo's embedded {'task' if kind else 'model'}"
     return f"[{name}](https://huggingface.co/{kind}{name})" if hub_name(name) else f"`{name}`"
 

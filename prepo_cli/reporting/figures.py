@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+BLUE, ORANGE, GREEN, RED, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9"
 Line = dict[str, Any]
 
 
@@ -84,14 +83,14 @@ def smoothed(values: np.ndarray[Any, np.dtype[np.float64]], share: float = 0.1) 
 
 
 @contextmanager
-def canvas(path: Path, rows: int = 1, height: float = 4.0) -> Iterator[Any]:
+def canvas(path: Path, rows: int = 1, height: float = 4.0, sharex: bool = True) -> Iterator[Any]:
     """Yield the axes of a new figure and save it as PNG on exit."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(rows, 1, figsize=(8, height), sharex=True, layout="constrained")
+    figure, axes = pyplot.subplots(rows, 1, figsize=(8, height), sharex=sharex, layout="constrained")
     try:
         for panel in np.atleast_1d(axes):
             panel.grid(alpha=0.25)
@@ -100,30 +99,3 @@ def canvas(path: Path, rows: int = 1, height: float = 4.0) -> Iterator[Any]:
         figure.savefig(path, dpi=150)
     finally:
         pyplot.close(figure)
-
-
-def accuracy_curves(runs: Sequence[tuple[str, Sequence[Line]]], x: str, xlabel: str, path: Path) -> None:
-    """Held-out avg@k of each (label, evaluations) against its cost, the field `x` of every evaluation."""
-    with canvas(path) as axes:
-        for (label, evaluations), color in zip(runs, _colors(len(runs)), strict=True):
-            held_out(axes, evaluations, x, color, label)
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel("held-out accuracy")
-        axes.legend(frameon=False, fontsize=8)
-
-
-def metric_curves(runs: Sequence[tuple[str, Sequence[Line]]], metric: str, ylabel: str, path: Path) -> None:
-    """A metric of each (label, metrics) over steps: smoothed, with the raw values in the background."""
-    with canvas(path) as axes:
-        for (label, lines), color in zip(runs, _colors(len(runs)), strict=True):
-            values = np.array([np.nan if line[metric] is None else line[metric] for line in lines], dtype=np.float64)
-            steps = np.arange(1, len(values) + 1)
-            axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-            axes.plot(steps, smoothed(values), color=color, label=label)
-        axes.set_xlabel("optimiser steps")
-        axes.set_ylabel(ylabel)
-        axes.legend(frameon=False, fontsize=8)
-
-
-def _colors(count: int) -> list[str]:
-    return [PALETTE[i % len(PALETTE)] for i in range(count)]

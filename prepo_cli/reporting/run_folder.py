@@ -79,13 +79,13 @@ class RunFolder:
         with atomic_path(self.rollouts / f"step_{step:06d}.parquet") as temporary:
             pq.write_table(pa.table({key: list(values) for key, values in columns.items()}), temporary)
 
-    def truncate(self, step: int, total_steps: int) -> None:
+    def truncate(self, step: int, finished: bool) -> None:
         """Drop what a run that resumes before `step` will write again.
 
         An evaluation due after a step is written before that step's checkpoint, the final one after the last.
         """
         _rewrite(self.metrics, [line for line in read_lines(self.metrics) if line["step"] < step])
-        newest = step - 1 if step == total_steps else step
+        newest = step - 1 if finished else step
         _rewrite(self.evaluations, [line for line in read_lines(self.evaluations) if line["step"] <= newest])
         for path in self.rollouts.glob("step_*"):
             if int(path.stem.removeprefix("step_")) >= step:

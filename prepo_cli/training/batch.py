@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,10 @@ def record_weights(groups: Groups, weights_NT: FloatArray) -> None:
         sample.weight = float(weight_T[: sample.num_tokens].mean()) if sample.num_tokens else 0.0
 
 
-def step_report(ctx: StepContext, epoch: int, batch: Batch, update: UpdateStats, costs: Costs) -> StepReport:
-    """The report that strategies get at the end of a step; `epoch` is the stream's current epoch.
+def step_report(
+    ctx: StepContext, epoch: int, batch: Batch, update: UpdateStats, costs: Costs, spent: float | None
+) -> StepReport:
+    """The report that strategies get at the end of a step; `epoch` and `spent` are as they are after it.
 
     The entropy is the mean over all trained tokens if it was known before the update, otherwise over the tokens of the
     rollouts that have a gradient.
@@ -66,6 +68,7 @@ def step_report(ctx: StepContext, epoch: int, batch: Batch, update: UpdateStats,
         updated=update.optimizer_steps > 0,
         rollouts_total=costs.rollouts_total,
         rollouts_trained=costs.rollouts_trained,
+        spent=spent,
     )
 
 
@@ -103,12 +106,18 @@ def step_metrics(
     }
 
 
-def rollout_rows(step: Collected) -> dict[str, list[Any]]:
-    """Columns of rollouts/step_*.parquet."""
+def rollout_rows(step: Collected, question: Callable[[int], str], scored: Mapping[int, float]) -> dict[str, list[Any]]:
+    """Columns of rollouts/step_*.parquet; `question` gives the text of a prompt by its row.
+
+    `ppl` is the prompt's perplexity: by row in `scored`, else as stored in the dataset, else NaN.
+    """
+    unknown = float("nan")
     samples = [(number, sample) for number, group in enumerate(step.groups) for sample in group]
     return {
         "prompt_id": [s.prompt.id for _, s in samples],
         "group": [number for number, _ in samples],
+        "prompt": [question(s.prompt.index) for _, s in samples],
+        "ppl": [scored.get(s.prompt.index, unknown if s.prompt.ppl is None else s.prompt.ppl) for _, s in samples],
         "text": [s.text for _, s in samples],
         "reward": [s.reward for _, s in samples],
         "correct": [s.correct for _, s in samples],

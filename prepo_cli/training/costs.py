@@ -1,8 +1,8 @@
 """What training costs: everything computed for it, whether it was trained on or not.
 
-Dropped, surplus and pilot rollouts, perplexity scoring and extra log-prob passes are all charged. Evaluations and the
-rollouts and tokens of engine checks are not: a resumed run repeats some of them, and must report the same cost as an
-uninterrupted one.
+Dropped, surplus and pilot rollouts, perplexity scoring and extra log-prob passes are all charged, and the rollouts that
+measured stored pass rates where `data.charge_pass_rates` is set. Evaluations and the rollouts and tokens of engine
+checks are not: a resumed run repeats some of them, and must report the same cost as an uninterrupted one.
 """
 
 from __future__ import annotations

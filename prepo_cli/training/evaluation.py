@@ -39,7 +39,7 @@ class TrainingEvaluation:
     def is_due(self, step: int) -> bool:
         """Whether an evaluation is due after `step` steps, apart from the one at the end of the run."""
         every = self.config.evaluation.eval_steps
-        return every is not None and step % every == 0 and step < self.config.training.total_steps
+        return every is not None and step % every == 0
 
     def run(self, progress: Progress) -> dict[str, Any] | None:
         """A line of evaluations.jsonl; None without an evaluation set."""

@@ -10,15 +10,18 @@ from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.reporting.trackers import Trackers
 from prepo_cli.sections import RunConfig
 from prepo_cli.terminal import TrainingDisplay
+from prepo_cli.training.limits import Limits
+from prepo_cli.training.progress import Progress
 
 
 class RunLog:
     """Open for the duration of the run; `with log.display_steps():` shows the progress bar."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, step: int) -> None:
+    def __init__(self, config: RunConfig, folder: RunFolder, limits: Limits, progress: Progress) -> None:
         self._folder, self._stack = folder, ExitStack()
-        self._display = TrainingDisplay(config.training.total_steps, step)
-        self._trackers = Trackers(config, folder.path, step)
+        self._limits, self._progress = limits, progress
+        self._display = TrainingDisplay(*limits.shown(progress))
+        self._trackers = Trackers(config, folder.path, progress.step)
 
     def __enter__(self) -> RunLog:
         self._stack.enter_context(self._trackers)
@@ -39,7 +42,8 @@ class RunLog:
             self._folder.write_rollouts(metrics["step"], rollouts)
         self._folder.append_metrics(metrics)
         self._trackers.log(metrics, metrics["step"])
-        self._display.step(metrics)
+        _, done, _ = self._limits.shown(self._progress)
+        self._display.step(metrics, done)
 
     def evaluation(self, line: dict[str, Any]) -> None:
         """Log an evaluation."""

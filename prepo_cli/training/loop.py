@@ -16,8 +16,8 @@ from prepo_cli.training.stopwatch import Stopwatch
 
 
 def train_loop(run: Run) -> None:
-    """Train from the run's current step to the last one, or until a stop is requested."""
-    while run.progress.step < run.config.training.total_steps and not run.progress.stop_requested:
+    """Train until a limit is reached or a stop is requested."""
+    while not (run.finished or run.progress.stop_requested):
         train_step(run)
 
 
@@ -26,7 +26,7 @@ def train_step(run: Run) -> None:
     training, strategies, progress = run.config.training, run.strategies, run.progress
     watch = Stopwatch()
     ctx = run.context()
-    rate = learning_rate(training, ctx.step)
+    rate = learning_rate(training, ctx.step, ctx.spent)
 
     step = run.collector.collect(ctx)
     watch.lap()
@@ -43,9 +43,9 @@ def train_step(run: Run) -> None:
     watch.lap("sync")
 
     progress.costs.charge(step, run.team.take_tokens_scored(), watch.total)
-    report = step_report(ctx, run.stream.epoch, batch, update, progress.costs)
-    strategies.end_step(report)
     progress.step += 1
+    report = step_report(ctx, run.stream.epoch, batch, update, progress.costs, run.limits.spent(progress))
+    strategies.end_step(report)
 
     metrics = step_metrics(report, step, update, rate, run.stream.left_out) | strategies.metrics()
     run.log_step(metrics | progress.costs.metrics(), watch.seconds | step.seconds, step, weights_NT)

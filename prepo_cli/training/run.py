@@ -22,10 +22,12 @@ from prepo_cli.training.collect import Collector
 from prepo_cli.training.engine_check import EngineMonitor
 from prepo_cli.training.evaluation import TrainingEvaluation
 from prepo_cli.training.learner import Learner
+from prepo_cli.training.limits import Limits
 from prepo_cli.training.log import RunLog
 from prepo_cli.training.probe import PolicyProbe
 from prepo_cli.training.progress import Progress
 from prepo_cli.training.rollouts import Collected
+from prepo_cli.training.stored_pass_rates import account_for_pass_rates
 from prepo_cli.training.stored_ppl import check_stored_ppl
 from prepo_cli.training.team import Team
 from prepo_cli.training.update import Updater
@@ -52,7 +54,7 @@ class Run:
         self.strategies = StrategySet(config.strategies.model_dump(), self._run_info())
         check_stored_ppl(self.strategies.selector.stored_scopes, self.dataset, config.model, renderer)
         self.team = Team(learner.processes, learner, training.max_tokens_per_micro_batch)
-        self.probe = PolicyProbe(self.team.perplexity, self.prompts)
+        self.probe = PolicyProbe(self.team, self.prompts)
         full_precision = training.mixed_precision == "no" and config.model.dtype == "float32"
         exact = learner.engine.exact_logprobs and full_precision
         self.updater = Updater(training, self.team, learner.options, exact, config.seed)
@@ -60,18 +62,26 @@ class Run:
         self.collector = Collector(training, self.strategies, self.stream, self.prompts, self.team, judge, decode)
         self.evaluation = TrainingEvaluation(config, self.team, renderer, judge, self.prompts.max_length)
         self.monitor = None if learner.engine.shares_weights else EngineMonitor(config, self.team, self.prompts)
-        self.progress = Progress()
+        self.progress, self.limits = Progress(), Limits(training)
+        if self.strategies.reads_pass_rates:
+            account_for_pass_rates(self.dataset, self.progress.costs, data.charge_pass_rates)
         self._checkpoint_seconds = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether a limit is reached."""
+        return self.limits.reached(self.progress)
 
     def context(self) -> StepContext:
         """The context that strategies see in the next step, including its temperature."""
         ctx = StepContext(
             step=self.progress.step,
-            total_steps=self.config.training.total_steps,
+            total_steps=self.config.training.total_steps or 0,
             epoch=self.stream.epoch,
             round=0,
             seed=self.config.seed,
             probe=self.probe,
+            spent=self.limits.spent(self.progress),
         )
         return replace(ctx, temperature=self.strategies.temperature(ctx))
 
@@ -89,17 +99,18 @@ class Run:
         self._checkpoint_seconds = 0.0
         metrics |= {f"timing_s/{phase}": value for phase, value in timings.items()}
         record_weights(step.trained, weights_NT)
-        self.log.step(metrics, rollout_rows(step) if self.config.reporting.log_rollouts else None)
+        scored = self.probe.take_scored()
+        rows = rollout_rows(step, self.dataset.question, scored) if self.config.reporting.log_rollouts else None
+        self.log.step(metrics, rows)
         if self.monitor is not None:
             self.monitor.refuse_stale(metrics["step"], metrics.get("sampling/logp_difference", 0.0))
 
     def after_step(self) -> None:
         """Evaluate and save if due."""
         step = self.progress.step
-        if self.evaluation.is_due(step):
+        if self.evaluation.is_due(step) and not self.finished:
             self.evaluate()
-        last = step == self.config.training.total_steps
-        if step % self.config.training.save_steps == 0 or last or self.progress.stop_requested:
+        if step % self.config.training.save_steps == 0 or self.finished or self.progress.stop_requested:
             self.save()
 
     def evaluate(self) -> None:
@@ -127,7 +138,7 @@ class Run:
     def resume(self, folder: Path) -> None:
         """Continue from a checkpoint, whose model and optimiser the learner has already loaded."""
         self.load_state_dict(checkpoint.read_state(folder))
-        self.folder.truncate(self.progress.step, self.config.training.total_steps)
+        self.folder.truncate(self.progress.step, self.finished)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
@@ -140,7 +151,7 @@ class Run:
         training = self.config.training
         return RunInfo(
             num_prompts=len(self.dataset),
-            total_steps=training.total_steps,
+            total_steps=training.total_steps or 0,
             prompts_per_step=training.prompts_per_step,
             num_generations=training.num_generations,
             seed=self.config.seed,

@@ -7,15 +7,19 @@ import math
 from prepo_cli.sections import TrainingConfig
 
 
-def learning_rate(config: TrainingConfig, step: int) -> float:
+def learning_rate(config: TrainingConfig, step: int, spent: float | None = None) -> float:
     """The rate at a step, counted from 0; the first step of a warm-up of n steps has 1 / n of the full rate.
+
+    `spent` is the share of the cost limit that is spent, in a run that has one; the decay then follows it.
 
     >>> config = TrainingConfig(learning_rate=1.0, lr_scheduler_type="linear", warmup_steps=2, total_steps=10)
     >>> [learning_rate(config, step) for step in (0, 1, 2, 6, 9)]
     [0.5, 1.0, 1.0, 0.5, 0.125]
     """
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    decay_steps = max(config.total_steps - config.warmup_steps, 1)
-    done = min(max(step - config.warmup_steps, 0) / decay_steps, 1.0)
+    if spent is None:
+        assert config.total_steps is not None
+        spent = max(step - config.warmup_steps, 0) / max(config.total_steps - config.warmup_steps, 1)
+    done = min(spent, 1.0)
     decay = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
     return config.learning_rate * warmup * decay[config.lr_scheduler_type]

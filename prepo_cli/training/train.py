@@ -70,13 +70,13 @@ def _control(run: Run, resume_from: Path | None) -> dict[str, Any]:
         run.resume(resume_from)
     folder.begin(config, resume=resume_from is not None)
     announce(run)
-    with RunLog(config, folder, progress.step) as run.log:
+    with RunLog(config, folder, run.limits, progress) as run.log:
         run.sync_engine()
         if config.evaluation.at_start and progress.step == 0:
             run.evaluate()
         with _stop_after_step(progress), run.log.display_steps():
             train_loop(run)
-        if progress.step < config.training.total_steps:
+        if not run.finished:
             raise KeyboardInterrupt(f"stopped after step {progress.step}; continue with --resume")
         if config.evaluation.at_end:
             run.evaluate()

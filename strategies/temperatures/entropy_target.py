@@ -19,6 +19,9 @@ from strategies.errors import StrategyError
 from strategies.registry import register
 from strategies.types import RunInfo, StepContext, StepReport
 
+FINE = 1_000_000
+"""Parts into which a run that ends at a cost is divided, since its number of steps is not known."""
+
 
 def scale(vocab_size: int) -> float:
     """D = ln V + ln ln V.
@@ -38,7 +41,7 @@ def moved(temperature: float, entropy: float, target: float, d: float) -> float:
     return temperature * (1 + temperature * math.log(target / entropy) / d)
 
 
-def annealed(first_target: float, t: int, t_max: int, share: float, depth: float) -> float:
+def annealed(first_target: float, t: float, t_max: int, share: float, depth: float) -> float:
     """H_target after step t, counted from 1.
 
     >>> [round(annealed(0.4, t, t_max=100, share=0.4, depth=0.1), 6) for t in (1, 60, 80, 100)]
@@ -98,7 +101,8 @@ class EntropyTarget(TemperatureSchedule):
                 self.value = min(max(value, self.params.minimum), self.params.maximum)
         if self.first_target is not None:
             share, depth = self.params.anneal_share, self.params.anneal_depth
-            self.target = annealed(self.first_target, report.step + 1, report.total_steps, share, depth)
+            t, t_max = (report.step + 1, report.total_steps) if report.spent is None else (report.spent * FINE, FINE)
+            self.target = annealed(self.first_target, t, t_max, share, depth)
 
     def metrics(self) -> dict[str, float]:
         return {"entropy_target": self.target}

@@ -92,24 +92,23 @@ def test_compare_reads_runs(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = RUNNER.invoke(app, ["compare", str(runs / "prepo"), str(runs / "random"), "--output-dir", str(out)])
     assert result.exit_code == 0, result.output
-    assert "rollouts to target" in result.stdout
-    assert len(list(out.glob("*.png"))) == 4
+    assert "compared with random; cost ratio: rollouts to reach" in result.stdout
+    assert "With one seed nothing can be claimed" in result.stdout
+    pictures = {path.stem for path in out.glob("*.png")}
+    assert {"accuracy_rollouts", "zero_variance", "phases"} <= pictures
+    assert {path.stem for path in out.glob("*.svg")} == pictures
     page = (out / "page.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
     assert "strategies.selector" in page
     assert 'src="http' not in page
 
 
-def test_compare_trains_missing_runs_once(runs: Path, tmp_path: Path) -> None:
-    call = ["compare", "--recipes", "random,dapo", "--seeds", "0,1", "--steps", "1", "--json",
-            "--config", str(runs / "small.yaml"), "--output-dir", str(tmp_path)]  # fmt: skip
-    first = json.loads(RUNNER.invoke(app, call).stdout)
-    written = (tmp_path / "dapo-seed1" / "summary.json").stat().st_mtime_ns
-    again = json.loads(RUNNER.invoke(app, call).stdout)
-    assert first == again
-    assert (tmp_path / "dapo-seed1" / "summary.json").stat().st_mtime_ns == written
-    assert [row["run"] for row in first["runs"]] == ["random-seed0", "random-seed1", "dapo-seed0", "dapo-seed1"]
-    assert [row["seeds"] for row in first["recipes"]] == [2, 2]
+def test_compare_takes_another_baseline_and_target(runs: Path, tmp_path: Path) -> None:
+    call = ["compare", str(runs / "prepo"), str(runs / "random"), "--output-dir", str(tmp_path), "--json"]
+    found = json.loads(RUNNER.invoke(app, [*call, "--baseline", "prepo", "--target", "0.25"]).stdout)
+    assert (found["baseline"], found["target"]) == ("prepo", 0.25)
+    wrong = RUNNER.invoke(app, [*call, "--baseline", "radnom"])
+    assert wrong.exit_code == 2
+    assert "did you mean 'random'" in wrong.stderr
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with path.open("w") as file:
         for i in range(30):
             row = {"id": f"r{i}", "prompt": f"What is {i} - {i}?", "answer": "0", "source": f"s{i % 3}",
-                   "difficulty": i % 5, "rank": i / 30, "ppl": 1.0 + i % 7}  # fmt: skip
+                   "difficulty": i % 5, "rank": i / 30, "ppl": 1.0 + i % 7, "pass_rate": i % 9 / 8}  # fmt: skip
             file.write(json.dumps(row) + "\n")
     return path
 

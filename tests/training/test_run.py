@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import prepo_cli
 from prepo_cli.config import resolve
 from prepo_cli.engines.hf import HfEngine
 from prepo_cli.errors import UsageError
@@ -116,6 +117,13 @@ def test_costs_charge_every_rollout(uninterrupted: Path) -> None:
         assert line["frac_reward_zero_std"] == pytest.approx(np.mean(zero))
         for group, flat in zip(groups.values(), zero, strict=True):
             assert all((row["fate"] == "filtered") == flat for row in group if row["fate"] != "surplus")
+
+
+def test_rollouts_are_logged_with_their_prompts(uninterrupted: Path) -> None:
+    task = (Path(prepo_cli.__file__).parent / "assets" / "task" / "train.jsonl").read_text(encoding="utf-8")
+    questions = {row["id"]: row["prompt"] for row in map(json.loads, task.splitlines())}
+    rows = pq.read_table(uninterrupted / "rollouts" / "step_000000.parquet").to_pylist()
+    assert [row["prompt"] for row in rows] == [questions[row["prompt_id"]] for row in rows]
 
 
 def test_training_learns_and_a_zero_learning_signal_does_not(tmp_path: Path) -> None:

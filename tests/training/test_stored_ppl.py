@@ -25,6 +25,7 @@ from prepo_cli.policy.policy import Policy
 from prepo_cli.sections import ModelConfig
 from prepo_cli.training.probe import PolicyProbe
 from prepo_cli.training.stored_ppl import check_stored_ppl
+from prepo_cli.training.team import Team
 from prepo_cli.training.train import train
 from strategies.registry import create
 from strategies.types import RunInfo
@@ -63,6 +64,16 @@ def policy() -> Policy:
     return load_policy(ModelConfig())
 
 
+class Alone(Team):
+    """A team of one policy, for scoring alone."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def perplexity(self, rows: list[list[int]], spans: list[tuple[int, int]]) -> np.ndarray:
+        return self.policy.perplexity(rows, spans, 4096)
+
+
 def stored(path: Path) -> np.ndarray:
     return np.array([json.loads(line)["ppl"] for line in path.read_text(encoding="utf-8").splitlines()])
 
@@ -70,7 +81,7 @@ def stored(path: Path) -> np.ndarray:
 def test_scores_equal_the_live_probe_of_a_run_that_renders_alike(scored: Scored, policy: Policy) -> None:
     dataset = load_prompts(str(scored.with_system))
     prompts = Prompts(dataset, Renderer(policy.tokenizer, SYSTEM), 4096)
-    probe = PolicyProbe(lambda ids, spans: policy.perplexity(ids, spans, 4096), prompts)
+    probe = PolicyProbe(Alone(policy), prompts)
     live = probe.perplexity([dataset.prompt(index) for index in range(len(dataset))])
     np.testing.assert_allclose(stored(scored.with_system), live, rtol=1e-5)
     assert spearmanr(stored(scored.with_system), live).statistic == pytest.approx(1)

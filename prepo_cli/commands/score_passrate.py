@@ -1,0 +1,180 @@
+"""`prepo score-passrate`: how often a model solves every prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prepo_cli.commands.run_flags import VERDICT_HELP
+from prepo_cli.commands.score_ppl import beside
+from prepo_cli.errors import UsageError
+from prepo_cli.startup import large_imports
+
+
+def score_passrate(
+    dataset: Annotated[str, typer.Argument(help="File, folder, short name, Hub name, or 'embedded'.")],
+    k: Annotated[int, typer.Option("--k", help="Samples per prompt.")] = 8,
+    model: Annotated[
+        str, typer.Option(help="Hub name, folder, run folder (its final model), or 'embedded'.")
+    ] = "embedded",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="A .jsonl, .parquet or .csv file [default: <dataset>_passrate in its format].")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
+    limit: Annotated[int | None, typer.Option(help="Use only the first N rows.")] = None,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample only from the most probable tokens that add up to this probability.")
+    ] = 1.0,
+    max_completion_length: Annotated[
+        int | None, typer.Option(help="Tokens [default: 128 for the embedded model, else 2560 where that fits].")
+    ] = None,
+    max_prompt_length: Annotated[
+        int | None, typer.Option(help="Tokens; longer prompts get no pass rate [default: what fits].")
+    ] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Limit on rows x context in one decoding batch; lower it to save memory.")
+    ] = None,
+    system_prompt: Annotated[str | None, typer.Option(help="System message before every prompt.")] = None,
+    template_arg: Annotated[
+        list[str] | None, typer.Option(help="Argument of the chat template: enable_thinking=false; repeatable.")
+    ] = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(help="Reward function: math (default), exact, boxed or package.module:function; repeatable."),
+    ] = None,
+    verdict: Annotated[str | None, typer.Option(help=VERDICT_HELP)] = None,
+    engine: Annotated[str, typer.Option(help="Generation engine: hf, vllm or vllm-server.")] = "hf",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
+    prompt_column: Annotated[str | None, typer.Option(help="Column with the prompts.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column with the gold answers.")] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Skip rows that can't be used, and count them.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting of engine or rewards: rewards.correct_reward=0.5; repeatable."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a figure to this PNG file.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+) -> None:
+    """Add the pass rate of every prompt to a dataset: the share of k samples that are correct.
+
+    The columns are pass_rate, pass_rate_low and pass_rate_high (95% interval), pass_k (number of samples) and
+    pass_length (mean tokens of a completion). The report says how many prompts are always or never solved: as long as
+    that lasts, their rollouts teach nothing. `--recipe sgpo` trains by these pass rates.
+
+    Run the same command again to resume an interrupted scoring.
+
+    \b
+    Examples:
+      prepo score-passrate dataset.jsonl --k 8
+      prepo score-passrate dapo_math_17k.parquet --output scored.parquet --plot pass_rates.png
+      prepo score-passrate dataset.jsonl --model Qwen/Qwen2.5-Math-1.5B --engine vllm --dtype bfloat16
+      prepo train --recipe sgpo --dataset dataset_passrate.jsonl
+    """
+    from pydantic import ValidationError
+
+    from prepo_cli.config import sections_of, template_arguments, validation_message
+    from prepo_cli.evaluation.settings import PassRateConfig
+
+    engine_settings: dict[str, Any] = {"name": engine, "vllm_gpu_memory_utilization": 0.9}
+    if batch_tokens is not None:
+        engine_settings["max_batch_tokens"] = batch_tokens
+    rewards = {name: value for name, value in (("functions", reward), ("verdict", verdict)) if value}
+    settings: dict[str, Any] = {
+        "model": {"model_name_or_path": model, "revision": revision, "dtype": dtype},
+        "dataset_name": dataset,
+        "split": split,
+        "limit": limit,
+        "prompt_column": prompt_column,
+        "answer_column": answer_column,
+        "skip_bad_rows": skip_bad_rows,
+        "system_prompt": system_prompt,
+        "chat_template_kwargs": template_arguments(template_arg or ()),
+        "k": k,
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_completion_length": max_completion_length,
+        "max_prompt_length": max_prompt_length,
+        "seed": seed,
+        "output": output or beside(dataset, "passrate"),
+        **sections_of(set_ or (), engine=engine_settings, rewards=rewards),
+    }
+    try:
+        config = PassRateConfig.model_validate(settings)
+    except ValidationError as error:
+        raise UsageError(validation_message(error)) from error
+    with large_imports():
+        from prepo_cli.evaluation.passrate_scoring import score_pass_rates
+
+    report = score_pass_rates(config)
+    if plot is not None:
+        from prepo_cli.reporting.pass_rates import pass_rate_figure
+
+        pass_rate_figure(report, plot, f"{dataset}, {model}")
+    if json_output:
+        import json
+
+        typer.echo(json.dumps(report))
+    else:
+        _show(report, f"{dataset}, {model}", plot)
+
+
+def _show(report: dict[str, Any], name: str, plot: Path | None) -> None:
+    from prepo_cli.terminal import table
+
+    k, group = report["k"], report["zero_variance"]
+
+    def interval(label: str, key: str) -> list[str]:
+        return [label, f"{report[key]['value']:.3f}", f"{report[key]['low']:.3f} .. {report[key]['high']:.3f}"]
+
+    rows = [["prompts", f"{report['prompts']:,}", ""]]
+    if report["scored"] < report["prompts"]:
+        rows.append(["with a pass rate", f"{report['scored']:,}", ""])
+    rows += [
+        ["mean", f"{report['mean']:.3f}", ""],
+        interval(f"always solved ({k} of {k})", "always"),
+        interval(f"never solved (0 of {k})", "never"),
+        interval("varying", "varying"),
+        *([f"decile {i}", f"{value:.3f}", ""] for i, value in enumerate(report["deciles"], 1)),
+        ["mean tokens", f"{report['mean_length']:,.1f}", ""],
+        ["seconds", f"{report['seconds']:,.1f}", ""],
+        ["prompts / s", f"{report['prompts_per_second']:,.2f}", ""],
+    ]
+    table(f"pass rates of {name}: {k} samples per prompt", ["", "value", "95% interval"], rows)
+    if report["by_perplexity"]:
+        _show_by_perplexity(report["by_perplexity"])
+    typer.echo(
+        f"dead prompts, always or never solved: {report['dead']['value']:.1%}; "
+        f"expected share of zero-variance groups of {group['group']}: {group['value']:.1%}"
+    )
+    if report["truncated"]:
+        cut = report["truncated"] / report["rollouts"]
+        typer.echo(f"{cut:.1%} of the completions were cut off at {report['max_completion_length']:,} tokens")
+    if report["scored"] < report["prompts"]:
+        left_out = report["prompts"] - report["scored"]
+        typer.echo(f"{left_out:,} prompts have no pass rate: longer than {report['max_prompt_length']:,} tokens")
+    for count, why in (("timeouts", "took too long to check"), ("errors", "could not be scored")):
+        if report[count]:
+            typer.echo(f"{report[count]:,} completions {why} and count as wrong")
+    typer.echo(f"written: {report['output']}" + (f", {plot}" if plot else ""))
+
+
+def _show_by_perplexity(parts: list[dict[str, Any]]) -> None:
+    from prepo_cli.terminal import table
+
+    rows = [
+        [
+            f"{part['ppl_low']:,.3f} .. {part['ppl_high']:,.3f}",
+            f"{part['prompts']:,}",
+            f"{part['pass_rate']['value']:.3f}",
+            f"{part['pass_rate']['low']:.3f} .. {part['pass_rate']['high']:.3f}",
+        ]
+        for part in parts
+    ]
+    table("pass rate by perplexity", ["ppl", "prompts", "pass rate", "95% interval"], rows)

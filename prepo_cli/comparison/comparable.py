@@ -1,0 +1,45 @@
+"""Which recipes were evaluated as the baseline was, and on which prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prepo_cli.comparison.recipes import Group, conditions
+from prepo_cli.comparison.sample import common
+
+
+def comparable(groups: Sequence[Group], baseline: Group) -> tuple[list[Group], tuple[str, ...], list[str]]:
+    """The groups that can be compared with the baseline, it among them; the prompts all share; notes on the others.
+
+    No prompts are shared where only means are known. All groups must have been evaluated.
+    """
+    kept, notes, most = [], [], 0
+    shared = common(baseline.runs[0].prompt_ids, baseline.runs)
+    for group in groups:
+        theirs = common(group.runs[0].prompt_ids, group.runs)
+        left = common(shared, group.runs)
+        differing = _differing(group, baseline)
+        if not differing and shared and not left:
+            differing = ["other prompts"]
+        if differing:
+            notes.append(f"{group.name} is not compared with {baseline.name}: evaluated with {', '.join(differing)}.")
+        else:
+            kept.append(group)
+            shared, most = left, max(most, len(theirs), len(shared))
+    if len(shared) < most:
+        notes.append(f"Accuracies are over the {len(shared):,} prompts that all evaluations share, of {most:,}.")
+    return kept, shared, notes
+
+
+def _differing(group: Group, baseline: Group) -> list[str]:
+    """What the evaluations differ in apart from prompts, in words."""
+    mine, others = conditions(group.runs[0]), conditions(baseline.runs[0])
+    return [
+        f"{name} {_text(mine.get(name))} instead of {_text(others.get(name))}"
+        for name in mine | others
+        if mine.get(name) != others.get(name)
+    ]
+
+
+def _text(value: object) -> str:
+    return "unknown" if value is None else str(value)

@@ -1,0 +1,152 @@
+"""Train the runs of a study that are missing: several at once, each in a process of its own.
+
+A run that was interrupted is resumed from its checkpoint, a finished one is left alone, and one that fails stops no
+other. Each process gets its share of the cores and, where there are any, of the GPUs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from prepo_cli.comparison.plan import PlannedRun
+from prepo_cli.comparison.study_display import StudyDisplay
+from prepo_cli.config import to_yaml
+from prepo_cli.errors import RunError
+from prepo_cli.files import atomic_write
+
+POLL_SECONDS = 0.5
+DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG: the signal that Linux sends a process when its parent dies."""
+
+
+@dataclass
+class Job:
+    """A run in its process; `slot` numbers the processes that are active at a time."""
+
+    run: PlannedRun
+    slot: int
+    process: subprocess.Popen[bytes]
+    started: float = field(default_factory=monotonic)
+
+
+def train_missing(runs: Sequence[PlannedRun], jobs: int) -> None:
+    """Train or resume all unfinished runs, `jobs` at a time.
+
+    Raises:
+        RunError: runs failed; the others are finished. KeyboardInterrupt: all have saved what they had.
+    """
+    waiting = [run for run in runs if not run.finished]
+    if not waiting:
+        return
+    active: list[Job] = []
+    failed: list[PlannedRun] = []
+    with StudyDisplay(runs, jobs) as display, _forwarding_signals(active) as stopped:
+        while active or (waiting and not stopped()):
+            while waiting and len(active) < jobs and not stopped():
+                slot = next(slot for slot in range(jobs) if slot not in {job.slot for job in active})
+                active.append(_start(waiting.pop(0), slot, jobs))
+            sleep(POLL_SECONDS)
+            for job in [job for job in active if job.process.poll() is not None]:
+                active.remove(job)
+                if job.process.returncode != 0 and not stopped():
+                    failed.append(job.run)
+            display.update({job.run.folder: monotonic() - job.started for job in active}, failed)
+    if stopped():
+        raise KeyboardInterrupt("stopped, every run after a whole step; the same command continues")
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(runs)} runs failed; {failed[0].folder.name}: {_last_line(failed[0])}; the same "
+            f"command tries again, and logs are in {log_of(failed[0]).parent}"
+        )
+
+
+def log_of(run: PlannedRun) -> Path:
+    """The file that a run's messages go to."""
+    return run.folder.parent / "logs" / f"{run.folder.name}.log"
+
+
+def environment(slot: int, jobs: int, cores: int, devices: Sequence[str]) -> dict[str, str]:
+    """What a process gets of the machine: cores / jobs threads and, where there are GPUs, its own share of them.
+
+    >>> environment(1, 2, cores=16, devices=["0", "1", "2", "3"])
+    {'OMP_NUM_THREADS': '8', 'CUDA_VISIBLE_DEVICES': '2,3'}
+    >>> environment(2, 3, cores=2, devices=["0"])
+    {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '0'}
+    """
+    shared = {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
+    if devices:
+        each = len(devices) // jobs
+        own = devices[slot * each : (slot + 1) * each] if each else [devices[slot % len(devices)]]
+        shared["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    return shared
+
+
+def _start(run: PlannedRun, slot: int, jobs: int) -> Job:
+    log = log_of(run)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    settings = log.with_suffix(".yaml")
+    atomic_write(settings, to_yaml(run.config))
+    command = [sys.executable, "-m", "prepo_cli", "train", "--config", str(settings), "--json"]
+    command.append("--resume" if run.resumable else "--overwrite")
+    shared = environment(slot, jobs, len(os.sched_getaffinity(0)), _devices() if jobs > 1 else [])
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+            env=os.environ | shared,
+            start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+    return Job(run, slot, process)
+
+
+def _die_with_parent() -> None:
+    """Runs that nobody waits for would race with those of the command's next call."""
+    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGTERM)
+
+
+def _devices() -> list[str]:
+    """The GPUs this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [device for device in visible.split(",") if device]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+@contextmanager
+def _forwarding_signals(active: Sequence[Job]) -> Iterator[Callable[[], bool]]:
+    """Pass interrupts on to all runs, which save and stop; yields whether there was one."""
+    received: list[int] = []
+
+    def forward(number: int, frame: Any) -> None:
+        received.append(number)
+        for job in active:
+            job.process.send_signal(signal.SIGTERM)
+
+    before: Mapping[int, Any] = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for job in active:  # an error of our own
+            job.process.terminate()
+
+
+def _last_line(run: PlannedRun) -> str:
+    lines = log_of(run).read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.removeprefix("prepo: ") for line in reversed(lines) if line.strip()), "no message")

@@ -1,0 +1,156 @@
+"""Which runs a study consists of: recipes, some with a slot replaced, times seeds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prepo_cli.config import read_yaml, recipe_path, resolve
+from prepo_cli.errors import UsageError
+from prepo_cli.sections import RunConfig
+from strategies.base import SLOTS
+from strategies.registry import did_you_mean
+from strategies.strategy_set import SLOT_DEFAULTS, resolve_slots
+
+MOST_SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class RecipeChoice:
+    """A recipe by name, with slots that replace its own."""
+
+    recipe: str
+    slots: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """As on the command line, such as `prepo/weighting=uniform`."""
+        return "/".join([self.recipe, *(f"{slot}={spec}" for slot, spec in self.slots.items())])
+
+    @property
+    def folder_name(self) -> str:
+        """The label with everything that is awkward in file names replaced."""
+        return re.sub(r"[^\w.=-]+", "-", self.label)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of the study: its folder and its resolved configuration."""
+
+    recipe: str
+    seed: int
+    folder: Path
+    config: RunConfig
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder holds the finished run."""
+        return (self.folder / "summary.json").is_file()
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the folder holds a checkpoint of the run."""
+        return any((self.folder / "checkpoints").glob("step-*"))
+
+
+def parse_recipes(text: str) -> list[RecipeChoice]:
+    """Comma-separated recipes, each followed by slots to replace: `random,prepo/weighting=uniform`.
+
+    >>> [choice.label for choice in parse_recipes("random, prepo/weighting=uniform")]
+    ['random', 'prepo/weighting=uniform']
+
+    Raises:
+        UsageError: no such recipe or slot.
+    """
+    choices = []
+    for item in filter(None, (item.strip() for item in text.split(","))):
+        name, *replacements = item.split("/")
+        recipe_path(name)
+        slots = {}
+        for replacement in replacements:
+            slot, equals, spec = replacement.partition("=")
+            if not equals or slot not in SLOTS:
+                raise UsageError(
+                    f"--recipes {item}: '{replacement}' replaces no slot{did_you_mean(slot, SLOTS)}; "
+                    f"write recipe/slot=strategy with one of {', '.join(SLOTS)}"
+                )
+            slots[slot] = spec
+        choices.append(RecipeChoice(name, slots))
+    return choices
+
+
+def ablations(recipe: str) -> list[RecipeChoice]:
+    """The recipe, and the recipe with each slot that it sets put back to its default.
+
+    >>> [choice.label for choice in ablations("prepo")]
+    ['prepo', 'prepo/selector=random', 'prepo/weighting=uniform']
+    """
+    slots = resolve_slots(read_yaml(recipe_path(recipe)).get("strategies", {}))
+    changed = [slot for slot, spec in slots.items() if spec != SLOT_DEFAULTS[slot]]
+    return [RecipeChoice(recipe), *(RecipeChoice(recipe, {slot: SLOT_DEFAULTS[slot]}) for slot in changed)]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds and ranges of seeds.
+
+    >>> parse_seeds("0..2,7")
+    [0, 1, 2, 7]
+
+    Raises:
+        UsageError: something else than whole numbers of 0 or more.
+    """
+    seeds: dict[int, None] = {}
+    for item in text.split(","):
+        first, dots, last = item.strip().partition("..")
+        if not first.isdecimal() or not (last if dots else "0").isdecimal():
+            raise UsageError(
+                f"--seeds: '{item.strip()}' is no seed; write whole numbers or ranges, such as 0,1,2 or 0..4"
+            )
+        seeds |= dict.fromkeys(range(int(first), int(last or first) + 1))
+        if len(seeds) > MOST_SEEDS:
+            raise UsageError(f"--seeds {text}: more than {MOST_SEEDS:,} seeds")
+    if not seeds:
+        raise UsageError(f"--seeds {text}: the range is empty; write the smaller number first")
+    return list(seeds)
+
+
+def plan(
+    choices: Sequence[RecipeChoice],
+    seeds: Sequence[int],
+    root: Path,
+    files: Sequence[Path] = (),
+    flags: Mapping[str, Any] | None = None,
+    sets: Sequence[str] = (),
+) -> list[PlannedRun]:
+    """All runs, seed by seed, so that a study that is cut short has every recipe.
+
+    Raises:
+        UsageError: a setting is wrong, or a folder holds a run with other settings.
+    """
+    runs: dict[Path, PlannedRun] = {}
+    for seed in seeds:
+        for choice in choices:
+            folder = root / f"{choice.folder_name}-seed{seed}"
+            slots = {f"strategies.{slot}": spec for slot, spec in choice.slots.items()}
+            given = {**(flags or {}), "recipe": choice.recipe, **slots, "seed": seed, "output_dir": str(folder)}
+            runs[folder] = PlannedRun(choice.label, seed, folder, resolve(files, given, sets))
+    for run in runs.values():
+        _refuse_another_run(run)
+    return list(runs.values())
+
+
+def _refuse_another_run(run: PlannedRun) -> None:
+    from prepo_cli.reporting.run_folder import differences
+
+    written = run.folder / "config.yaml"
+    if written.is_file():
+        for key, before, now in differences(read_yaml(written), run.config):
+            raise UsageError(
+                f"{run.folder} holds a run with different settings: {key} is {before!r:.300}, not {now!r:.300}; choose "
+                "another --output-dir"
+            )
+    elif run.folder.exists() and any(run.folder.iterdir()):
+        raise UsageError(f"{run.folder} holds other files; empty it, or choose another --output-dir")

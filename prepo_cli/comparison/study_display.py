@@ -1,0 +1,152 @@
+"""The runs of a study while they are trained: a live table on a terminal, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from prepo_cli.comparison.plan import PlannedRun
+from prepo_cli.files import read_lines
+from prepo_cli.sections import TrainingConfig
+from prepo_cli.terminal import say
+
+LINE_EVERY_SECONDS = 30.0
+TAIL_BYTES = 16_384
+
+
+class StudyDisplay:
+    """Shows which runs are waiting, active, finished or failed, how far they are, and the time left for all."""
+
+    def __init__(self, runs: Sequence[PlannedRun], jobs: int) -> None:
+        self.runs, self.jobs, self.started = runs, jobs, monotonic()
+        self.share = {run.folder: share_done(run) for run in runs}
+        self.share_at_start = sum(self.share.values())
+        self._accuracy: dict[Path, str] = {}
+        self._last_line_at = monotonic()
+        self._live: Live | None = None
+        if sys.stderr.isatty():
+            self._live = Live(console=Console(stderr=True), refresh_per_second=2)
+
+    def __enter__(self) -> StudyDisplay:
+        finished = sum(run.finished for run in self.runs)
+        say(f"{len(self.runs)} runs, {finished} of them finished; {self.jobs} at a time")
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+        elif error is None:
+            self._line([])
+
+    def update(self, active: Mapping[Path, float], failed: Sequence[PlannedRun]) -> None:
+        """Show the present state; `active` gives each active run's seconds so far."""
+        for run in self.runs:
+            if run.folder in active or (run.finished and self.share[run.folder] < 1):
+                self.share[run.folder] = share_done(run)
+                self._accuracy[run.folder] = _accuracy(run)
+        if self._live is not None:
+            self._live.update(self._table(active, {run.folder for run in failed}))
+        elif monotonic() - self._last_line_at >= LINE_EVERY_SECONDS:
+            self._last_line_at = monotonic()
+            self._line([run for run in self.runs if run.folder in active])
+
+    def seconds_left(self) -> float | None:
+        """Time left at the rate so far, all runs taken as equally long; None before there is a rate."""
+        done = sum(self.share.values()) - self.share_at_start
+        elapsed = monotonic() - self.started
+        return (len(self.runs) - sum(self.share.values())) * elapsed / done if done > 0.01 else None
+
+    def _line(self, active: Sequence[PlannedRun]) -> None:
+        finished = sum(run.finished for run in self.runs)
+        now = ", ".join(f"{run.folder.name} {self.share[run.folder]:.0%}" for run in active)
+        say(f"{finished}/{len(self.runs)} runs finished{f'; {now}' if now else ''}{_left(self.seconds_left())}")
+
+    def _table(self, active: Mapping[Path, float], failed: set[Path]) -> Table:
+        finished = sum(run.finished for run in self.runs)
+        table = Table(title=f"{finished} of {len(self.runs)} runs finished{_left(self.seconds_left())}")
+        for name in ("run", "state", "done", "accuracy", "time"):
+            table.add_column(name, justify="left" if name in ("run", "state") else "right")
+        for run in self._shown(active, failed):
+            state = _state(run, active, failed)
+            seconds = active.get(run.folder)
+            table.add_row(
+                run.folder.name,
+                state,
+                f"{self.share[run.folder]:.0%}" if state != "waiting" else "",
+                self._accuracy.get(run.folder, ""),
+                _clock(seconds) if seconds is not None else "",
+            )
+        return table
+
+    def _shown(self, active: Mapping[Path, float], failed: set[Path]) -> list[PlannedRun]:
+        """As many runs as fit the terminal: active and failed ones first, then the last finished and the next."""
+        room = max(5, os.get_terminal_size(sys.stderr.fileno()).lines - 6)
+        order = {"active": 0, "failed": 1, "finished": 2, "waiting": 3}
+        ranked = sorted(self.runs, key=lambda run: order[_state(run, active, failed)])[:room]
+        return [run for run in self.runs if run in ranked]
+
+
+def share_done(run: PlannedRun) -> float:
+    """How far a run is, from the last line of its metrics."""
+    if run.finished:
+        return 1.0
+    path = run.folder / "metrics.jsonl"
+    if not path.is_file():
+        return 0.0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        lines = file.read().split(b"\n")
+    whole = lines[-2] if len(lines) > 1 else b""  # the last one may be half written
+    try:
+        return _share(json.loads(whole), run.config.training)
+    except ValueError:
+        return 0.0
+
+
+def _share(line: Mapping[str, Any], training: TrainingConfig) -> float:
+    tokens = line["cost/tokens_generated"] + line["cost/tokens_scored"]
+    done = (
+        (line["step"] + 1, training.total_steps),
+        (line["cost/rollouts_total"], training.max_rollouts),
+        (tokens, training.max_tokens),
+        (line["cost/seconds"], training.max_seconds),
+    )
+    return min(1.0, max(float(spent) / limit for spent, limit in done if limit is not None))
+
+
+def _accuracy(run: PlannedRun) -> str:
+    path = run.folder / "evaluations.jsonl"
+    lines = read_lines(path) if path.is_file() else []
+    return f"{lines[-1][f'avg@{run.config.evaluation.num_samples}']['value']:.3f}" if lines else ""
+
+
+def _state(run: PlannedRun, active: Mapping[Path, float], failed: set[Path]) -> str:
+    if run.folder in active:
+        return "active"
+    if run.folder in failed:
+        return "failed"
+    return "finished" if run.finished else "waiting"
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None or seconds < 1 else f", {_clock(seconds)} left"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

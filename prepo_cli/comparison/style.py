@@ -1,0 +1,142 @@
+"""One style for all pictures: Okabe and Ito's colour-blind-safe colours, with a dash and a marker for grey print.
+
+Every picture is saved as PNG and as SVG with text as text; the same data give the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prepo_cli.comparison.result import Comparison
+from prepo_cli.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLACK, GREY, PALE = "#000000", "#8C8C8C", "#D9D9D9"
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+DASHES: tuple[tuple[float, ...], ...] = ((6, 2), (1.2, 1.4), (8, 2, 1.5, 2), (3, 1.5), (6, 1.5, 1.2, 1.5, 1.2, 1.5))
+MARKERS = "osD^vPX"
+FEW = 6
+"""Up to this many recipes share a panel with their bands; more get panels of their own, or lines alone."""
+PANEL_COLUMNS = 4
+LONGEST_LABEL = 36
+DRAWING: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9,
+    "figure.titlesize": 11,
+    "figure.titleweight": "bold",
+    "font.size": 9,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.handlelength": 3.2,
+    "lines.markersize": 4,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "prepo",
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a recipe is drawn in every picture: matplotlib's colour, line style and marker."""
+
+    color: str
+    linestyle: Any
+    marker: str
+    linewidth: float = 1.6
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Keywords of a line."""
+        return {"color": self.color, "linestyle": self.linestyle, "linewidth": self.linewidth, "marker": self.marker}
+
+
+def styles(comparison: Comparison) -> dict[str, Style]:
+    """The style of each recipe: the baseline solid black, the others distinct up to 30 recipes."""
+    others = [recipe.name for recipe in comparison.recipes if recipe.name != comparison.baseline]
+    found = {comparison.baseline: Style(BLACK, "-", "o", 2.0)}
+    for i, name in enumerate(others):
+        dash = (0.0, DASHES[i % len(DASHES)])
+        found[name] = Style(COLOURS[i % len(COLOURS)], dash, MARKERS[(i + 1) % len(MARKERS)])
+    return found
+
+
+@contextmanager
+def picture(path: Path, title: str, width: float, height: float) -> Iterator[Figure]:
+    """Yield a new figure, in inches; save it as `path`, a PNG, and beside it as SVG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **DRAWING}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.suptitle(title, x=0.012, horizontalalignment="left")
+        yield figure
+        for target, metadata in ((path, {"Software": None}), (path.with_suffix(".svg"), {"Date": None})):
+            with atomic_path(target) as temporary:
+                figure.savefig(temporary, dpi=150, metadata=metadata)
+            figure.set_layout_engine("none")  # laid out once is enough
+
+
+def panel_grid(count: int) -> tuple[int, int]:
+    """Rows and columns of `count` panels, as even as they fit.
+
+    >>> panel_grid(3), panel_grid(5), panel_grid(12)
+    ((1, 3), (2, 3), (3, 4))
+    """
+    rows = math.ceil(count / PANEL_COLUMNS)
+    return rows, math.ceil(count / rows)
+
+
+def panel_size(count: int) -> tuple[float, float]:
+    """Width and height in inches of a figure with `count` panels, the title and the outer labels."""
+    rows, columns = panel_grid(count)
+    return max(6.5, 1.0 + 2.6 * columns), 1.1 + 2.0 * rows
+
+
+def panels(figure: Figure, names: Sequence[str], xlabel: str, ylabel: str) -> list[Axes]:
+    """A panel for each name, on common axes that are labelled once."""
+    rows, columns = panel_grid(len(names))
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for i, axes in enumerate(grid):
+        if i >= len(names):
+            axes.remove()
+            continue
+        axes.set_title(label(names[i]))
+        if i + columns >= len(names):
+            axes.set_xlabel(xlabel)
+            axes.tick_params(labelbottom=True)
+    figure.supylabel(ylabel, fontsize=9)
+    return list(grid[: len(names)])
+
+
+def label(text: str) -> str:
+    """A name as pictures show it: on one line, cut if long, without characters that the font lacks."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    line = " ".join(text.split())
+    line = line if len(line) <= LONGEST_LABEL else line[: LONGEST_LABEL - 1] + "…"
+    return "".join(c if font.get_char_index(ord(c)) else "\N{REPLACEMENT CHARACTER}" for c in line)
+
+
+def log_ticks(axes: Axes) -> None:
+    """A logarithmic y axis with plain numbers, for what is drawn already."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 5, 7), numticks=12))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

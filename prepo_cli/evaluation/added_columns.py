@@ -1,0 +1,133 @@
+"""Compute columns for a dataset chunk by chunk, and write them beside the dataset's own.
+
+While a job runs, `OUTPUT.partial/` keeps the finished chunks, and the same command resumes from them. The dataset and
+the new columns are streamed into the output file, so memory does not grow with the number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from time import perf_counter
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+
+from prepo_cli.data.loading import PromptDataset
+from prepo_cli.engines.base import Progress
+from prepo_cli.errors import UsageError
+from prepo_cli.files import Chunks, atomic_path
+from prepo_cli.terminal import progress, say
+
+ROWS_PER_WRITE = 2048
+
+
+class AddedColumns:
+    """New columns of a dataset; finished chunks survive a kill.
+
+    Args:
+        dataset: the rows that get the columns.
+        output: the file to write, which ends in one of `WRITERS`.
+        fingerprint: a digest of all that the columns depend on; chunks of another one are discarded.
+        chunks: all rows in order, in ranges that are computed together.
+    """
+
+    def __init__(self, dataset: PromptDataset, output: Path, fingerprint: str, chunks: Sequence[range]) -> None:
+        self.dataset, self.output, self.chunks = dataset, output, chunks
+        self._finished = Chunks(output.with_name(output.name + ".partial"), fingerprint)
+        if self._finished.owner() not in (None, fingerprint):
+            say(f"{self._finished.folder} was written with other settings, model or data: starting over")
+        self._finished.open()
+
+    def compute(
+        self, columns: Callable[[range, Progress], pa.Table], unit: str = "prompts", units_per_row: int = 1
+    ) -> tuple[int, float]:
+        """Compute the missing chunks; returns the number of rows computed and the seconds that took.
+
+        `columns` returns the new columns of a range of rows, and reports its progress in `unit`s.
+        """
+        missing = [number for number in range(len(self.chunks)) if number not in self._finished]
+        rows, total = sum(len(self.chunks[number]) for number in missing), len(self.dataset)
+        if rows < total:
+            say(f"resuming: {total - rows:,} of {total:,} prompts are already scored")
+        started = perf_counter()
+        try:
+            with progress("score", rows * units_per_row, unit) as advance:
+                for number in missing:
+                    self._finished.write(number, columns(self.chunks[number], advance))
+        except KeyboardInterrupt:
+            say(f"finished chunks are kept in {self._finished.folder}; run the same command to resume")
+            raise
+        return rows, perf_counter() - started
+
+    def parts(self) -> Iterator[pa.Table]:
+        """The new columns, chunk by chunk."""
+        return (self._finished.read(number) for number in range(len(self.chunks)))
+
+    def whole(self) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """The dataset's rows and their new columns, some chunks at a time."""
+        rows = self.dataset.usable().with_format("arrow")
+        at_once = max(1, ROWS_PER_WRITE // len(self.chunks[0]))
+        for first in range(0, len(self.chunks), at_once):
+            chunks = self.chunks[first : first + at_once]
+            new = pa.concat_tables([self._finished.read(first + i) for i in range(len(chunks))])
+            yield rows[chunks[0].start : chunks[-1].stop], new
+
+    def write(self) -> None:
+        """Stream rows and new columns into the output file, then delete the chunks."""
+        joined = (_joined(old, new) for old, new in self.whole())
+        with atomic_path(self.output) as temporary, temporary.open("wb") as file:
+            WRITERS[self.output.suffix](joined, file)
+        self._finished.delete()
+
+
+def refuse_unwritable(output: Path) -> None:
+    """Raise UsageError unless the file can be written and its name says in which format."""
+    if output.suffix not in WRITERS:
+        raise UsageError(f"--output {output}: the file name must end in one of {', '.join(WRITERS)}")
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a folder; choose a file name")
+    probe = output.with_name(output.name + ".probe")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"can't write to {output} ({error.strerror}); choose another --output") from error
+
+
+def _joined(old: pa.Table, new: pa.Table) -> Dataset:
+    """Both tables side by side; new columns replace old ones of the same name."""
+    table = old.drop_columns([name for name in old.column_names if name in new.column_names])
+    for name in new.column_names:
+        table = table.append_column(name, new[name])
+    return Dataset(table, fingerprint="rows")  # without a given fingerprint it would hash all rows
+
+
+def _write_jsonl(parts: Iterable[Dataset], file: BinaryIO) -> None:
+    for part in parts:
+        part.to_json(file, lines=True, force_ascii=False)
+
+
+def _write_parquet(parts: Iterable[Dataset], file: BinaryIO) -> None:
+    parts = iter(parts)
+    first = next(parts)
+    schema = first.features.arrow_schema
+    with pq.ParquetWriter(file, schema) as writer:
+        for part in chain([first], parts):
+            writer.write_table(part.data.table.cast(schema))
+
+
+def _write_csv(parts: Iterable[Dataset], file: BinaryIO) -> None:
+    for number, part in enumerate(parts):
+        part.to_csv(file, header=number == 0)
+
+
+WRITERS: dict[str, Callable[[Iterable[Dataset], BinaryIO], Any]] = {
+    ".jsonl": _write_jsonl,
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+}
+"""How to write each format, by the file's ending."""

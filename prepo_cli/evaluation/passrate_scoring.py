@@ -1,0 +1,126 @@
+"""Sample k completions of every prompt, and write how many are correct beside the dataset's own columns.
+
+The seeds of a prompt's completions are those of `prepo eval`: they derive from the seed, the prompt's id and the
+completion's number, so an interrupted and resumed scoring writes the same file as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prepo_cli.data.loading import load_configured_prompts
+from prepo_cli.engines.base import Progress
+from prepo_cli.errors import UsageError
+from prepo_cli.evaluation.added_columns import AddedColumns, refuse_unwritable
+from prepo_cli.evaluation.evaluator import Evaluator
+from prepo_cli.evaluation.pass_rates import by_perplexity, distribution, wilson
+from prepo_cli.evaluation.session import prepare
+from prepo_cli.evaluation.settings import PassRateConfig, fingerprint
+from prepo_cli.policy.loading import model_source
+from prepo_cli.rewards.judge import Judge
+from prepo_cli.terminal import say
+
+SCHEMA = pa.schema(
+    [
+        ("pass_rate", pa.float64()),
+        ("pass_rate_low", pa.float64()),
+        ("pass_rate_high", pa.float64()),
+        ("pass_k", pa.int64()),
+        ("pass_length", pa.float64()),
+    ]
+)
+COUNTS = b"prepo"
+
+
+def score_pass_rates(config: PassRateConfig) -> dict[str, Any]:
+    """Write the dataset with the columns of `SCHEMA`; returns a report in plain types.
+
+    Prompts that are too long get no pass rate and `pass_k` 0. `pass_rate_low` and `pass_rate_high` are the ends of the
+    95% Wilson interval, and `pass_length` is the mean number of completion tokens.
+
+    Raises:
+        UsageError: bad settings, data or output; KeyboardInterrupt: finished chunks are kept.
+    """
+    refuse_unwritable(config.output)
+    with Judge(config.rewards) as judge:
+        dataset = load_configured_prompts(config, answer_column=config.answer_column)
+        say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
+        mark = fingerprint(config, model_source(config.model.model_name_or_path), dataset)
+        sync_dir = config.output.with_name(config.output.name + ".sync")
+        config, evaluator, engine = prepare(config, dataset, judge, sync_dir)
+        try:
+            added = AddedColumns(dataset, config.output, mark, evaluator.chunks)
+            rows, seconds = added.compute(partial(_columns, evaluator), "rollouts", config.k)
+        finally:
+            engine.close()
+    report = {"output": str(config.output), "skipped_rows": dataset.skipped} | _report(added, config)
+    added.write()
+    return report | {"seconds": seconds, "prompts_per_second": rows / max(seconds, 1e-9)}
+
+
+def _columns(evaluator: Evaluator, rows: range, advance: Progress) -> pa.Table:
+    """The new columns of some rows; counts that are of no single row are kept as metadata."""
+    result, k = evaluator.evaluate_rows(rows, advance), evaluator.sampling.k
+    asked = np.array([evaluator.prompts.get(row) is not None for row in rows])
+    right_P = result.correct_PK.sum(axis=1)
+    columns = [right_P / k, *wilson(right_P, k), np.full(len(right_P), k), result.lengths_PK.mean(axis=1)]
+    counts = {"truncated": int(result.truncated_PK.sum()), "timeouts": result.timeouts, "errors": result.errors}
+    arrays = []
+    for field, values_P in zip(SCHEMA, columns, strict=True):
+        values = np.zeros(len(rows), dtype=values_P.dtype)
+        values[asked] = values_P
+        arrays.append(pa.array(values, field.type, mask=None if field.name == "pass_k" else ~asked))
+    return pa.table(arrays, schema=SCHEMA.with_metadata({COUNTS: json.dumps(counts).encode()}))
+
+
+def _report(added: AddedColumns, config: PassRateConfig) -> dict[str, Any]:
+    """Distribution, lengths, counts and costs over all chunks.
+
+    Raises:
+        UsageError: no prompt was answered.
+    """
+    prompts_C = np.zeros(config.k + 1, dtype=np.int64)
+    totals = {"truncated": 0, "timeouts": 0, "errors": 0}
+    tokens = 0.0
+    for part in added.parts():
+        right = pc.multiply(part["pass_rate"].drop_null(), config.k).to_numpy()
+        prompts_C += np.bincount(np.rint(right).astype(np.int64), minlength=config.k + 1)
+        tokens += config.k * (pc.sum(part["pass_length"]).as_py() or 0.0)
+        for name, count in json.loads(part.schema.metadata[COUNTS]).items():
+            totals[name] += count
+    scored = int(prompts_C.sum())
+    if not scored:
+        raise UsageError(
+            f"all {len(added.dataset):,} prompts are longer than {config.max_prompt_length} tokens; "
+            "raise --max-prompt-length or lower --max-completion-length"
+        )
+    rollouts = scored * config.k
+    return {
+        "prompts": len(added.dataset),
+        "scored": scored,
+        "k": config.k,
+        "rollouts": rollouts,
+        "tokens": round(tokens),
+        "mean_length": tokens / rollouts,
+        "max_completion_length": config.max_completion_length,
+        "max_prompt_length": config.max_prompt_length,
+        **totals,
+        **distribution(prompts_C),
+        "by_perplexity": _by_perplexity(added),
+    }
+
+
+def _by_perplexity(added: AddedColumns) -> list[dict[str, Any]]:
+    """Pass rates by perplexity if the dataset has perplexities; these alone are held in memory for all rows."""
+    features = added.dataset.table.features
+    if "ppl" not in features or not features["ppl"].dtype.startswith(("float", "int")):
+        return []
+    pairs = [(old["ppl"].cast(pa.float64()).to_numpy(), new["pass_rate"].to_numpy()) for old, new in added.whole()]
+    ppl_P, rate_P = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    return by_perplexity(ppl_P, rate_P)

@@ -1,0 +1,81 @@
+"""Columns added to a dataset: streamed in every format, resumed after an interruption."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from datasets import load_dataset
+
+from prepo_cli.data.loading import PromptDataset, load_prompts
+from prepo_cli.engines.base import Progress
+from prepo_cli.evaluation import added_columns as module
+from prepo_cli.evaluation.added_columns import AddedColumns
+
+ROWS = 11
+
+
+def make_dataset(folder: Path, **columns: list[Any]) -> PromptDataset:
+    path = folder / "d.jsonl"
+    texts = [f'é{i}, "two"\nlines' for i in range(ROWS)]
+    rows = [{"prompt": text, **{name: values[i] for name, values in columns.items()}} for i, text in enumerate(texts)]
+    rows.insert(3, {"prompt": ""} | {name: values[0] for name, values in columns.items()})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return load_prompts(str(path), need_answer=False, skip_bad_rows=True)
+
+
+def squares(rows: range, advance: Progress) -> pa.Table:
+    """Squares of row numbers; none for multiples of 5."""
+    advance(len(rows))
+    return pa.table({"square": pa.array([None if row % 5 == 0 else row * row / 2 for row in rows], pa.float64())})
+
+
+def chunks_of(size: int) -> list[range]:
+    return [range(start, min(start + size, ROWS)) for start in range(0, ROWS, size)]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
+@pytest.mark.parametrize(("size", "at_once"), [(2, 5), (3, 1), (4, 2048)])
+def test_rows_keep_their_order_and_the_bad_ones_stay_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, size: int, at_once: int
+) -> None:
+    monkeypatch.setattr(module, "ROWS_PER_WRITE", at_once)
+    dataset = make_dataset(tmp_path, number=list(range(ROWS)), square=["old"] * ROWS)
+    out = tmp_path / f"out.{ending}"
+    added = AddedColumns(dataset, out, "mark", chunks_of(size))
+    assert added.compute(squares)[0] == ROWS
+    added.write()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.jsonl", out.name]
+    table = load_dataset("json" if ending == "jsonl" else ending, data_files=str(out), split="train")
+    assert table["prompt"][:] == [dataset.question(row) for row in range(ROWS)]
+    assert table["number"][:] == list(range(ROWS))
+    assert table["square"][:] == [None if row % 5 == 0 else row * row / 2 for row in range(ROWS)]
+
+
+def test_only_missing_chunks_are_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = make_dataset(tmp_path)
+    seen: list[range] = []
+
+    def interrupted(rows: range, advance: Progress) -> pa.Table:
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(rows)
+        return squares(rows, advance)
+
+    first = AddedColumns(dataset, tmp_path / "out.parquet", "mark", chunks_of(4))
+    with pytest.raises(KeyboardInterrupt):
+        first.compute(interrupted)
+    assert "run the same command to resume" in capsys.readouterr().err
+    seen.clear()
+    again = AddedColumns(dataset, tmp_path / "out.parquet", "mark", chunks_of(4))
+    assert again.compute(interrupted)[0] == 3
+    assert seen == [range(8, 11)]
+    assert "resuming: 8 of 11 prompts are already scored" in capsys.readouterr().err
+    assert sum(part.num_rows for part in again.parts()) == ROWS
+    AddedColumns(dataset, tmp_path / "out.parquet", "another mark", chunks_of(4)).compute(squares)
+    assert "starting over" in capsys.readouterr().err
