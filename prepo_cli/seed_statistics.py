@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, stats
 
 from prepo_cli.statistics import DRAWS_AT_ONCE, FloatArray, Interval
 from strategies.types import derive_seed
@@ -103,19 +103,12 @@ def mean_over_cost(accuracy_RE: FloatArray, cost_RE: FloatArray, low: float, hig
 
 
 def isotonic(values_RE: FloatArray) -> FloatArray:
-    """The nearest rows that never fall, by least squares: max over i <= t of min over j >= t of the mean of i to j.
+    """The nearest rows that never fall, by least squares.
 
     >>> isotonic(np.array([[0.5, 0.75, 0.25, 1.0]])).tolist()
     [[0.5, 0.5, 0.5, 1.0]]
     """
-    rows, evaluations = values_RE.shape
-    sums_RE = np.hstack([np.zeros((rows, 1)), np.cumsum(values_RE, axis=1)])
-    fitted_RE = np.full(values_RE.shape, -np.inf)
-    for first in range(evaluations):
-        means_RJ = (sums_RE[:, first + 1 :] - sums_RE[:, first, None]) / np.arange(1, evaluations - first + 1)
-        lowest_RJ = np.minimum.accumulate(means_RJ[:, ::-1], axis=1)[:, ::-1]
-        np.maximum(fitted_RE[:, first:], lowest_RJ, out=fitted_RE[:, first:])
-    return fitted_RE
+    return np.stack([optimize.isotonic_regression(values_E).x for values_E in values_RE])
 
 
 def cost_to_reach(rising_RE: FloatArray, cost_RE: FloatArray, target_R: npt.ArrayLike) -> FloatArray:

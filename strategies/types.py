@@ -24,7 +24,8 @@ IntArray = npt.NDArray[np.integer[Any]]
 class Prompt:
     """A row of the training set. `index` is its row number, the key of all per-prompt state.
 
-    `pass_rate` is the one measured before the run (`prepo score-passrate`), and is never updated.
+    `pass_rate` is the one measured before the run (`prepo score-passrate`), and is never updated; `num_tokens` is the
+    length of the rendered prompt.
     """
 
     index: int
@@ -34,6 +35,7 @@ class Prompt:
     rank: float | None = None
     ppl: float | None = None
     pass_rate: float | None = None
+    num_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

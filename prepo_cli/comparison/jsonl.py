@@ -24,7 +24,29 @@ def read_columns(path: Path) -> dict[str, FloatArray]:
     Raises:
         UsageError: a line is not a JSON object.
     """
-    path, lines = _read_lines(path)
+    path, data = _read(path)
+    columns = _arrow_columns(data)
+    return _line_columns(path, _lines(data)) if columns is None else columns
+
+
+def _arrow_columns(data: bytes) -> dict[str, FloatArray] | None:
+    """What pyarrow reads, three times as fast; None where it refuses or may see other lines than we do."""
+    if not data.isascii() or not data:
+        return None
+    import pyarrow as pa
+    from pyarrow import json as arrow_json
+
+    try:
+        table = arrow_json.read_json(pa.BufferReader(data))
+    except pa.ArrowException:
+        return None
+    if table.num_rows != data.count(b"\n") + (not data.endswith(b"\n")):
+        return None
+    columns = {name: column for name, column in zip(table.column_names, table.columns) if _is_number(column.type)}
+    return {name: column.cast(pa.float64(), safe=False).to_numpy() for name, column in columns.items()}
+
+
+def _line_columns(path: Path, lines: Sequence[str]) -> dict[str, FloatArray]:
     columns: dict[str, array[float]] = {}
     for number, row in objects(path, lines):
         for key, value in row.items():

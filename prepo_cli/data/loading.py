@@ -60,7 +60,10 @@ class PromptDataset:
             index=index,
             id=str(index if row.get("id") is None else row["id"]),
             source=None if row.get("source") is None else str(row["source"]),
-            **{name: _number(row.get(name)) for name in ("difficulty", "rank", "ppl", "pass_rate")},
+            difficulty=_number(row.get("difficulty")),
+            rank=_number(row.get("rank")),
+            ppl=_number(row.get("ppl")),
+            pass_rate=_number(row.get("pass_rate")),
         )
 
     def messages(self, index: int) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from prepo_cli.data.loading import PromptDataset
@@ -20,7 +21,8 @@ class Prompts:
 
     def get(self, index: int) -> Prompt | None:
         """The prompt of a row, or None if it is longer than `max_length` tokens."""
-        return self.dataset.prompt(index) if len(self.rendered(index).token_ids) <= self.max_length else None
+        length = len(self.rendered(index).token_ids)
+        return replace(self.dataset.prompt(index), num_tokens=length) if length <= self.max_length else None
 
     def _render(self, index: int) -> Rendered:
         return self.renderer(self.dataset.messages(index))

@@ -1,14 +1,15 @@
-"""Our own selector: perplexity calibrated online into a predicted pass rate.
+"""Our own selector: rolls out the prompts whose rewards will most probably differ.
 
-Two things predict how often a prompt will be solved. One is a logistic regression of the pass rate on the standardised
-log perplexity z, with features [1, z, z^2], shared by all prompts; its weights have a Gaussian posterior that each step
-updates by Newton's method (Laplace approximation), and that is widened a little each step to follow the changing
-policy. The other is the prompt's own rollouts so far, with older visits counting less.
+What is known of a prompt is the pass rate that its perplexity, length and source predict (strategies/pass_rate_model.py
+has the model) and its own rollouts so far, of which `decay` still counts after each later visit. Both together are a
+Beta distribution of its pass rate p, and the candidates with the highest E[1 - p^G - (1 - p)^G] under it are kept: the
+probability that the rewards of G rollouts differ, without which there is nothing to learn. It is flatter around one
+half than p (1 - p).
 
-For the candidates, weights are sampled from the posterior (Thompson sampling). The predicted pass rate counts as
-`strength` pseudo-rollouts besides the prompt's own, and a rate p is sampled from the resulting Beta distribution. The
-candidates with the highest 1 - p^G - (1 - p)^G are kept: the probability that the rewards of G rollouts differ, without
-which there is nothing to learn. It is flatter around one half than p (1 - p).
+The weights of the regression are drawn from their posterior (Thompson sampling), so that features whose meaning is
+uncertain are tried out; a prompt's own pass rate is not drawn but averaged over, because candidates are many, and a
+draw for each of them mostly finds those of which nothing is known. The pool is large for the same reason: with most
+prompts dead, few candidates are worth a rollout. A perplexity is kept for `rescore` steps, since it changes slowly.
 """
 
 from __future__ import annotations
@@ -22,42 +23,10 @@ from pydantic import Field
 from strategies.base import Selector, State
 from strategies.errors import StrategyError
 from strategies.history import restored
+from strategies.pass_rate_model import PassRateModel, expected_varied
 from strategies.registry import register
 from strategies.selectors.perplexity import PerplexityParams
-from strategies.types import FloatArray, Group, IntArray, Prompt, PromptSource, RunInfo, StepContext, StepReport
-
-FEATURES = 3
-
-
-def varied(p: FloatArray, rollouts: int) -> FloatArray:
-    """Probability that the rewards of `rollouts` rollouts of pass rate p are not all equal.
-
-    >>> varied(np.array([0.0, 0.1, 0.5]), rollouts=8).round(6).tolist()
-    [0.0, 0.569533, 0.992188]
-    """
-    return np.asarray(1.0 - p**rollouts - (1.0 - p) ** rollouts)
-
-
-def sigmoid(x: FloatArray) -> FloatArray:
-    """1 / (1 + exp(-x)) without overflow."""
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
-
-
-def laplace_update(
-    mean_F: FloatArray, precision_FF: FloatArray, x_NF: FloatArray, right_N: FloatArray, total_N: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Posterior mean [F] and precision [F, F] of logistic weights after binomial outcomes; damped Newton steps."""
-    weights_F = mean_F.copy()
-    for _ in range(8):
-        p_N = sigmoid(x_NF @ weights_F)
-        gradient_F = x_NF.T @ (right_N - total_N * p_N) - precision_FF @ (weights_F - mean_F)
-        hessian_FF = (x_NF * (total_N * p_N * (1 - p_N))[:, None]).T @ x_NF + precision_FF
-        step_F = np.linalg.solve(hessian_FF, gradient_F)
-        weights_F = weights_F + step_F * min(1.0, 2.0 / max(float(np.abs(step_F).max()), 1e-12))
-        if float(np.abs(step_F).max()) < 1e-8:
-            break
-    p_N = sigmoid(x_NF @ weights_F)
-    return weights_F, (x_NF * (total_N * p_N * (1 - p_N))[:, None]).T @ x_NF + precision_FF
+from strategies.types import FloatArray, Group, Prompt, PromptSource, RunInfo, StepContext, StepReport
 
 
 @register("calibrated")
@@ -67,12 +36,18 @@ class Calibrated(Selector):
     class Params(PerplexityParams):
         """How much evidence counts, and for how long."""
 
-        strength: float = Field(4.0, gt=0, description="number of pseudo-rollouts that the predicted rate counts as")
+        ratio: float = Field(0.05, gt=0, le=1, description="kept prompts / candidate prompts (K / B)")
         decay: float = Field(
             0.7, ge=0, le=1, description="share of a prompt's older rollouts that still counts after a visit"
         )
         forget: float = Field(
-            0.9, gt=0, le=1, description="share of the regression's precision that remains after a step"
+            0.98, gt=0, le=1, description="share of the regression's precision that remains after a step"
+        )
+        rescore: int = Field(64, ge=1, description="steps after which a candidate's perplexity is scored again")
+        pooled: bool = Field(True, description="give each source an intercept and a slope of its own")
+        length: bool = Field(True, description="predict from the prompt's length too")
+        strength: float | None = Field(
+            None, gt=0, description="pseudo-rollouts that the predicted rate counts as; learned by default"
         )
 
     @classmethod
@@ -81,90 +56,85 @@ class Calibrated(Selector):
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)
+        self.model = PassRateModel(params.forget, params.pooled, params.length, params.strength)
         self.right_P = np.zeros(run.num_prompts, dtype=np.float32)
         self.wrong_P = np.zeros(run.num_prompts, dtype=np.float32)
-        self.mean_F: FloatArray = np.zeros(FEATURES)
-        self.precision_FF: FloatArray = np.eye(FEATURES)
-        self.moments = np.zeros(3)  # count, mean and squared deviations of log perplexity
-        self._log_ppl: dict[int, float] = {}  # this step's candidates, by index
-        self._outcomes: list[tuple[float, int, int]] = []  # this step's: log perplexity, correct rollouts, rollouts
+        self.log_ppl_P = np.full(run.num_prompts, np.nan, dtype=np.float32)
+        self.scored_P = np.zeros(run.num_prompts, dtype=np.int32)
+        self._outcomes: list[tuple[Prompt, int, int, bool]] = []  # this step's: prompt, correct, rollouts, first visit
+        self._expected = 0.0
 
     def select(self, n: int, source: PromptSource, ctx: StepContext) -> list[Prompt]:
         candidates = source.take(self.params.candidates(n, self.run))
         log_ppl_B = self._log_perplexity(candidates, ctx)
-        self._count_moments(log_ppl_B)
-        index_B = np.array([prompt.index for prompt in candidates])
-        self._log_ppl |= dict(zip(index_B.tolist(), log_ppl_B.tolist(), strict=True))
-        score_B = varied(self.draw(log_ppl_B, index_B, ctx.rng("selector/calibrated")), self.run.num_generations)
-        chosen = np.argsort(-score_B, kind="stable")[:n]
+        self.model.count(candidates, log_ppl_B)
+        worth_B = self.worth(candidates, log_ppl_B, ctx.rng("selector/calibrated"))
+        chosen = np.argsort(-worth_B, kind="stable")[:n]
+        self._expected = float(worth_B[chosen].mean())
         return [candidates[i] for i in chosen]
 
-    def draw(self, log_ppl_B: FloatArray, index_B: IntArray, rng: np.random.Generator) -> FloatArray:
-        """A pass rate for each candidate, sampled from its posterior."""
-        weights_F = rng.multivariate_normal(self.mean_F, np.linalg.inv(self.precision_FF))
-        predicted_B = np.clip(sigmoid(self._features(log_ppl_B) @ weights_F), 0.01, 0.99)
-        a_B = self.params.strength * predicted_B + self.right_P[index_B]
-        b_B = self.params.strength * (1 - predicted_B) + self.wrong_P[index_B]
-        return np.asarray(rng.beta(a_B, b_B))
+    def worth(self, prompts: Sequence[Prompt], log_ppl_B: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """Probability [B] that the rewards of a group differ."""
+        mean_B = self.model.drawn_mean(self.model.features(prompts, log_ppl_B), rng)
+        index_B, strength = np.array([prompt.index for prompt in prompts]), self.model.strength
+        a_B = strength * mean_B + self.right_P[index_B]
+        b_B = strength * (1 - mean_B) + self.wrong_P[index_B]
+        return expected_varied(a_B, b_B, self.run.num_generations)
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
         for group in groups:
             index, right, total = group.prompt.index, group.num_correct, len(group.completions)
+            first = bool(self.right_P[index] + self.wrong_P[index] == 0)
             self.right_P[index] = self.params.decay * self.right_P[index] + right
             self.wrong_P[index] = self.params.decay * self.wrong_P[index] + total - right
-            if index in self._log_ppl:
-                self._outcomes.append((self._log_ppl[index], right, total))
+            if np.isfinite(self.log_ppl_P[index]):
+                self._outcomes.append((group.prompt, right, total, first))
 
     def end_step(self, report: StepReport) -> None:
         if self._outcomes:
-            log_ppl_N, right_N, total_N = np.array(self._outcomes, dtype=np.float64).T
-            kept = self.params.forget
-            prior_FF = kept * self.precision_FF + (1 - kept) * np.eye(FEATURES)
-            self.mean_F, self.precision_FF = laplace_update(
-                self.mean_F, prior_FF, self._features(log_ppl_N), right_N, total_N
+            prompts, right_B, total_B, first_B = zip(*self._outcomes, strict=True)
+            log_ppl_B = self.log_ppl_P[[prompt.index for prompt in prompts]].astype(np.float64)
+            self.model.learn(
+                self.model.features(prompts, log_ppl_B),
+                np.array(right_B, dtype=np.float64),
+                np.array(total_B, dtype=np.float64),
+                np.array(first_B),
             )
         self._outcomes.clear()
-        self._log_ppl.clear()
 
     def _log_perplexity(self, candidates: Sequence[Prompt], ctx: StepContext) -> FloatArray:
-        ppl_B = self.params.perplexities(self.name, candidates, ctx)
-        wrong = np.flatnonzero(~np.isfinite(ppl_B) | (ppl_B <= 0))
-        if len(wrong):  # it would spoil the running moments for the rest of the run
-            first = wrong[0]
-            raise StrategyError(
-                f"selector 'calibrated': prompt '{candidates[first].id}' has perplexity {ppl_B[first]}; "
-                "it must be finite and > 0"
-            )
-        return np.asarray(np.log(ppl_B))
-
-    def _count_moments(self, values_B: FloatArray) -> None:
-        """Chan's update of running mean and variance."""
-        count, mean, squares = self.moments
-        added, added_mean = len(values_B), float(values_B.mean())
-        total = count + added
-        gap = added_mean - mean
-        squares += float(((values_B - added_mean) ** 2).sum()) + gap * gap * count * added / total
-        self.moments = np.array([total, mean + gap * added / total, squares])
-
-    def _features(self, log_ppl: FloatArray) -> FloatArray:
-        count, mean, squares = self.moments
-        spread = float(np.sqrt(squares / count)) if count else 0.0
-        z = np.clip((log_ppl - mean) / (spread or 1.0), -4, 4)
-        return np.stack([np.ones_like(z), z, z * z], axis=1)
+        """Log perplexity [B]; scored now where that was never done or too long ago."""
+        index_B = np.array([prompt.index for prompt in candidates])
+        known_B = np.isfinite(self.log_ppl_P[index_B]) & (ctx.step - self.scored_P[index_B] < self.params.rescore)
+        stale = [prompt for prompt, known in zip(candidates, known_B, strict=True) if not known]
+        if stale:
+            ppl_B = self.params.perplexities(self.name, stale, ctx)
+            wrong = np.flatnonzero(~np.isfinite(ppl_B) | (ppl_B <= 0))
+            if len(wrong):  # it would spoil the running moments for the rest of the run
+                first = wrong[0]
+                raise StrategyError(
+                    f"selector 'calibrated': prompt '{stale[first].id}' has perplexity {ppl_B[first]}; "
+                    "it must be finite and > 0"
+                )
+            self.log_ppl_P[index_B[~known_B]] = np.log(ppl_B)
+            self.scored_P[index_B[~known_B]] = ctx.step
+        return np.asarray(self.log_ppl_P[index_B], dtype=np.float64)
 
     def metrics(self) -> dict[str, float]:
-        return {f"weight_{i}": float(value) for i, value in enumerate(self.mean_F)}
+        weights = {f"weight_{i}": float(value) for i, value in enumerate(self.model.mean_F[:4])}
+        return {"expected_varied": self._expected, "strength": self.model.strength, **weights}
 
     def state_dict(self) -> State:
         return {
             "right": self.right_P.copy(),
             "wrong": self.wrong_P.copy(),
-            "mean": self.mean_F.copy(),
-            "precision": self.precision_FF.copy(),
-            "moments": self.moments.copy(),
+            "log_ppl": self.log_ppl_P.copy(),
+            "scored": self.scored_P.copy(),
+            "model": self.model.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
         self.right_P, self.wrong_P = restored(state["right"], self.right_P), restored(state["wrong"], self.wrong_P)
-        self.mean_F, self.precision_FF = state["mean"].copy(), state["precision"].copy()
-        self.moments = state["moments"].copy()
+        self.log_ppl_P = restored(state["log_ppl"], self.log_ppl_P)
+        self.scored_P = restored(state["scored"], self.scored_P)
+        self.model.load_state_dict(state["model"])
