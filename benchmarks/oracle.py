@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from prepo_cli.training.probe import PolicyProbe
 from strategies import Prompt, PromptSource, RunInfo, Selector, StepContext, StrategyParams
 from strategies.base import State
 from strategies.history import restored
-from strategies.types import FloatArray, derive_seed
+from strategies.types import FloatArray, IntArray, derive_seed
 
 MAX_TOKENS = 96
 
@@ -37,6 +38,7 @@ class Oracle(Selector):
         refresh: int = Field(32, ge=1, description="steps between two looks at the whole training set")
         rollouts: int = Field(8, ge=1, description="of each prompt, at each look")
         keep: float = Field(0.5, ge=0, le=1, description="share of older rollouts that still counts at the next look")
+        record: str = Field("", description="folder to write what every look finds to, for benchmarks.replay")
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)
@@ -53,8 +55,11 @@ class Oracle(Selector):
         if ctx.step % self.params.refresh == 0 and ctx.round == 0:
             self.right_P *= self.params.keep
             self.total_P *= self.params.keep
-            self.right_P[index_P] += self._solved(prompts, ctx)
+            solved_P = self._solved(prompts, ctx)
+            self.right_P[index_P] += solved_P
             self.total_P[index_P] += self.params.rollouts
+            if self.params.record:
+                self._write(prompts, index_P, solved_P, ctx)
         rate_P = np.divide(self.right_P, self.total_P, out=np.zeros(len(prompts)), where=self.total_P > 0)[index_P]
         group = self.run.num_generations
         log_weight_P = np.log(1 - rate_P**group - (1 - rate_P) ** group + 1e-9)
@@ -83,6 +88,22 @@ class Oracle(Selector):
         ]
         scores = self._judge([dataset.question(i) for i in rows], texts, columns_of([dataset.fields(i) for i in rows]))
         return np.asarray(scores.correct_N.reshape(len(prompts), k).sum(axis=1), dtype=np.float64)
+
+    def _write(self, prompts: Sequence[Prompt], index_P: IntArray, solved_P: FloatArray, ctx: StepContext) -> None:
+        """Pass rate, perplexity, length and source by row, as of this step."""
+        by_row = np.argsort(index_P)
+        rate_P, ppl_P = solved_P / self.params.rollouts, ctx.probe.perplexity(prompts)
+        lengths = np.array([prompt.num_tokens for prompt in prompts], dtype=np.int32)
+        sources = np.array([prompt.source or "" for prompt in prompts])
+        folder = Path(self.params.record)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(
+            folder / f"step_{ctx.step:06d}.npz",
+            rate=rate_P[by_row].astype(np.float32),
+            ppl=ppl_P[by_row].astype(np.float32),
+            num_tokens=lengths[by_row],
+            source=sources[by_row],
+        )
 
     def state_dict(self) -> State:
         return {"right": self.right_P.copy(), "total": self.total_P.copy()}

@@ -244,6 +244,7 @@ class EvaluationConfig(Section):
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
     eval_steps: int | None = Field(None, ge=1, description="evaluate every this many steps as well")
+    eval_rollouts: int | None = Field(None, ge=1, description="evaluate every this many rollouts as well")
     at_start: bool = Field(True, description="evaluate before the first step")
     at_end: bool = Field(True, description="evaluate after the last step")
 

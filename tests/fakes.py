@@ -288,7 +288,7 @@ class FakeRun(Run):
         self.progress.costs.seconds = 0.0  # which differ between equal runs
         self.strategies.record.logged = metrics | self.progress.costs.metrics()
 
-    def after_step(self) -> None:
+    def after_step(self, rolled_out: int) -> None:
         """Nothing is evaluated or saved."""
 
 

@@ -15,6 +15,9 @@ import numpy as np
 from prepo_cli.errors import UsageError
 from prepo_cli.statistics import FloatArray
 
+BLOCK_BYTES = 2**22
+"""Bytes that pyarrow parses at a time, in parallel; a longer line is read without it."""
+
 
 def read_columns(path: Path) -> dict[str, FloatArray]:
     """The numbers of a JSONL file as columns over its lines, NaN where a line lacks one; none without such a file.
@@ -24,41 +27,9 @@ def read_columns(path: Path) -> dict[str, FloatArray]:
     Raises:
         UsageError: a line is not a JSON object.
     """
-    path, data = _read(path)
-    columns = _arrow_columns(data)
-    return _line_columns(path, _lines(data)) if columns is None else columns
-
-
-def _arrow_columns(data: bytes) -> dict[str, FloatArray] | None:
-    """What pyarrow reads, three times as fast; None where it refuses or may see other lines than we do."""
-    if not data.isascii() or not data:
-        return None
-    import pyarrow as pa
-    from pyarrow import json as arrow_json
-
-    try:
-        table = arrow_json.read_json(pa.BufferReader(data))
-    except pa.ArrowException:
-        return None
-    if table.num_rows != data.count(b"\n") + (not data.endswith(b"\n")):
-        return None
-    columns = {name: column for name, column in zip(table.column_names, table.columns) if _is_number(column.type)}
-    return {name: column.cast(pa.float64(), safe=False).to_numpy() for name, column in columns.items()}
-
-
-def _line_columns(path: Path, lines: Sequence[str]) -> dict[str, FloatArray]:
-    columns: dict[str, array[float]] = {}
-    for number, row in objects(path, lines):
-        for key, value in row.items():
-            try:
-                columns[key][number] = value
-            except KeyError:
-                if isinstance(value, int | float):
-                    columns[key] = array("d", [np.nan]) * len(lines)
-                    columns[key][number] = value
-            except TypeError:
-                continue
-    return {key: np.frombuffer(column) for key, column in columns.items()}
+    path, content = _read(path)
+    columns = _columns_by_arrow(content)
+    return _columns_by_line(path, _lines(content)) if columns is None else columns
 
 
 def read_objects(path: Path) -> list[dict[str, Any]]:
@@ -67,19 +38,8 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
     Raises:
         UsageError: a line is not a JSON object.
     """
-    return [row for _, row in objects(*_read_lines(path))]
-
-
-def _read_lines(path: Path) -> tuple[Path, list[str]]:
-    """The lines of a file or of its gzipped copy, with the path of what was read; none without either."""
-    zipped = path.with_name(path.name + ".gz")
-    if path.is_file() or not zipped.is_file():
-        return path, path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    try:
-        with gzip.open(zipped, "rt", encoding="utf-8", errors="replace") as file:
-            return zipped, file.read().splitlines()
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{zipped} is damaged ({error}); copy it again from where the run was made") from error
+    path, content = _read(path)
+    return [row for _, row in objects(path, _lines(content))]
 
 
 def objects(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -96,3 +56,54 @@ def objects(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, dict[str, A
         if not isinstance(row, dict):
             raise UsageError(f"{path}:{number + 1}: not a JSON object; mend or delete this line")
         yield number, row
+
+
+def _read(path: Path) -> tuple[Path, bytes]:
+    """The content of a file or of its gzipped copy, with the path of what was read; empty without either."""
+    zipped = path.with_name(path.name + ".gz")
+    if path.is_file() or not zipped.is_file():
+        return path, path.read_bytes() if path.is_file() else b""
+    try:
+        return zipped, gzip.decompress(zipped.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{zipped} is damaged ({error}); copy it again from where the run was made") from error
+
+
+def _lines(content: bytes) -> list[str]:
+    return content.decode("utf-8", "replace").splitlines()
+
+
+def _columns_by_arrow(content: bytes) -> dict[str, FloatArray] | None:
+    """The columns, three times as fast; None where pyarrow refuses what may yet be JSON, or finds other lines."""
+    import pyarrow as pa
+    from pyarrow import json as arrow_json
+
+    if not content.isascii():
+        return None
+    numbers = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating)
+    try:
+        table = arrow_json.read_json(pa.BufferReader(content), arrow_json.ReadOptions(block_size=BLOCK_BYTES))
+    except pa.ArrowException:
+        return None
+    if table.num_rows != content.count(b"\n") + (not content.endswith(b"\n")):
+        return None
+    return {
+        field.name: table[i].cast(pa.float64(), safe=False).to_numpy()
+        for i, field in enumerate(table.schema)
+        if any(is_number(field.type) for is_number in numbers)
+    }
+
+
+def _columns_by_line(path: Path, lines: Sequence[str]) -> dict[str, FloatArray]:
+    columns: dict[str, array[float]] = {}
+    for number, row in objects(path, lines):
+        for key, value in row.items():
+            try:
+                columns[key][number] = value
+            except KeyError:
+                if isinstance(value, int | float):
+                    columns[key] = array("d", [np.nan]) * len(lines)
+                    columns[key][number] = value
+            except TypeError:
+                continue
+    return {key: np.frombuffer(column) for key, column in columns.items()}

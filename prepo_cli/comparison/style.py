@@ -28,6 +28,7 @@ FEW = 6
 """Up to this many recipes share a panel with their bands; more get panels of their own, or lines alone."""
 PANEL_COLUMNS = 4
 LONGEST_LABEL = 36
+DPI = 150
 DRAWING: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -78,15 +79,18 @@ def picture(path: Path, title: str, width: float, height: float) -> Iterator[Fig
     """Yield a new figure, in inches; save it as `path`, a PNG, and beside it as SVG."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **DRAWING}):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure, layout = Figure(figsize=(width, height), dpi=DPI), ConstrainedLayoutEngine()
+        figure.set_layout_engine(layout)
         figure.suptitle(title, x=0.012, horizontalalignment="left")
         yield figure
+        layout.execute(figure)
+        figure.set_layout_engine(None)  # which savefig would run for each file, with a drawing to throw away
         for target, metadata in ((path, {"Software": None}), (path.with_suffix(".svg"), {"Date": None})):
             with atomic_path(target) as temporary:
-                figure.savefig(temporary, dpi=150, metadata=metadata)
-            figure.set_layout_engine("none")  # laid out once is enough
+                figure.savefig(temporary, metadata=metadata)
 
 
 def panel_grid(count: int) -> tuple[int, int]:

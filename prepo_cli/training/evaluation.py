@@ -36,10 +36,12 @@ class TrainingEvaluation:
             prompts = Prompts(dataset, renderer, max_prompt_length)
             self._evaluator = Evaluator(team, team.learner.policy.tokenizer, prompts, judge, sampling)
 
-    def is_due(self, step: int) -> bool:
-        """Whether an evaluation is due after `step` steps, apart from the one at the end of the run."""
-        every = self.config.evaluation.eval_steps
-        return every is not None and step % every == 0
+    def is_due(self, progress: Progress, rolled_out: int) -> bool:
+        """Whether one is due after a step of `rolled_out` rollouts, apart from the one at the end of the run."""
+        steps, rollouts = self.config.evaluation.eval_steps, self.config.evaluation.eval_rollouts
+        total = progress.costs.rollouts_total
+        by_steps = steps is not None and progress.step % steps == 0
+        return by_steps or (rollouts is not None and total // rollouts > (total - rolled_out) // rollouts)
 
     def run(self, progress: Progress) -> dict[str, Any] | None:
         """A line of evaluations.jsonl; None without an evaluation set."""

@@ -49,4 +49,4 @@ def train_step(run: Run) -> None:
 
     metrics = step_metrics(report, step, update, rate, run.stream.left_out) | strategies.metrics()
     run.log_step(metrics | progress.costs.metrics(), watch.seconds | step.seconds, step, weights_NT)
-    run.after_step()
+    run.after_step(len(step.samples))

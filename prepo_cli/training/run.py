@@ -105,10 +105,10 @@ class Run:
         if self.monitor is not None:
             self.monitor.refuse_stale(metrics["step"], metrics.get("sampling/logp_difference", 0.0))
 
-    def after_step(self) -> None:
-        """Evaluate and save if due."""
+    def after_step(self, rolled_out: int) -> None:
+        """Evaluate and save if due, after a step of that many rollouts."""
         step = self.progress.step
-        if self.evaluation.is_due(step) and not self.finished:
+        if self.evaluation.is_due(self.progress, rolled_out) and not self.finished:
             self.evaluate()
         if step % self.config.training.save_steps == 0 or self.finished or self.progress.stop_requested:
             self.save()

@@ -4,7 +4,7 @@ What is known of a prompt is the pass rate that its perplexity, length and sourc
 has the model) and its own rollouts so far, of which `decay` still counts after each later visit. Both together are a
 Beta distribution of its pass rate p, and the candidates with the highest E[1 - p^G - (1 - p)^G] under it are kept: the
 probability that the rewards of G rollouts differ, without which there is nothing to learn. It is flatter around one
-half than p (1 - p).
+half than p (1 - p). It is divided by (1 + recent visits)^`novelty`, since each further visit teaches less.
 
 The weights of the regression are drawn from their posterior (Thompson sampling), so that features whose meaning is
 uncertain are tried out; a prompt's own pass rate is not drawn but averaged over, because candidates are many, and a
@@ -26,7 +26,7 @@ from strategies.history import restored
 from strategies.pass_rate_model import PassRateModel, expected_varied
 from strategies.registry import register
 from strategies.selectors.perplexity import PerplexityParams
-from strategies.types import FloatArray, Group, Prompt, PromptSource, RunInfo, StepContext, StepReport
+from strategies.types import FloatArray, Group, IntArray, Prompt, PromptSource, RunInfo, StepContext, StepReport
 
 
 @register("calibrated")
@@ -43,6 +43,10 @@ class Calibrated(Selector):
         forget: float = Field(
             0.98, gt=0, le=1, description="share of the regression's precision that remains after a step"
         )
+        novelty: float = Field(
+            0.5, ge=0, description="a prompt's worth is divided by (1 + recent visits) to this power"
+        )
+        half_life: float = Field(64, gt=0, description="steps in which the number of recent visits falls by half")
         rescore: int = Field(64, ge=1, description="steps after which a candidate's perplexity is scored again")
         pooled: bool = Field(True, description="give each source an intercept and a slope of its own")
         length: bool = Field(True, description="predict from the prompt's length too")
@@ -61,6 +65,8 @@ class Calibrated(Selector):
         self.wrong_P = np.zeros(run.num_prompts, dtype=np.float32)
         self.log_ppl_P = np.full(run.num_prompts, np.nan, dtype=np.float32)
         self.scored_P = np.zeros(run.num_prompts, dtype=np.int32)
+        self.visits_P = np.zeros(run.num_prompts, dtype=np.float32)  # as of the last one
+        self.visited_P = np.zeros(run.num_prompts, dtype=np.int32)  # the step of the last visit
         self._outcomes: list[tuple[Prompt, int, int, bool]] = []  # this step's: prompt, correct, rollouts, first visit
         self._expected = 0.0
 
@@ -68,20 +74,31 @@ class Calibrated(Selector):
         candidates = source.take(self.params.candidates(n, self.run))
         log_ppl_B = self._log_perplexity(candidates, ctx)
         self.model.count(candidates, log_ppl_B)
-        worth_B = self.worth(candidates, log_ppl_B, ctx.rng("selector/calibrated"))
+        differ_B = self.differ(candidates, log_ppl_B, ctx.rng("selector/calibrated"))
+        worth_B = differ_B / (1 + self.recent_visits(candidates, ctx.step)) ** self.params.novelty
         chosen = np.argsort(-worth_B, kind="stable")[:n]
-        self._expected = float(worth_B[chosen].mean())
+        self._expected = float(differ_B[chosen].mean())
         return [candidates[i] for i in chosen]
 
-    def worth(self, prompts: Sequence[Prompt], log_ppl_B: FloatArray, rng: np.random.Generator) -> FloatArray:
+    def differ(self, prompts: Sequence[Prompt], log_ppl_B: FloatArray, rng: np.random.Generator) -> FloatArray:
         """Probability [B] that the rewards of a group differ."""
         mean_B = self.model.drawn_mean(self.model.features(prompts, log_ppl_B), rng)
-        index_B, strength = np.array([prompt.index for prompt in prompts]), self.model.strength
+        index_B, strength = rows(prompts), self.model.strength
         a_B = strength * mean_B + self.right_P[index_B]
         b_B = strength * (1 - mean_B) + self.wrong_P[index_B]
         return expected_varied(a_B, b_B, self.run.num_generations)
 
+    def recent_visits(self, prompts: Sequence[Prompt], step: int) -> FloatArray:
+        """Number of visits [B], of which older ones count less."""
+        index_B = rows(prompts)
+        faded_B = 0.5 ** ((step - self.visited_P[index_B]) / self.params.half_life)
+        return np.asarray(self.visits_P[index_B] * faded_B, dtype=np.float64)
+
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
+        prompts = [group.prompt for group in groups]
+        index_B = rows(prompts)
+        self.visits_P[index_B] = self.recent_visits(prompts, ctx.step) + 1
+        self.visited_P[index_B] = ctx.step
         for group in groups:
             index, right, total = group.prompt.index, group.num_correct, len(group.completions)
             first = bool(self.right_P[index] + self.wrong_P[index] == 0)
@@ -104,7 +121,7 @@ class Calibrated(Selector):
 
     def _log_perplexity(self, candidates: Sequence[Prompt], ctx: StepContext) -> FloatArray:
         """Log perplexity [B]; scored now where that was never done or too long ago."""
-        index_B = np.array([prompt.index for prompt in candidates])
+        index_B = rows(candidates)
         known_B = np.isfinite(self.log_ppl_P[index_B]) & (ctx.step - self.scored_P[index_B] < self.params.rescore)
         stale = [prompt for prompt, known in zip(candidates, known_B, strict=True) if not known]
         if stale:
@@ -130,6 +147,8 @@ class Calibrated(Selector):
             "wrong": self.wrong_P.copy(),
             "log_ppl": self.log_ppl_P.copy(),
             "scored": self.scored_P.copy(),
+            "visits": self.visits_P.copy(),
+            "visited": self.visited_P.copy(),
             "model": self.model.state_dict(),
         }
 
@@ -137,4 +156,11 @@ class Calibrated(Selector):
         self.right_P, self.wrong_P = restored(state["right"], self.right_P), restored(state["wrong"], self.wrong_P)
         self.log_ppl_P = restored(state["log_ppl"], self.log_ppl_P)
         self.scored_P = restored(state["scored"], self.scored_P)
+        self.visits_P = restored(state["visits"], self.visits_P)
+        self.visited_P = restored(state["visited"], self.visited_P)
         self.model.load_state_dict(state["model"])
+
+
+def rows(prompts: Sequence[Prompt]) -> IntArray:
+    """Row numbers [B] of prompts."""
+    return np.array([prompt.index for prompt in prompts], dtype=np.int64)

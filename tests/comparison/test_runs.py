@@ -206,3 +206,35 @@ def test_columns_hold_every_number_and_nothing_else(
         else:
             np.testing.assert_array_equal(columns[key], expected)
     assert read_objects(file) == rows
+
+
+GOOD = b'{"step": 0, "reward": 0.5}\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        (b'{"step": 1, "reward": true}', [0.5, 1.0, 0.5]),
+        (b'{"step": 1, "reward": "none"}', [0.5, math.nan, 0.5]),
+        (b'{"step": 1, "reward": [1]}', [0.5, math.nan, 0.5]),
+        (b'{"step": 1, "reward": -Infinity}', [0.5, -math.inf, 0.5]),
+        (b'{"step": 1, "reward": 0.25, "reward": 0.75}', [0.5, 0.75, 0.5]),
+        (b'{"step": 1, "reward": 1, "note": "caf\xe9 \xc3\xa9 \\ud800"}', [0.5, 1.0, 0.5]),
+        (b'{"step": 1, "caf\xe9": 1}', [0.5, math.nan, 0.5]),
+        (b'{"step": 1, "note": "' + b"x" * 2**23 + b'"}', [0.5, math.nan, 0.5]),
+    ],
+)
+def test_what_pyarrow_refuses_is_read_all_the_same(tmp_path: Path, line: bytes, kept: list[float]) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(GOOD + line + b"\n" + GOOD)
+    columns = read_columns(file)
+    np.testing.assert_array_equal(columns["reward"], kept)
+    np.testing.assert_array_equal(columns["step"], [0, 1, 0])
+
+
+@pytest.mark.parametrize("line", [GOOD[:-1] * 2, b'{"step": 1,\n"reward": 2}', b"\n", b'{"step": 1} x', b"NaN"])
+def test_what_pyarrow_takes_for_lines_is_refused_if_it_is_none(tmp_path: Path, line: bytes) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(GOOD + line + b"\n" + GOOD)
+    with pytest.raises(UsageError, match=r"metrics\.jsonl:2: not a JSON object"):
+        read_columns(file)

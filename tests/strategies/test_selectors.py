@@ -142,7 +142,7 @@ def test_calibrated_gives_up_a_prompt_that_one_visit_finds_dead() -> None:
 
 def worth(selector: Calibrated, prompt: Prompt) -> float:
     log_ppl = np.log(FakeProbe().perplexity([prompt]))
-    return float(selector.worth([prompt], log_ppl, np.random.default_rng(0))[0])
+    return float(selector.differ([prompt], log_ppl, np.random.default_rng(0))[0])
 
 
 def test_calibrated_scores_a_perplexity_again_only_when_it_is_old() -> None:

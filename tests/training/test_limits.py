@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,15 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
         shutil.rmtree(checkpoint)
     run(tmp_path / "killed", *sets, "training.lr_scheduler_type=cosine", resume=True)
     assert timeless(tmp_path / "killed") == timeless(tmp_path / "whole")
+
+
+def test_evaluations_by_rollouts_do_not_depend_on_how_many_a_step_takes(tmp_path: Path) -> None:
+    sets = [*REFILLING, "evaluation.dataset_name=embedded", "evaluation.limit=2", "evaluation.num_samples=2"]
+    run(tmp_path, *sets, "evaluation.eval_steps=null", "evaluation.eval_rollouts=60", "training.max_rollouts=300")
+    rolled = [line["cost/rollouts_total"] for line in metrics(tmp_path)]
+    evaluated = [json.loads(line)["rollouts_total"] for line in (tmp_path / "evaluations.jsonl").open()]
+    crossed = [next(total for total in rolled if total >= limit) for limit in range(60, 300, 60)]
+    assert evaluated == [0, *dict.fromkeys([*(total for total in crossed if total < rolled[-1]), rolled[-1]])]
 
 
 @given(st.integers(0, 99))
