@@ -1,17 +1,20 @@
-"""The benchmarks that need a GPU run in their small form, and count right."""
+"""Benchmarks run in their small form, and count right."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from benchmarks import gpu
+from benchmarks import compare, gpu
+from prepo_cli.comparison.runs import read_run
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,8 @@ def result() -> dict[str, Any]:
             gpu.main()
     finally:
         sys.argv = before
-    measured: dict[str, Any] = json.loads(said.getvalue())
+    # DeepSpeed, where it is installed, logs to stdout when it is first imported.
+    measured: dict[str, Any] = json.loads(said.getvalue().splitlines()[-1])
     return measured
 
 
@@ -67,3 +71,20 @@ def test_the_measured_model_has_qwens_size() -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(Qwen2Config(**gpu.QWEN_1_5B.shape, tie_word_embeddings=True))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(1.5437e9, rel=1e-3)
+
+
+def test_comparing_a_made_up_study(tmp_path: Path) -> None:
+    size = compare.Size(recipes=3, seeds=2, steps=40, evaluations=4, prompts=10, rollout_steps=6)
+    folders = compare.make_study(tmp_path / "runs", size)
+    written = [(folder / "summary.json").stat().st_mtime_ns for folder in folders]
+    runs = [read_run(folder) for folder in compare.make_study(tmp_path / "runs", size)]
+    assert [(folder / "summary.json").stat().st_mtime_ns for folder in folders] == written
+    assert (len(runs), len({run.recipe for run in runs}), {run.steps for run in runs}) == (6, 3, {40})
+    assert {len(run.metrics) for run in runs} == {compare.METRICS}
+    assert {np.shape(run.evaluations_EP) for run in runs} == {(4, 10)}
+    found = compare.measure(folders, tmp_path / "comparison")
+    assert found["cpu_s"] > 0 and 100 < found["memory_mib"] < 1000
+    assert found["page_mb"] == (tmp_path / "comparison" / "page.html").stat().st_size / 1e6
+    pictures = {path.stem for path in (tmp_path / "comparison").glob("*.png")}
+    assert pictures == {path.stem for path in (tmp_path / "comparison").glob("*.svg")}
+    assert pictures >= {"accuracy_rollouts", "zero_variance", "perplexity_pass_rate", "phases"}
