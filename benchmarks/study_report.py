@@ -37,10 +37,20 @@ def report(folder: Path, worlds: Sequence[float]) -> None:
                 path.unlink()
         write_page(world / "page.html", comparison)
         (world / "comparison.json").write_text(json.dumps(as_json(comparison), indent=1) + "\n", encoding="utf-8")
-        (world / "table.md").write_text(table(comparison), encoding="utf-8")
     if found:
-        (folder / "curve.md").write_text(curve_table(found), encoding="utf-8")
         draw_curve(found, folder / "curve.png")
+    tables = {f"table dead-{dead:g}": table(comparison) for dead, comparison in found.items()}
+    splice(folder / "README.md", tables | {"curve": curve_table(found)})
+
+
+def splice(path: Path, blocks: Mapping[str, str]) -> None:
+    """Replace what a Markdown file has between `<!-- name -->` and `<!-- end -->`, for each name that it has."""
+    text = path.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        before, mark, after = text.partition(f"<!-- {name} -->\n")
+        if mark:
+            text = before + mark + block + after[after.index("<!-- end -->") :]
+    path.write_text(text, encoding="utf-8")
 
 
 def table(comparison: Comparison) -> str:

@@ -6,7 +6,7 @@ with R is what was observed, so that one function serves the estimate and its in
 The bootstrap is crossed, since the same prompts are answered under every seed: seeds and prompts are resampled
 independently of each other (the "pigeonhole" bootstrap of Owen, 0712.1111). It counts the noise of single answers up
 to three times, which makes intervals somewhat too wide, and takes few seeds at face value, which makes them too narrow;
-with 5 seeds, 200 prompts and 8 samples each, intervals of 95 % cover the truth in 96 to 99 % of simulated studies.
+with 5 seeds, 200 prompts and 8 samples each, intervals of 95% cover the truth in 96 to 99% of simulated studies.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from benchmarks import replay, study
-from benchmarks.study_report import report
+from benchmarks.study_report import report, splice
 from prepo_cli.comparison.plan import PlannedRun, plan
 from prepo_cli.comparison.runs import read_run
 from prepo_cli.config import resolve, to_yaml
@@ -83,17 +83,32 @@ def test_a_compressed_run_counts_as_finished_and_is_not_touched_again(folder: Pa
 
 
 def test_the_report_has_a_page_a_table_and_the_curve(folder: Path) -> None:
+    (folder / "README.md").write_text(
+        "# Study\n<!-- table dead-0.8 -->\nold\n<!-- end -->\n\n<!-- curve -->\n<!-- end -->\nrest\n"
+    )
     report(folder, [0.0, 0.8])
-    table = (folder / "dead-0.8" / "table.md").read_text()
-    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["`calibrated`", "`random`"]
+    text = (folder / "README.md").read_text()
+    assert text.startswith("# Study\n<!-- table dead-0.8 -->\n| recipe |") and "old" not in text
+    table = text[: text.index("<!-- end -->")]
+    assert [line.split("|")[1].strip() for line in table.splitlines()[4:]] == ["`calibrated`", "`random`"]
     assert "| 0.25 |" in table
-    curve = (folder / "curve.md").read_text().splitlines()
+    curve = text[text.index("<!-- curve -->") :].splitlines()[1:]
     assert curve[0] == "| recipe | dead 0 | dead 0.8 |"
     assert curve[2] == "| *zero variance under random* | 0.25 | 0.25 |"
     assert curve[3].startswith("| `calibrated` | 0.")
     for name in ("curve.png", "curve.svg", "dead-0.8/page.html", "dead-0.8/accuracy_rollouts.svg"):
         assert (folder / name).stat().st_size > 1000
     assert json.loads((folder / "dead-0.8" / "comparison.json").read_text())["baseline"] == "random"
+
+
+def test_a_table_replaces_the_one_before_it(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("first\n<!-- a -->\nold\n<!-- end -->\nbetween\n<!-- b -->\n<!-- end -->\nlast\n")
+    for _ in range(2):
+        splice(page, {"a": "new a\n", "b": "new b\n", "c": "nowhere\n"})
+        assert page.read_text() == (
+            "first\n<!-- a -->\nnew a\n<!-- end -->\nbetween\n<!-- b -->\nnew b\n<!-- end -->\nlast\n"
+        )
 
 
 @pytest.mark.parametrize("dead", list(study.WORLDS))

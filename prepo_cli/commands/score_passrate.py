@@ -64,9 +64,9 @@ def score_passrate(
 ) -> None:
     """Add the pass rate of every prompt to a dataset: the share of k samples that are correct.
 
-    The columns are pass_rate, pass_rate_low and pass_rate_high (95% interval), pass_k (number of samples) and
-    pass_length (mean tokens of a completion). The report says how many prompts are always or never solved: as long as
-    that lasts, their rollouts teach nothing. `--recipe sgpo` trains by these pass rates.
+    The columns are pass_rate, pass_rate_low and pass_rate_high (95% interval), pass_k (number of samples), pass_length
+    (mean tokens of a completion) and pass_context (how it was measured). The report says how many prompts are always or
+    never solved: as long as that lasts, their rollouts teach nothing. `--recipe sgpo` trains by these pass rates.
 
     Run the same command again to resume an interrupted scoring.
 

@@ -62,7 +62,7 @@ class CostRatio:
 
 @dataclass(frozen=True)
 class Curve:
-    """Mean accuracy of a recipe's runs over their mean cost at each evaluation [E], with its 95 % band over seeds.
+    """Mean accuracy of a recipe's runs over their mean cost at each evaluation [E], with its 95% band over seeds.
 
     With one seed the band has no width.
     """
@@ -79,7 +79,7 @@ class Recipe:
 
     `difference`, `p_value`, `better` and `cost_ratios` are against the baseline, None for the baseline itself and where
     nothing can be claimed. `p_holm` is Holm's correction over recipes. `seeds_needed` is the number of seeds that would
-    show a difference of 0.01 with 80 % power.
+    show a difference of 0.01 with 80% power.
     """
 
     name: str

@@ -7,6 +7,7 @@ completion's number, so an interrupted and resumed scoring writes the same file 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.added_columns import AddedColumns, refuse_unwritable
 from prepo_cli.evaluation.evaluator import Evaluator
 from prepo_cli.evaluation.pass_rates import by_perplexity, distribution, wilson
+from prepo_cli.evaluation.score_context import PassRateContext
 from prepo_cli.evaluation.session import prepare
 from prepo_cli.evaluation.settings import PassRateConfig, fingerprint
 from prepo_cli.policy.loading import model_source
@@ -33,6 +35,7 @@ SCHEMA = pa.schema(
         ("pass_rate_high", pa.float64()),
         ("pass_k", pa.int64()),
         ("pass_length", pa.float64()),
+        (PassRateContext.column, pa.string()),
     ]
 )
 COUNTS = b"prepo"
@@ -42,7 +45,7 @@ def score_pass_rates(config: PassRateConfig) -> dict[str, Any]:
     """Write the dataset with the columns of `SCHEMA`; returns a report in plain types.
 
     Prompts that are too long get no pass rate and `pass_k` 0. `pass_rate_low` and `pass_rate_high` are the ends of the
-    95% Wilson interval, and `pass_length` is the mean number of completion tokens.
+    95% Wilson interval, `pass_length` is the mean number of completion tokens, and `pass_context` says how it was done.
 
     Raises:
         UsageError: bad settings, data or output; KeyboardInterrupt: finished chunks are kept.
@@ -54,28 +57,38 @@ def score_pass_rates(config: PassRateConfig) -> dict[str, Any]:
         mark = fingerprint(config, model_source(config.model.model_name_or_path), dataset)
         sync_dir = config.output.with_name(config.output.name + ".sync")
         config, evaluator, engine = prepare(config, dataset, judge, sync_dir)
+        context = PassRateContext.of(
+            config.model,
+            evaluator.prompts.renderer,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_completion_length=config.max_completion_length,
+            verdict=config.rewards.verdict_function,
+        )
         try:
             added = AddedColumns(dataset, config.output, mark, evaluator.chunks)
-            rows, seconds = added.compute(partial(_columns, evaluator), "rollouts", config.k)
+            rows, seconds = added.compute(partial(_columns, evaluator, context.to_json()), "rollouts", config.k)
         finally:
             engine.close()
-    report = {"output": str(config.output), "skipped_rows": dataset.skipped} | _report(added, config)
+    report = {"output": str(config.output), "context": asdict(context), "skipped_rows": dataset.skipped}
+    report |= _report(added, config)
     added.write()
     return report | {"seconds": seconds, "prompts_per_second": rows / max(seconds, 1e-9)}
 
 
-def _columns(evaluator: Evaluator, rows: range, advance: Progress) -> pa.Table:
+def _columns(evaluator: Evaluator, context: str, rows: range, advance: Progress) -> pa.Table:
     """The new columns of some rows; counts that are of no single row are kept as metadata."""
     result, k = evaluator.evaluate_rows(rows, advance), evaluator.sampling.k
     asked = np.array([evaluator.prompts.get(row) is not None for row in rows])
     right_P = result.correct_PK.sum(axis=1)
-    columns = [right_P / k, *wilson(right_P, k), np.full(len(right_P), k), result.lengths_PK.mean(axis=1)]
+    measured = [right_P / k, *wilson(right_P, k), np.full(len(right_P), k), result.lengths_PK.mean(axis=1)]
     counts = {"truncated": int(result.truncated_PK.sum()), "timeouts": result.timeouts, "errors": result.errors}
     arrays = []
-    for field, values_P in zip(SCHEMA, columns, strict=True):
+    for field, values_P in zip(SCHEMA, measured, strict=False):
         values = np.zeros(len(rows), dtype=values_P.dtype)
         values[asked] = values_P
         arrays.append(pa.array(values, field.type, mask=None if field.name == "pass_k" else ~asked))
+    arrays.append(pa.array([context] * len(rows)))
     return pa.table(arrays, schema=SCHEMA.with_metadata({COUNTS: json.dumps(counts).encode()}))
 
 

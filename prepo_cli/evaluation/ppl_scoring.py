@@ -20,7 +20,7 @@ from prepo_cli.data.rendering import Renderer
 from prepo_cli.engines import ENGINES, build_engine
 from prepo_cli.engines.base import Progress
 from prepo_cli.evaluation.added_columns import AddedColumns, refuse_unwritable
-from prepo_cli.evaluation.ppl_context import COLUMN, PerplexityContext
+from prepo_cli.evaluation.score_context import PerplexityContext
 from prepo_cli.evaluation.settings import DEFAULT_CONTEXT, ScoringConfig, digest_model
 from prepo_cli.policy.loading import load_model_spec, load_policy, model_source
 from prepo_cli.policy.policy import Policy, perplexities
@@ -87,7 +87,7 @@ class _Scorer:
         scores_prompts = ENGINES[config.engine.name].load().scores_prompts
         model = load_model_spec(config.model) if scores_prompts else load_policy(config.model)
         self.renderer = Renderer(model.tokenizer, config.system_prompt, config.chat_template_kwargs)
-        self.context = PerplexityContext.of(config.model, self.renderer, config.scope)
+        self.context = PerplexityContext.of(config.model, self.renderer, scope=config.scope)
         limits = [limit for limit in (config.max_prompt_length, model.max_context) if limit is not None]
         self.longest = min(limits, default=None)
         if isinstance(model, Policy):
@@ -112,7 +112,7 @@ class _Scorer:
             {
                 "ppl": pa.array(ppl_N2[:, 0], mask=np.isnan(ppl_N2[:, 0])),
                 "ppl_tokens": pa.array(ppl_N2[:, 1].astype(np.int64)),
-                COLUMN: [self.context.to_json()] * len(rows),
+                self.context.column: [self.context.to_json()] * len(rows),
             }
         )
 

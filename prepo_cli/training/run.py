@@ -27,7 +27,7 @@ from prepo_cli.training.log import RunLog
 from prepo_cli.training.probe import PolicyProbe
 from prepo_cli.training.progress import Progress
 from prepo_cli.training.rollouts import Collected
-from prepo_cli.training.stored_pass_rates import account_for_pass_rates
+from prepo_cli.training.stored_pass_rates import account_for_pass_rates, check_pass_rates
 from prepo_cli.training.stored_ppl import check_stored_ppl
 from prepo_cli.training.team import Team
 from prepo_cli.training.update import Updater
@@ -64,6 +64,7 @@ class Run:
         self.monitor = None if learner.engine.shares_weights else EngineMonitor(config, self.team, self.prompts)
         self.progress, self.limits = Progress(), Limits(training)
         if self.strategies.reads_pass_rates:
+            check_pass_rates(self.dataset, config, renderer)
             account_for_pass_rates(self.dataset, self.progress.costs, data.charge_pass_rates)
         self._checkpoint_seconds = 0.0
 

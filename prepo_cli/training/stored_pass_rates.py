@@ -1,16 +1,29 @@
-"""What measuring the stored pass rates has cost, for runs that use them."""
+"""What measured the stored pass rates that a run uses, and what that has cost."""
 
 from __future__ import annotations
 
 import pyarrow.compute as pc
 
 from prepo_cli.data.loading import PromptDataset
+from prepo_cli.data.rendering import Renderer
 from prepo_cli.errors import UsageError
+from prepo_cli.evaluation.score_context import PassRateContext, ScoreContext
+from prepo_cli.sections import RunConfig
 from prepo_cli.terminal import say
 from prepo_cli.training.costs import Costs
+from prepo_cli.training.stored_scores import recorded_contexts, warn_of_differences
 
 COLUMNS = ("pass_k", "pass_length")
 ROWS_AT_ONCE = 10_000
+
+
+def check_pass_rates(dataset: PromptDataset, config: RunConfig, renderer: Renderer) -> None:
+    """Compare the context of the dataset's pass rates with this run's; one line warns of all differences."""
+    recorded = recorded_contexts(dataset, PassRateContext)
+    verdict = config.rewards.verdict_function
+    judges = [context.verdict for context in recorded if context is not None and context.verdict != verdict]
+    others = [f"were judged by '{judges[0]}', not '{verdict}'"] if judges else []
+    warn_of_differences(dataset, PassRateContext, recorded, ScoreContext.of(config.model, renderer), others)
 
 
 def account_for_pass_rates(dataset: PromptDataset, costs: Costs, charge: bool) -> None:

@@ -26,7 +26,8 @@ from prepo_cli.main import app
 ROOT = Path(__file__).parents[2]
 RUNNER = CliRunner()
 ROWS, K = 24, 3
-NEW = ["pass_rate", "pass_rate_low", "pass_rate_high", "pass_k", "pass_length"]
+MEASURED = ["pass_rate", "pass_rate_low", "pass_rate_high", "pass_length"]
+NEW = [*MEASURED[:3], "pass_k", "pass_length", "pass_context"]
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +72,14 @@ def test_pass_rates_are_those_of_an_evaluation(
         mine = [sample for sample in samples if sample["prompt_id"] == str(row["id"])]
         assert row["pass_k"] == len(mine)
         if not mine:
-            assert [row[name] for name in NEW if name != "pass_k"] == [None] * 4
+            assert [row[name] for name in MEASURED] == [None] * 4
             continue
         right = sum(sample["correct"] for sample in mine)
         interval = binomtest(right, K).proportion_ci(method="wilson")
         assert row["pass_rate"] == pytest.approx(right / K)
         assert [row["pass_rate_low"], row["pass_rate_high"]] == pytest.approx([interval.low, interval.high], abs=1e-9)
         assert row["pass_length"] == pytest.approx(np.mean([sample["length"] for sample in mine]))
+    assert {row["pass_context"] for row in table} == {json.dumps(report["context"], separators=(",", ":"))}
     rates = [row["pass_rate"] for row in table if row["pass_k"]]
     assert report["mean"] == pytest.approx(np.mean(rates))
     assert report["dead"]["value"] == pytest.approx(np.mean([rate in (0, 1) for rate in rates]))

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from prepo_cli.data.loading import load_prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.evaluation import ppl_scoring
-from prepo_cli.evaluation.ppl_context import PerplexityContext
+from prepo_cli.evaluation.score_context import PerplexityContext
 from prepo_cli.evaluation.settings import ScoringConfig
 from prepo_cli.files import Chunks
 from prepo_cli.main import app

@@ -1,4 +1,4 @@
-"""What measured the stored pass rates is said at the start of a run, and charged to it if asked."""
+"""What measured the stored pass rates: compared with the run at its start, and charged to it if asked."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ import json
 from pathlib import Path
 
 import pytest
+from datasets import concatenate_datasets
+from typer.testing import CliRunner
 
 from prepo_cli.config import ASSETS, resolve
 from prepo_cli.data.loading import PromptDataset, load_prompts
+from prepo_cli.data.rendering import Renderer
 from prepo_cli.errors import UsageError
+from prepo_cli.evaluation.score_context import PassRateContext
+from prepo_cli.main import app
+from prepo_cli.policy.loading import load_policy
+from prepo_cli.sections import ModelConfig
 from prepo_cli.training.costs import Costs
-from prepo_cli.training.stored_pass_rates import account_for_pass_rates, measured_with
+from prepo_cli.training.stored_pass_rates import account_for_pass_rates, check_pass_rates, measured_with
 from prepo_cli.training.train import train
 from tests.metrics import timeless
+
+RUNNER = CliRunner()
+SYSTEM = "Answer in a box."
 
 
 def make_dataset(path: Path, recorded: bool = True) -> Path:
@@ -78,5 +88,66 @@ def test_a_run_starts_from_what_it_is_charged(
         )
         totals[charge] = [line["cost/rollouts_total"] for line in timeless(folder)]
     assert totals == {"false": [16, 32], "true": [64, 80]}
+    said = capsys.readouterr().err
+    assert said.count("took 48 rollouts") == said.count(f"rates of {dataset.name} have no record of the model") == 2
     train(resolve(flags={"recipe": "random"}, sets=[*sets, f"output_dir={tmp_path / 'random'}"]))
-    assert capsys.readouterr().err.count("took 48 rollouts") == 2
+    assert "pass rates" not in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> PromptDataset:
+    """Ten prompts with the pass rates of the embedded model, measured with a system prompt."""
+    out = tmp_path_factory.mktemp("scored") / "scored.parquet"
+    arguments = ["--k", "2", "--limit", "10", "--temperature", "0.7", "--system-prompt", SYSTEM, "--output", str(out)]
+    result = RUNNER.invoke(app, ["score-passrate", "embedded", *arguments])
+    assert result.exit_code == 0, result.output
+    return load_prompts(str(out))
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Renderer:
+    return Renderer(load_policy(ModelConfig()).tokenizer, SYSTEM)
+
+
+def test_the_context_says_how_the_pass_rates_were_measured(scored: PromptDataset, renderer: Renderer) -> None:
+    (cell,) = scored.table.unique("pass_context")
+    context = PassRateContext.from_json(cell)
+    expected = {"temperature": 0.7, "top_p": 1.0, "max_completion_length": 128, "verdict": "math"}
+    assert context == PassRateContext.of(ModelConfig(), renderer, **expected)
+    assert PassRateContext.from_json(json.dumps({"model": "embedded"})) is None
+
+
+def test_a_run_that_measures_alike_is_not_warned(
+    scored: PromptDataset, renderer: Renderer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_pass_rates(scored, resolve(), renderer)
+    assert capsys.readouterr().err == ""
+
+
+def test_differences_are_said_in_one_line(
+    scored: PromptDataset, renderer: Renderer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = resolve(flags={"model.model_name_or_path": "a/b", "rewards.functions": ["exact"]})
+    check_pass_rates(scored, config, Renderer(renderer.tokenizer, "Be brief."))
+    err = capsys.readouterr().err
+    assert err.startswith(
+        f"prepo: warning: the stored pass rates of {scored.name} were computed with model 'embedded' (files "
+    )
+    for fault in ("not 'a/b' and were computed with another chat template", "and were judged by 'math', not 'exact'"):
+        assert fault in err
+    assert err.endswith("(prepo score-passrate)\n") and err.count("\n") == 1
+
+
+def test_rows_without_a_context_are_said(
+    scored: PromptDataset, dataset: PromptDataset, renderer: Renderer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_pass_rates(dataset, resolve(), renderer)
+    assert (
+        "have no record of the model, prompt rendering and verdict they were computed with;" in capsys.readouterr().err
+    )
+    names = ["prompt", "answer", "pass_rate", "pass_k", "pass_length"]
+    tables = [scored.table, dataset.table.select_columns(names)]
+    check_pass_rates(PromptDataset("both", concatenate_datasets(tables), "prompt", "answer"), resolve(), renderer)
+    assert "have no record of the model, prompt rendering and verdict they were computed with in some rows;" in (
+        capsys.readouterr().err
+    )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def draw(scene: Scene) -> dict[str, Path]:
-    """One curve with its 95 % band for each recipe; more than a few recipes get panels with the baseline in each."""
+    """One curve with its 95% band for each recipe; more than a few recipes get panels with the baseline in each."""
     drawn = {}
     for axis, xlabel in AXES.items():
         curves = {r.name: r.curves[axis] for r in scene.comparison.recipes if axis in r.curves}
