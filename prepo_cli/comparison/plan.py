@@ -10,6 +10,7 @@ from typing import Any
 
 from prepo_cli.config import read_yaml, recipe_path, resolve
 from prepo_cli.errors import UsageError
+from prepo_cli.reporting.run_folder import RunFolder, differences
 from prepo_cli.sections import RunConfig
 from strategies.base import SLOTS
 from strategies.registry import did_you_mean
@@ -53,24 +54,28 @@ class PlannedRun:
     @property
     def resumable(self) -> bool:
         """Whether the folder holds a checkpoint of the run."""
-        return any((self.folder / "checkpoints").glob("step-*"))
+        return any((self.folder / "checkpoints").glob("step-*/state.json"))
 
 
 def parse_recipes(text: str) -> list[RecipeChoice]:
     """Comma-separated recipes, each followed by slots to replace: `random,prepo/weighting=uniform`.
 
+    The commas and slashes of a strategy's own parameters and path do not separate.
+
     >>> [choice.label for choice in parse_recipes("random, prepo/weighting=uniform")]
     ['random', 'prepo/weighting=uniform']
+    >>> parse_recipes("prepo/selector=ppl-low:ratio=0.5,scope=prompt,dapo")[0].slots
+    {'selector': 'ppl-low:ratio=0.5,scope=prompt'}
 
     Raises:
         UsageError: no such recipe or slot.
     """
     choices = []
-    for item in filter(None, (item.strip() for item in text.split(","))):
-        name, *replacements = item.split("/")
+    for item in filter(None, (item.strip() for item in re.split(r",(?!\s*\w+=)", text))):
+        name, slash, replacements = item.partition("/")
         recipe_path(name)
         slots = {}
-        for replacement in replacements:
+        for replacement in re.split(r"/(?=[\w-]+=)", replacements) if slash else []:
             slot, equals, spec = replacement.partition("=")
             if not equals or slot not in SLOTS:
                 raise UsageError(
@@ -143,8 +148,6 @@ def plan(
 
 
 def _refuse_another_run(run: PlannedRun) -> None:
-    from prepo_cli.reporting.run_folder import differences
-
     written = run.folder / "config.yaml"
     if written.is_file():
         for key, before, now in differences(read_yaml(written), run.config):
@@ -152,5 +155,5 @@ def _refuse_another_run(run: PlannedRun) -> None:
                 f"{run.folder} holds a run with different settings: {key} is {before!r:.300}, not {now!r:.300}; choose "
                 "another --output-dir"
             )
-    elif run.folder.exists() and any(run.folder.iterdir()):
+    elif RunFolder(run.folder).in_use:
         raise UsageError(f"{run.folder} holds other files; empty it, or choose another --output-dir")

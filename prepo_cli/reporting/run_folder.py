@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from prepo_cli.config import read_yaml, to_yaml
 from prepo_cli.errors import UsageError
-from prepo_cli.files import append_line, atomic_path, atomic_write, atomic_write_json, read_lines
+from prepo_cli.files import PARTIAL, append_line, atomic_path, atomic_write, atomic_write_json, read_lines
 from prepo_cli.sections import MAY_CHANGE, RunConfig
 
 OURS = ("metrics.jsonl", "evaluations.jsonl", "summary.json", "README.md", "learning_curve.png", "config.yaml")
@@ -35,6 +35,11 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.final = path / "final"
 
+    @property
+    def in_use(self) -> bool:
+        """Whether the folder holds anything but files that a kill left half written."""
+        return self.path.exists() and any(not path.name.startswith(PARTIAL) for path in self.path.iterdir())
+
     def check(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
         """Refuse, before anything is loaded, a folder that holds another run or can't be written to.
 
@@ -43,13 +48,13 @@ class RunFolder:
         """
         if resume:
             self._refuse_another_run(config)
-        elif self.path.exists() and any(self.path.iterdir()) and not (overwrite and self.config.is_file()):
+        elif self.in_use and not (overwrite and self.config.is_file()):
             cure = "resume it with --resume, replace it with --overwrite" if self.config.is_file() else "empty it"
             what = "a run" if self.config.is_file() else "other files"
             raise UsageError(f"{self.path} already holds {what}: {cure}, or choose another --output-dir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".probe"
+            probe = self.path / f"{PARTIAL}probe"
             probe.touch()
             probe.unlink()
         except OSError as error:
@@ -59,9 +64,9 @@ class RunFolder:
         """Prepare the folder, deleting any run that is overwritten, and write the configuration."""
         if not resume:
             self._clear()
+        atomic_write(self.config, to_yaml(config))  # first, since a folder without it counts as somebody else's
         self.rollouts.mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
-        atomic_write(self.config, to_yaml(config))
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """One step's metrics."""
