@@ -4,13 +4,13 @@ What is known of a prompt is the pass rate that its perplexity, length and sourc
 has the model) and its own rollouts so far, of which `decay` still counts after each later visit. Both together are a
 Beta distribution of its pass rate p, and the candidates with the highest E[1 - p^G - (1 - p)^G] under it are kept: the
 probability that the rewards of G rollouts differ, without which there is nothing to learn. It is flatter around one
-half than p (1 - p).
+half than p (1 - p). It is divided by 1 + the number of recent visits, because each further visit teaches less: without
+that, a few prompts of middling pass rate would be rolled out all the time.
 
 The weights of the regression are drawn from their posterior (Thompson sampling), so that features whose meaning is
 uncertain are tried out; a prompt's own pass rate is not drawn but averaged over, because candidates are many, and a
 draw for each of them mostly finds those of which nothing is known. With most prompts dead, few candidates are worth a
-rollout, so the pool is twice that of other selectors; a still larger one finds more differing rewards, but on fewer
-prompts, and learns less. A perplexity is kept for `rescore` steps, since it changes slowly.
+rollout, so the pool is twice that of other selectors. A perplexity is kept for `rescore` steps, as it changes slowly.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Calibrated(Selector):
         forget: float = Field(
             0.98, gt=0, le=1, description="share of the regression's precision that remains after a step"
         )
+        half_life: float = Field(64, gt=0, description="steps in which the number of recent visits falls by half")
         rescore: int = Field(64, ge=1, description="steps after which a candidate's perplexity is scored again")
         pooled: bool = Field(True, description="give each source an intercept and a slope of its own")
         length: bool = Field(True, description="predict from the prompt's length too")
@@ -62,6 +63,8 @@ class Calibrated(Selector):
         self.wrong_P = np.zeros(run.num_prompts, dtype=np.float32)
         self.log_ppl_P = np.full(run.num_prompts, np.nan, dtype=np.float32)
         self.scored_P = np.zeros(run.num_prompts, dtype=np.int32)
+        self.visits_P = np.zeros(run.num_prompts, dtype=np.float32)  # as of the last one
+        self.visited_P = np.zeros(run.num_prompts, dtype=np.int32)  # the step of the last visit
         self._outcomes: list[tuple[Prompt, int, int, bool]] = []  # this step's: prompt, correct, rollouts, first visit
         self._expected = 0.0
 
@@ -70,7 +73,8 @@ class Calibrated(Selector):
         log_ppl_B = self._log_perplexity(candidates, ctx)
         self.model.count(candidates, log_ppl_B)
         differ_B = self.differ(candidates, log_ppl_B, ctx.rng("selector/calibrated"))
-        chosen = np.argsort(-differ_B, kind="stable")[:n]
+        worth_B = differ_B / (1 + self.recent_visits(candidates, ctx.step))
+        chosen = np.argsort(-worth_B, kind="stable")[:n]
         self._expected = float(differ_B[chosen].mean())
         return [candidates[i] for i in chosen]
 
@@ -82,7 +86,17 @@ class Calibrated(Selector):
         b_B = strength * (1 - mean_B) + self.wrong_P[index_B]
         return expected_varied(a_B, b_B, self.run.num_generations)
 
+    def recent_visits(self, prompts: Sequence[Prompt], step: int) -> FloatArray:
+        """Number of visits [B], of which older ones count less."""
+        index_B = rows(prompts)
+        faded_B = 0.5 ** ((step - self.visited_P[index_B]) / self.params.half_life)
+        return np.asarray(self.visits_P[index_B] * faded_B, dtype=np.float64)
+
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:
+        prompts = [group.prompt for group in groups]
+        index_B = rows(prompts)
+        self.visits_P[index_B] = self.recent_visits(prompts, ctx.step) + 1
+        self.visited_P[index_B] = ctx.step
         for group in groups:
             index, right, total = group.prompt.index, group.num_correct, len(group.completions)
             first = bool(self.right_P[index] + self.wrong_P[index] == 0)
@@ -131,6 +145,8 @@ class Calibrated(Selector):
             "wrong": self.wrong_P.copy(),
             "log_ppl": self.log_ppl_P.copy(),
             "scored": self.scored_P.copy(),
+            "visits": self.visits_P.copy(),
+            "visited": self.visited_P.copy(),
             "model": self.model.state_dict(),
         }
 
@@ -138,6 +154,8 @@ class Calibrated(Selector):
         self.right_P, self.wrong_P = restored(state["right"], self.right_P), restored(state["wrong"], self.wrong_P)
         self.log_ppl_P = restored(state["log_ppl"], self.log_ppl_P)
         self.scored_P = restored(state["scored"], self.scored_P)
+        self.visits_P = restored(state["visits"], self.visits_P)
+        self.visited_P = restored(state["visited"], self.visited_P)
         self.model.load_state_dict(state["model"])
 
 

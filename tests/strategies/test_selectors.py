@@ -171,3 +171,31 @@ def test_calibrated_refuses_a_perplexity_that_is_none(ppl: float) -> None:
 def test_stored_perplexity_is_asked_for_by_name() -> None:
     with pytest.raises(StrategyError, match="prepo score-ppl"):
         make("calibrated:source=stored", columns=frozenset())
+
+
+def test_calibrated_counts_recent_visits_and_lets_them_fade() -> None:
+    selector = make("calibrated:half_life=4")
+    group = make_group(PROMPTS[0], [1.0, 0.0])
+    for step in (0, 2):
+        selector.observe([group], StepContext(step, 20, 0, 0, 7, probe=FakeProbe()))
+    visits = [float(selector.recent_visits(PROMPTS[:1], step)[0]) for step in (2, 6)]
+    expected = 1 + 0.5 ** (2 / 4)
+    assert visits == pytest.approx([expected, expected / 2], rel=1e-6)
+    assert selector.recent_visits(PROMPTS[1:2], 6).tolist() == [0.0]
+
+
+def test_calibrated_turns_to_others_before_it_visits_again() -> None:
+    """Of two prompts that are alike, the one that was visited has to wait."""
+    alike = [Prompt(0, "a", num_tokens=9), Prompt(1, "b", num_tokens=9)]
+
+    class Same(FakeProbe):
+        def perplexity(self, prompts: Sequence[Prompt], scope: str = "question") -> np.ndarray:
+            return np.full(len(prompts), 3.0)
+
+    selector = make("calibrated:ratio=0.5,strength=8", num_prompts=2)
+    ctx = StepContext(0, 20, 0, 0, 7, probe=Same())
+    (first,) = selector.select(1, FakeSource(alike), ctx)
+    selector.observe([make_group(first, [1.0, 0.0] * 4)], ctx)
+    (second,) = selector.select(1, FakeSource(alike), StepContext(1, 20, 0, 0, 7, probe=Same()))
+    assert selector.right_P[first.index] == 4
+    assert second.index != first.index
