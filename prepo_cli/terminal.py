@@ -38,7 +38,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     for number, column in enumerate(columns):
         shown.add_column(column, justify="right" if number else "left")
     for row in rows:
-        shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row))  # as text: "[at least 1]" is no markup
+        shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row))  # "[at least 1]" is no markup
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 150)
     console.print(title, markup=False, highlight=False, soft_wrap=True)
     console.print(shown)

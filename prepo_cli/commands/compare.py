@@ -11,6 +11,7 @@ from prepo_cli.commands import run_flags
 from prepo_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from prepo_cli.comparison.plan import PlannedRun
     from prepo_cli.comparison.result import Comparison
 
 
@@ -70,12 +71,10 @@ def compare(
       prepo compare runs/* --baseline full --target 0.55 --json
     """
     settings = run_flags.settings(locals())
-    folders = list(runs or [])
-    if recipes or ablate:
-        folders += _trained(recipes, ablate, seeds, jobs, output_dir, settings, config or [], set_ or [])
-    elif any(value is not None for value in settings.values()) or config or set_:
+    study = bool(recipes or ablate)
+    if not study and (any(value is not None for value in settings.values()) or config or set_):
         raise UsageError("settings of training runs need --recipes or --ablate, which say what to train")
-    if not folders:
+    if not study and not runs:
         raise UsageError("nothing to compare; pass run folders, or recipes to train with --recipes")
     if output_dir.exists() and not output_dir.is_dir():
         raise UsageError(f"--output-dir {output_dir} is a file; choose a folder")
@@ -83,7 +82,12 @@ def compare(
     from prepo_cli.comparison.analysis import compare as compare_runs
     from prepo_cli.comparison.runs import read_run
 
-    comparison = compare_runs([read_run(folder) for folder in folders], baseline=baseline, target=target)
+    known = [read_run(folder) for folder in runs or []]  # before training, which takes longer than a wrong path
+    planned = _planned(recipes, ablate, seeds, output_dir, settings, config or [], set_ or []) if study else []
+    if planned:
+        _train(planned, jobs, baseline, {run.recipe for run in known})
+    known += [read_run(run.folder) for run in planned]
+    comparison = compare_runs(known, baseline=baseline, target=target)
     pictures = _written(comparison, output_dir)
     if json_output:
         import json
@@ -96,24 +100,35 @@ def compare(
         typer.echo(f"written: {output_dir / 'page.html'} and {len(pictures)} pictures, as PNG and SVG")
 
 
-def _trained(
+def _planned(
     recipes: str | None,
     ablate: str | None,
     seeds: str,
-    jobs: int,
     root: Path,
     settings: dict[str, Any],
     config: list[Path],
     sets: list[str],
-) -> list[Path]:
-    """The folders of the study's runs, all of them finished."""
-    from prepo_cli.comparison.launch import train_missing
+) -> list[PlannedRun]:
+    """The runs of the study."""
     from prepo_cli.comparison.plan import ablations, parse_recipes, parse_seeds, plan
 
     choices = parse_recipes(recipes or "") + (ablations(ablate) if ablate else [])
-    runs = plan(choices, parse_seeds(seeds), root, config, settings, sets)
-    train_missing(runs, jobs)
-    return [run.folder for run in runs]
+    return plan(choices, parse_seeds(seeds), root, config, settings, sets)
+
+
+def _train(planned: list[PlannedRun], jobs: int, baseline: str | None, others: set[str]) -> None:
+    """Train what is missing, once it is sure that there will be a baseline."""
+    from prepo_cli.comparison.launch import train_missing
+    from prepo_cli.comparison.runs import recipe_label
+    from strategies.registry import did_you_mean
+
+    recipes = {recipe_label(run.config.recipe, run.config.strategies.model_dump()) for run in planned} | others
+    if baseline is not None and not any(name == baseline or baseline.startswith(f"{name} (") for name in recipes):
+        raise UsageError(
+            f"--baseline {baseline}: not among the recipes{did_you_mean(baseline, recipes)}; "
+            f"known: {'; '.join(sorted(recipes))}"
+        )
+    train_missing(planned, jobs)
 
 
 def _written(comparison: Comparison, folder: Path) -> dict[str, Path]:

@@ -21,10 +21,14 @@ from typing import Any
 from prepo_cli.comparison.plan import PlannedRun
 from prepo_cli.comparison.study_display import StudyDisplay
 from prepo_cli.config import to_yaml
-from prepo_cli.errors import RunError
+from prepo_cli.errors import RunError, UsageError
 from prepo_cli.files import atomic_write
+from prepo_cli.terminal import say
 
 POLL_SECONDS = 0.5
+LOGS = "logs"
+THREADS = "OMP_NUM_THREADS"
+"""Left as it is where the user has set it."""
 DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG: the signal that Linux sends a process when its parent dies."""
 
@@ -43,36 +47,53 @@ def train_missing(runs: Sequence[PlannedRun], jobs: int) -> None:
     """Train or resume all unfinished runs, `jobs` at a time.
 
     Raises:
-        RunError: runs failed; the others are finished. KeyboardInterrupt: all have saved what they had.
+        UsageError: several jobs would share a server. RunError: runs failed; the others are finished.
+        KeyboardInterrupt: all have saved what they had.
     """
     waiting = [run for run in runs if not run.finished]
     if not waiting:
         return
+    jobs = min(jobs, len(waiting))
+    if jobs > 1 and any(run.config.engine.name == "vllm-server" for run in waiting):
+        raise UsageError("a vLLM server holds one run's weights; use --jobs 1, or another --engine")
+    cores, devices = len(os.sched_getaffinity(0)), _devices() if jobs > 1 else []
     active: list[Job] = []
-    failed: list[PlannedRun] = []
+    failed: dict[Path, str] = {}
     with StudyDisplay(runs, jobs) as display, _forwarding_signals(active) as stopped:
         while active or (waiting and not stopped()):
             while waiting and len(active) < jobs and not stopped():
                 slot = next(slot for slot in range(jobs) if slot not in {job.slot for job in active})
-                active.append(_start(waiting.pop(0), slot, jobs))
+                active.append(_start(waiting.pop(0), slot, environment(slot, jobs, cores, devices)))
+                if stopped():  # while it was started, so that nothing was passed on to it
+                    active[-1].process.send_signal(signal.SIGTERM)
             sleep(POLL_SECONDS)
             for job in [job for job in active if job.process.poll() is not None]:
                 active.remove(job)
                 if job.process.returncode != 0 and not stopped():
-                    failed.append(job.run)
+                    failed[job.run.folder] = reason(job.process.returncode, log_of(job.run))
+                    say(f"{job.run.folder.name} failed: {failed[job.run.folder]}")
             display.update({job.run.folder: monotonic() - job.started for job in active}, failed)
     if stopped():
         raise KeyboardInterrupt("stopped, every run after a whole step; the same command continues")
     if failed:
+        folder, why = next(iter(failed.items()))
         raise RunError(
-            f"{len(failed)} of {len(runs)} runs failed; {failed[0].folder.name}: {_last_line(failed[0])}; the same "
-            f"command tries again, and logs are in {log_of(failed[0]).parent}"
+            f"{len(failed)} of {len(runs)} runs failed; {folder.name}: {why}; the same command tries again, and logs "
+            f"are in {folder.parent / LOGS}"
         )
 
 
 def log_of(run: PlannedRun) -> Path:
     """The file that a run's messages go to."""
-    return run.folder.parent / "logs" / f"{run.folder.name}.log"
+    return run.folder.parent / LOGS / f"{run.folder.name}.log"
+
+
+def reason(code: int, log: Path) -> str:
+    """Why a run failed, by its exit code and the last line of its log."""
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}{', which may mean too little memory' if code == -9 else ''}"
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.removeprefix("prepo: ") for line in reversed(lines) if line.strip()), "no message")
 
 
 def environment(slot: int, jobs: int, cores: int, devices: Sequence[str]) -> dict[str, str]:
@@ -83,7 +104,7 @@ def environment(slot: int, jobs: int, cores: int, devices: Sequence[str]) -> dic
     >>> environment(2, 3, cores=2, devices=["0"])
     {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '0'}
     """
-    shared = {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
+    shared = {THREADS: str(max(1, cores // jobs))}
     if devices:
         each = len(devices) // jobs
         own = devices[slot * each : (slot + 1) * each] if each else [devices[slot % len(devices)]]
@@ -91,14 +112,14 @@ def environment(slot: int, jobs: int, cores: int, devices: Sequence[str]) -> dic
     return shared
 
 
-def _start(run: PlannedRun, slot: int, jobs: int) -> Job:
+def _start(run: PlannedRun, slot: int, shared: Mapping[str, str]) -> Job:
     log = log_of(run)
     log.parent.mkdir(parents=True, exist_ok=True)
     settings = log.with_suffix(".yaml")
     atomic_write(settings, to_yaml(run.config))
     command = [sys.executable, "-m", "prepo_cli", "train", "--config", str(settings), "--json"]
     command.append("--resume" if run.resumable else "--overwrite")
-    shared = environment(slot, jobs, len(os.sched_getaffinity(0)), _devices() if jobs > 1 else [])
+    shared = {name: value for name, value in shared.items() if name != THREADS or name not in os.environ}
     with log.open("ab") as file:
         process = subprocess.Popen(
             command,
@@ -145,8 +166,3 @@ def _forwarding_signals(active: Sequence[Job]) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
         for job in active:  # an error of our own
             job.process.terminate()
-
-
-def _last_line(run: PlannedRun) -> str:
-    lines = log_of(run).read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.removeprefix("prepo: ") for line in reversed(lines) if line.strip()), "no message")

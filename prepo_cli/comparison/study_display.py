@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -22,24 +20,27 @@ from prepo_cli.terminal import say
 
 LINE_EVERY_SECONDS = 30.0
 TAIL_BYTES = 16_384
+FEWEST_ROWS, FRAME_ROWS = 5, 6
+"""Runs that are always shown, and lines of a terminal that the rest of the table takes."""
 
 
 class StudyDisplay:
     """Shows which runs are waiting, active, finished or failed, how far they are, and the time left for all."""
 
-    def __init__(self, runs: Sequence[PlannedRun], jobs: int) -> None:
+    def __init__(self, runs: Sequence[PlannedRun], jobs: int, console: Console | None = None) -> None:
         self.runs, self.jobs, self.started = runs, jobs, monotonic()
         self.share = {run.folder: share_done(run) for run in runs}
         self.share_at_start = sum(self.share.values())
-        self._accuracy: dict[Path, str] = {}
+        self._accuracy = {run.folder: _accuracy(run) for run in runs}
         self._last_line_at = monotonic()
         self._live: Live | None = None
-        if sys.stderr.isatty():
-            self._live = Live(console=Console(stderr=True), refresh_per_second=2)
+        console = console or Console(stderr=True)
+        if console.is_terminal:
+            self._live = Live(console=console, refresh_per_second=2)
 
     def __enter__(self) -> StudyDisplay:
         finished = sum(run.finished for run in self.runs)
-        say(f"{len(self.runs)} runs, {finished} of them finished; {self.jobs} at a time")
+        say(f"{len(self.runs)} runs, {finished} of them finished; up to {self.jobs} at a time")
         if self._live is not None:
             self._live.start()
         return self
@@ -52,14 +53,14 @@ class StudyDisplay:
         elif error is None:
             self._line([])
 
-    def update(self, active: Mapping[Path, float], failed: Sequence[PlannedRun]) -> None:
-        """Show the present state; `active` gives each active run's seconds so far."""
+    def update(self, active: Mapping[Path, float], failed: Collection[Path]) -> None:
+        """Show the present state; `active` gives the seconds so far of each active run's folder."""
         for run in self.runs:
             if run.folder in active or (run.finished and self.share[run.folder] < 1):
                 self.share[run.folder] = share_done(run)
                 self._accuracy[run.folder] = _accuracy(run)
         if self._live is not None:
-            self._live.update(self._table(active, {run.folder for run in failed}))
+            self._live.update(self._table(active, failed, self._live.console.height))
         elif monotonic() - self._last_line_at >= LINE_EVERY_SECONDS:
             self._last_line_at = monotonic()
             self._line([run for run in self.runs if run.folder in active])
@@ -75,29 +76,30 @@ class StudyDisplay:
         now = ", ".join(f"{run.folder.name} {self.share[run.folder]:.0%}" for run in active)
         say(f"{finished}/{len(self.runs)} runs finished{f'; {now}' if now else ''}{_left(self.seconds_left())}")
 
-    def _table(self, active: Mapping[Path, float], failed: set[Path]) -> Table:
+    def _table(self, active: Mapping[Path, float], failed: Collection[Path], height: int) -> Table:
         finished = sum(run.finished for run in self.runs)
         table = Table(title=f"{finished} of {len(self.runs)} runs finished{_left(self.seconds_left())}")
         for name in ("run", "state", "done", "accuracy", "time"):
             table.add_column(name, justify="left" if name in ("run", "state") else "right")
-        for run in self._shown(active, failed):
+        for run in self._shown(active, failed, max(FEWEST_ROWS, height - FRAME_ROWS)):
             state = _state(run, active, failed)
             seconds = active.get(run.folder)
             table.add_row(
                 run.folder.name,
                 state,
-                f"{self.share[run.folder]:.0%}" if state != "waiting" else "",
+                f"{self.share[run.folder]:.0%}" if self.share[run.folder] else "",
                 self._accuracy.get(run.folder, ""),
                 _clock(seconds) if seconds is not None else "",
             )
         return table
 
-    def _shown(self, active: Mapping[Path, float], failed: set[Path]) -> list[PlannedRun]:
-        """As many runs as fit the terminal: active and failed ones first, then the last finished and the next."""
-        room = max(5, os.get_terminal_size(sys.stderr.fileno()).lines - 6)
-        order = {"active": 0, "failed": 1, "finished": 2, "waiting": 3}
-        ranked = sorted(self.runs, key=lambda run: order[_state(run, active, failed)])[:room]
-        return [run for run in self.runs if run in ranked]
+    def _shown(self, active: Mapping[Path, float], failed: Collection[Path], room: int) -> list[PlannedRun]:
+        """As many runs as there is room for: active and failed ones first, then those next to the active ones."""
+        order = {"active": 0, "failed": 1, "finished": 2, "waiting": 2}
+        states = [_state(run, active, failed) for run in self.runs]
+        here = next((i for i, state in enumerate(states) if state == "active"), len(states))
+        ranked = sorted(range(len(states)), key=lambda i: (order[states[i]], abs(i - here)))
+        return [self.runs[i] for i in sorted(ranked[:room])]
 
 
 def share_done(run: PlannedRun) -> float:
@@ -134,7 +136,7 @@ def _accuracy(run: PlannedRun) -> str:
     return f"{lines[-1][f'avg@{run.config.evaluation.num_samples}']['value']:.3f}" if lines else ""
 
 
-def _state(run: PlannedRun, active: Mapping[Path, float], failed: set[Path]) -> str:
+def _state(run: PlannedRun, active: Mapping[Path, float], failed: Collection[Path]) -> str:
     if run.folder in active:
         return "active"
     if run.folder in failed:

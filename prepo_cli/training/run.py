@@ -12,6 +12,7 @@ from prepo_cli.data.loading import load_configured_prompts
 from prepo_cli.data.prompts import Prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.data.stream import PromptStream
+from prepo_cli.errors import UsageError
 from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RunConfig
@@ -66,6 +67,8 @@ class Run:
         if self.strategies.reads_pass_rates:
             check_pass_rates(self.dataset, config, renderer)
             account_for_pass_rates(self.dataset, self.progress.costs, data.charge_pass_rates)
+            if self.finished:
+                raise UsageError("measuring the pass rates took all that the run may cost; raise its limit")
         self._checkpoint_seconds = 0.0
 
     @property

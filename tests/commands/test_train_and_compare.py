@@ -128,7 +128,7 @@ def test_compare_takes_another_baseline_and_target(runs: Path, tmp_path: Path) -
         (["train", "--model", "./no-model"], "no such model folder"),
         (["compare"], "nothing to compare; pass run folders"),
         (["compare", "nothing-here"], "no such run folder: nothing-here"),
-        (["compare", "/tmp"], "/tmp is not a run folder (no config.yaml)"),
+        (["compare", "/usr"], "/usr holds no run; pass the --output-dir of a finished prepo train"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -20,11 +20,27 @@ def test_recipes_with_slots_replaced() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "slots"),
+    [
+        ("prepo/selector=ppl-low:ratio=0.5, scope=prompt", {"selector": "ppl-low:ratio=0.5, scope=prompt"}),
+        (
+            "random/selector=my/oracle.py:Oracle:rollouts=4,refresh=8/budget=e3:low=2",
+            {"selector": "my/oracle.py:Oracle:rollouts=4,refresh=8", "budget": "e3:low=2"},
+        ),
+    ],
+)
+def test_parameters_and_paths_hold_commas_and_slashes(text: str, slots: dict[str, str]) -> None:
+    first, second = parse_recipes(f"{text},dapo")
+    assert (first.slots, second) == (slots, RecipeChoice("dapo"))
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("radnom", "unknown recipe 'radnom', did you mean 'random'"),
         ("prepo/wieghting=uniform", "'wieghting=uniform' replaces no slot, did you mean 'weighting'"),
         ("prepo/uniform", "'uniform' replaces no slot"),
+        ("prepo/", "'' replaces no slot"),
     ],
 )
 def test_a_wrong_recipe_is_one_line(text: str, message: str) -> None:
@@ -80,8 +96,26 @@ def test_foreign_folders_and_other_settings_are_refused_before_anything_runs(tmp
     (folder / "thesis.tex").touch()
     with pytest.raises(UsageError, match="random-seed0 holds other files"):
         plan(parse_recipes("random"), [0], tmp_path)
-    (folder / "config.yaml").write_text(
-        to_yaml(resolve(flags={"recipe": "random", "training.learning_rate": 0.5, "output_dir": str(folder)}))
-    )
-    with pytest.raises(UsageError, match=r"different settings: training.learning_rate is 0.5, not 0.0001"):
-        plan(parse_recipes("random"), [0], tmp_path)
+    other = resolve(flags={"recipe": "random", "training.learning_rate": 0.5, "output_dir": str(folder)})
+    (folder / "config.yaml").write_text(to_yaml(other))
+    for finished in (False, True):
+        if finished:
+            (folder / "summary.json").write_text("{}")
+        with pytest.raises(UsageError, match=r"different settings: training.learning_rate is 0.5, not 0.0001"):
+            plan(parse_recipes("random"), [0], tmp_path)
+
+
+def test_what_a_kill_left_half_written_is_no_foreign_folder(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "random-seed0" / "checkpoints"
+    (checkpoints / "step-000004").mkdir(parents=True)  # without state.json: half deleted
+    (run,) = plan(parse_recipes("random"), [1], tmp_path)
+    run.folder.mkdir()
+    (run.folder / ".partial-config.yaml").touch()
+    (again,) = plan(parse_recipes("random"), [1], tmp_path)
+    assert not again.finished and not again.resumable
+    (run.folder / "config.yaml").write_text(to_yaml(run.config))
+    (run.folder / "checkpoints").mkdir()
+    checkpoints.joinpath("step-000004").rename(run.folder / "checkpoints" / "step-000004")
+    assert not run.resumable
+    (run.folder / "checkpoints" / "step-000004" / "state.json").touch()
+    assert run.resumable

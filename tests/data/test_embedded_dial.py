@@ -22,6 +22,19 @@ def test_counts_add_up(dead: float) -> None:
     assert abs(found["beyond"] + found["wrong"] + found["solved"] - PROMPTS * dead) <= 0.5
 
 
+@pytest.mark.parametrize("total", [*range(0, 1000, 37), *range(990, 1000)])
+def test_every_share_finds_its_rows(total: int) -> None:
+    wanted = counts(total / PROMPTS)
+    assert Counter(embedded_table(f"embedded:dead={total / PROMPTS}", "train")["kind"]) == Counter(wanted)
+
+
+@given(st.integers(0, PROMPTS - 1), st.integers(0, PROMPTS - 1))
+def test_a_larger_share_has_no_fewer_dead_prompts_of_any_kind_but_for_rounding(one: int, other: int) -> None:
+    few, many = (counts(total / PROMPTS) for total in sorted((one, other)))
+    assert all(few[kind] <= many[kind] + 1 for kind in ("beyond", "wrong", "solved"))
+    assert few["alive"] >= many["alive"]
+
+
 @pytest.mark.parametrize(
     ("dead", "kinds"),
     [

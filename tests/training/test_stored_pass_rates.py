@@ -94,6 +94,13 @@ def test_a_run_starts_from_what_it_is_charged(
     assert "pass rates" not in capsys.readouterr().err
 
 
+def test_a_limit_that_is_reached_before_training_is_refused(dataset: PromptDataset, tmp_path: Path) -> None:
+    flags = {"recipe": "sgpo", "data.dataset_name": dataset.name, "data.charge_pass_rates": True}
+    flags |= {"training.max_rollouts": 48, "training.prompts_per_step": 4, "output_dir": str(tmp_path / "run")}
+    with pytest.raises(UsageError, match="took all that the run may cost"):
+        train(resolve(flags=flags))
+
+
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory) -> PromptDataset:
     """Ten prompts with the pass rates of the embedded model, measured with a system prompt."""
