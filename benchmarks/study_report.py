@@ -10,13 +10,16 @@ import numpy as np
 
 from prepo_cli.comparison.analysis import as_json, compare
 from prepo_cli.comparison.figures import draw
-from prepo_cli.comparison.figures.cost_ratios import limits, ratio_text
+from prepo_cli.comparison.figures.cost_ratios import limits
 from prepo_cli.comparison.page import write_page
 from prepo_cli.comparison.result import Comparison, CostRatio, Recipe
 from prepo_cli.comparison.runs import read_run
 from prepo_cli.comparison.style import BLACK, label, picture, styles
 from prepo_cli.statistics import Interval, interval_text
 
+ROOT = Path(__file__).parents[1]
+HEADLINE = 0.8
+"""The world of the README's table."""
 PICTURES = ("accuracy_rollouts", "cost_ratios", "zero_variance", "phases")
 """What is kept of a world's pictures besides its page."""
 
@@ -41,6 +44,8 @@ def report(folder: Path, worlds: Sequence[float]) -> None:
         draw_curve(found, folder / "curve.png")
     tables = {f"table dead-{dead:g}": table(comparison) for dead, comparison in found.items()}
     splice(folder / "README.md", tables | {"curve": curve_table(found)})
+    if folder.resolve() == ROOT / "docs" / "study":
+        splice(ROOT / "README.md", {"headline": headline(found[HEADLINE])})
 
 
 def splice(path: Path, blocks: Mapping[str, str]) -> None:
@@ -51,6 +56,20 @@ def splice(path: Path, blocks: Mapping[str, str]) -> None:
         if mark:
             text = before + mark + block + after[after.index("<!-- end -->") :]
     path.write_text(text, encoding="utf-8")
+
+
+def headline(comparison: Comparison) -> str:
+    """For the project's README: the recipes by what they need for the baseline's final accuracy, cheapest first."""
+    base = next(recipe for recipe in comparison.recipes if recipe.name == comparison.baseline)
+    others = [recipe for recipe in comparison.recipes if "rollouts" in recipe.cost_ratios]
+    others.sort(key=lambda recipe: recipe.cost_ratios["rollouts"].value or recipe.cost_ratios["rollouts"].low + 1e3)
+    lines = [
+        f"| recipe | rollouts to {base.name}'s final accuracy, as a multiple of its own | final {comparison.metric} |",
+        "| --- | ---: | ---: |",
+        f"| `{base.name}` | 1 | {_text(base.final, '.3f')} |",
+        *(f"| `{r.name}` | {r.cost_ratios['rollouts'].text} | {_text(r.final, '.3f')} |" for r in others),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def table(comparison: Comparison) -> str:
@@ -69,7 +88,7 @@ def table(comparison: Comparison) -> str:
             _text(recipe.final, ".3f"),
             "" if recipe.name == comparison.baseline else _text(recipe.difference, "+.3f"),
             "" if recipe.p_holm is None else f"{recipe.p_holm:.3f}",
-            "1" if recipe.name == comparison.baseline else "" if ratio is None else ratio_text(ratio),
+            "1" if recipe.name == comparison.baseline else "" if ratio is None else ratio.text,
             f"{zero_variance(comparison, recipe):.2f}",
             f"{recipe.costs['tokens']:,.0f}",
         ]
@@ -96,7 +115,7 @@ def curve_table(found: Mapping[float, Comparison]) -> str:
     ]
     for name in names:
         ratios = [_ratio(comparison, name) for comparison in found.values()]
-        cells = ["" if ratio is None else ratio_text(ratio) for ratio in ratios]
+        cells = ["" if ratio is None else ratio.text for ratio in ratios]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

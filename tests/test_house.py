@@ -15,6 +15,7 @@ FLOORS = [
     "strategies",
     "prepo_cli.errors",
     "prepo_cli.startup",
+    "prepo_cli.machine",
     "prepo_cli.losses",
     "prepo_cli.statistics",
     "prepo_cli.seed_statistics",

@@ -21,8 +21,10 @@ from typing import Any
 from prepo_cli.comparison.plan import PlannedRun
 from prepo_cli.comparison.study_display import StudyDisplay
 from prepo_cli.config import to_yaml
+from prepo_cli.engines import ENGINES
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.files import atomic_write
+from prepo_cli.machine import cores
 from prepo_cli.terminal import say
 
 POLL_SECONDS = 0.5
@@ -54,16 +56,16 @@ def train_missing(runs: Sequence[PlannedRun], jobs: int) -> None:
     if not waiting:
         return
     jobs = min(jobs, len(waiting))
-    if jobs > 1 and any(run.config.engine.name == "vllm-server" for run in waiting):
+    if jobs > 1 and any(ENGINES[run.config.engine.name].load().serves_all for run in waiting):
         raise UsageError("a vLLM server holds one run's weights; use --jobs 1, or another --engine")
-    cores, devices = len(os.sched_getaffinity(0)), _devices() if jobs > 1 else []
+    devices = _devices() if jobs > 1 else []
     active: list[Job] = []
     failed: dict[Path, str] = {}
     with StudyDisplay(runs, jobs) as display, _forwarding_signals(active) as stopped:
         while active or (waiting and not stopped()):
             while waiting and len(active) < jobs and not stopped():
                 slot = next(slot for slot in range(jobs) if slot not in {job.slot for job in active})
-                active.append(_start(waiting.pop(0), slot, environment(slot, jobs, cores, devices)))
+                active.append(_start(waiting.pop(0), slot, environment(slot, jobs, cores(), devices)))
                 if stopped():  # while it was started, so that nothing was passed on to it
                     active[-1].process.send_signal(signal.SIGTERM)
             sleep(POLL_SECONDS)

@@ -59,6 +59,19 @@ class CostRatio:
     high: float | None
     reached: float
 
+    @property
+    def text(self) -> str:
+        """For a person to read.
+
+        >>> CostRatio(0.45, 0.38, 0.57, 1.0).text, CostRatio(0.9, 0.6, None, 0.8).text
+        ('0.45 [0.38, 0.57]', '0.90 [0.60, ∞)')
+        >>> CostRatio(None, 1.8, None, 0.0).text
+        '> 1.80, never reached'
+        """
+        if self.value is None:
+            return f"> {self.low:.2f}, never reached"
+        return f"{self.value:.2f} [{self.low:.2f}, {'∞)' if self.high is None else f'{self.high:.2f}]'}"
+
 
 @dataclass(frozen=True)
 class Curve:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from prepo_cli.comparison.result import Comparison, Recipe
-from prepo_cli.comparison.verdict import ratio_text
 from prepo_cli.statistics import Interval, interval_text
 from prepo_cli.terminal import table
 
@@ -36,7 +35,7 @@ def _row(recipe: Recipe, is_baseline: bool) -> list[str]:
         "baseline" if is_baseline else _interval(recipe.difference, "+.3f"),
         "" if recipe.p_holm is None else f"{recipe.p_holm:.3f}",
         "" if recipe.better is None else f"{recipe.better:.2f}",
-        "" if ratio is None else ratio_text(ratio),
+        "" if ratio is None else ratio.text,
         *(f"{recipe.costs[axis]:,.0f}" if axis in recipe.costs else "" for axis in ("rollouts", "tokens", "seconds")),
     ]
 

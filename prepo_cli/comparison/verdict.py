@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prepo_cli.comparison.result import AXES, Comparison, CostRatio, Recipe
+from prepo_cli.comparison.result import AXES, Comparison, Recipe
 from prepo_cli.statistics import interval_text
 
 LEVEL = 0.05
@@ -59,23 +59,10 @@ def _cost(recipe: Recipe, comparison: Comparison) -> str:
     whose = "its" if comparison.target_is_final else f"{comparison.baseline}'s"
     if ratio.value is not None and (ratio.low > 1 or (ratio.high is not None and ratio.high < 1)):
         times = "of" if ratio.value < 1 else "times"
-        return f"reaches {goal} with {ratio_text(ratio)} {times} {whose} {SPENT[axis]}"
+        return f"reaches {goal} with {ratio.text} {times} {whose} {SPENT[axis]}"
     if ratio.value is None and ratio.low > 1:
         return f"does not reach {goal}, which takes more than {ratio.low:.2f} times {whose} {SPENT[axis]}"
     return ""
-
-
-def ratio_text(ratio: CostRatio) -> str:
-    """A cost ratio for a person to read.
-
-    >>> ratio_text(CostRatio(0.45, 0.38, 0.57, 1.0)), ratio_text(CostRatio(0.9, 0.7, None, 0.8))
-    ('0.45 [0.38, 0.57]', '0.90 [at least 0.70]')
-    >>> ratio_text(CostRatio(None, 1.2, None, 0.1))
-    'not reached [at least 1.20]'
-    """
-    value = "not reached" if ratio.value is None else f"{ratio.value:.2f}"
-    ends = f"at least {ratio.low:.2f}" if ratio.high is None else f"{ratio.low:.2f}, {ratio.high:.2f}"
-    return f"{value} [{ends}]"
 
 
 def _power(recipe: Recipe, count: int) -> str:

@@ -6,7 +6,6 @@ lists. Correctness is decided by one function (`RewardConfig.verdict_function`) 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prepo_cli.errors import RunError, UsageError
+from prepo_cli.machine import cores
 from prepo_cli.rewards.answers import alternatives
 from prepo_cli.rewards.functions import MATH, RewardFunction, find
 from prepo_cli.rewards.pool import WorkerPool
@@ -65,7 +65,7 @@ class Judge:
             )
         self._weights = config.weights or [1.0] * len(config.functions)
         self._verdict, self._correct_reward = config.verdict_function, config.correct_reward
-        self._pool = WorkerPool(config.workers or min(MAX_WORKERS, _cores()), config.timeout_s)
+        self._pool = WorkerPool(config.workers or min(MAX_WORKERS, cores()), config.timeout_s)
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
@@ -156,9 +156,3 @@ def _call(
     broken_N = ~np.isfinite(numbers_N)
     counts["error"] += int(broken_N.sum()) - sum(value is None for value in values)
     return np.where(broken_N, np.nan, numbers_N)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # the cores this process may use: in a container fewer than the machine has
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

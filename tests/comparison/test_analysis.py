@@ -382,7 +382,7 @@ BASE = Recipe("random", ("r0", "r1"), (0, 1, 2), None, None, None, None, None, N
         ),
         (
             (-0.02, -0.03, -0.01), 0.01, CostRatio(1.6, 1.3, None, 0.9), None,
-            "mine reaches random's final accuracy (0.610) with 1.60 [at least 1.30] times its rollouts and ends lower "
+            "mine reaches random's final accuracy (0.610) with 1.60 [1.30, ∞) times its rollouts and ends lower "
             "than random: -0.020 [-0.030, -0.010] (3 seeds).",
         ),
         (

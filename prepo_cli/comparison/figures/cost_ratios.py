@@ -64,7 +64,7 @@ def _row(scene: Scene, axes: Axes, row: int, name: str, ratio: CostRatio, low: f
     if ratio.value is not None:
         axes.plot([min(max(ratio.value, low), high)], [row], color=style.color, marker=style.marker, markersize=6)
     place = axes.get_yaxis_transform()
-    axes.text(1.05, row, ratio_text(ratio), transform=place, verticalalignment="center", fontsize=8)
+    axes.text(1.05, row, ratio.text, transform=place, verticalalignment="center", fontsize=8)
 
 
 def limits(ratios: list[CostRatio]) -> tuple[float, float]:
@@ -78,17 +78,3 @@ def limits(ratios: list[CostRatio]) -> tuple[float, float]:
     ends = [1.0] + [x for ratio in ratios for x in (ratio.value, ratio.low, ratio.high) if x is not None and x > 0]
     low, high = 2.0 ** math.floor(math.log2(min(ends))), 2.0 ** math.ceil(math.log2(max(ends)))
     return max(NARROWEST, min(low, 0.5)), min(WIDEST, max(high, 2.0))
-
-
-def ratio_text(ratio: CostRatio) -> str:
-    """The ratio in figures.
-
-    >>> ratio_text(CostRatio(0.45, 0.38, 0.57, 1.0)), ratio_text(CostRatio(0.9, 0.6, None, 0.8))
-    ('0.45 [0.38, 0.57]', '0.90 [0.60, ∞)')
-    >>> ratio_text(CostRatio(None, 1.8, None, 0.0))
-    '> 1.80, never reached'
-    """
-    if ratio.value is None:
-        return f"> {ratio.low:.2f}, never reached"
-    high = "∞)" if ratio.high is None else f"{ratio.high:.2f}]"
-    return f"{ratio.value:.2f} [{ratio.low:.2f}, {high}"
