@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
 from prepo_cli.comparison.launch import environment, reason, train_missing
 from prepo_cli.comparison.plan import parse_recipes, plan
 from prepo_cli.comparison.study_display import StudyDisplay, share_done
+from prepo_cli.config import resolve
 from prepo_cli.errors import UsageError
+from prepo_cli.machine import cores
 from prepo_cli.main import app
+from prepo_cli.training.train import train
 from tests.metrics import timeless
 
 ROOT = Path(__file__).parents[2]
-ROLLOUTS = 160
+ROLLOUTS = 112
 SMALL = {
     "training.prompts_per_step": 4,
     "training.num_generations": 4,
@@ -46,13 +52,12 @@ def command(folder: Path, rollouts: int, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two recipes, one killed and one interrupted on their way, then continued by the same command."""
-    folder = tmp_path_factory.mktemp("study")
-    process = subprocess.Popen(command(folder, ROLLOUTS), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+def test_an_interrupted_study_goes_on_and_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    """One run killed and one interrupted on their way, then continued by the same command."""
+    study = tmp_path / "study"
+    process = subprocess.Popen(command(study, ROLLOUTS), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     for name in ("random", "prepo"):
-        while not any(folder.glob(f"{name}-seed0/checkpoints/step-*")):
+        while not any(study.glob(f"{name}-seed0/checkpoints/step-*")):
             assert process.poll() is None
             time.sleep(0.05)
         if name == "random":
@@ -62,26 +67,44 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "the same command continues" in errors
-    assert not list(folder.glob("*/summary.json"))
-    subprocess.run(command(folder, ROLLOUTS), cwd=ROOT, check=True, capture_output=True)
-    return folder
+    assert not list(study.glob("*/summary.json"))
 
+    subprocess.run(command(study, ROLLOUTS), cwd=ROOT, check=True, capture_output=True)
+    for recipe in ("random", "prepo"):
+        with one_thread():
+            train(resolve(flags=SMALL | {"recipe": recipe, "training.max_rollouts": ROLLOUTS,
+                                         "output_dir": str(tmp_path / recipe)}))  # fmt: skip
+        assert len(timeless(study / f"{recipe}-seed0")) == ROLLOUTS / 16
+        assert timeless(study / f"{recipe}-seed0") == timeless(tmp_path / recipe)
 
-def test_an_interrupted_study_ends_as_an_uninterrupted_one(study: Path, tmp_path: Path) -> None:
-    subprocess.run(command(tmp_path, ROLLOUTS), cwd=ROOT, check=True, capture_output=True)
-    for name in ("random-seed0", "prepo-seed0"):
-        assert len(timeless(study / name)) == ROLLOUTS / 16
-        assert timeless(study / name) == timeless(tmp_path / name)
-
-
-def test_finished_runs_are_left_alone(study: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in study.glob("*/summary.json")}
-    done = subprocess.run(command(study, ROLLOUTS), cwd=ROOT, check=True, capture_output=True, text=True)
+    result = CliRunner().invoke(app, command(study, ROLLOUTS)[3:])
     assert {path: path.stat().st_mtime_ns for path in study.glob("*/summary.json")} == before
-    found = json.loads(done.stdout)
+    found = json.loads(result.stdout)
     assert [recipe["name"] for recipe in found["recipes"]] == ["random", "prepo"]
     assert "With one seed nothing can be claimed" in found["verdict"][0]
     assert (study / "page.html").is_file()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As the study's processes have on two cores; the number of threads changes the last bits of sums."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, cores() // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def write_lines(path: Path, lines: Sequence[Mapping[str, Any]], torn: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + torn)
+
+
+def step_line(step: int) -> dict[str, Any]:
+    costs = {"rollouts_total": 16, "tokens_generated": 300, "tokens_scored": 20, "seconds": 0.5}
+    return {"step": step, **{f"cost/{name}": value * (step + 1) for name, value in costs.items()}}
 
 
 def test_a_run_that_fails_stops_no_other_and_is_named(tmp_path: Path) -> None:
@@ -103,7 +126,7 @@ def test_a_run_that_fails_stops_no_other_and_is_named(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "1 of 2 runs failed" in done.stderr
     assert "'Failing' selected 0 prompts instead of 4" in done.stderr
-    share = max(1, len(os.sched_getaffinity(0)) // 2)  # of two runs, however many jobs are allowed
+    share = max(1, cores() // 2)  # of two runs, however many jobs are allowed
     (log,) = (tmp_path / "study" / "logs").glob("*failing*.log")
     assert f"{share} threads\n" in log.read_text()
     assert (tmp_path / "study" / "random-seed0" / "summary.json").is_file()
@@ -126,31 +149,35 @@ def test_the_machine_is_shared_out(jobs: int, devices: int) -> None:
         assert all("CUDA_VISIBLE_DEVICES" not in share for share in shares)
 
 
-def test_the_display_tells_how_far_each_run_is(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = plan(parse_recipes("random"), [0], tmp_path, flags=SMALL | {"training.max_rollouts": ROLLOUTS})
-    assert share_done(runs[0]) == 0
-    runs[0].folder.mkdir()
-    whole = (study / "random-seed0" / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (runs[0].folder / "metrics.jsonl").write_text("".join(whole[:3]) + whole[3][:50])  # the last one half written
-    assert share_done(runs[0]) == pytest.approx(3 * 16 / ROLLOUTS)
-    with StudyDisplay(runs, 1) as display:
-        display.update({runs[0].folder: 1.0}, [])
+@pytest.mark.parametrize(
+    ("limit", "share"), [("max_rollouts=96", 3 / 6), ("max_tokens=3200", 0.3), ("max_seconds=2.0", 0.75)]
+)
+def test_the_display_tells_how_far_a_run_is(
+    limit: str, share: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = plan(parse_recipes("random"), [0], tmp_path, sets=[f"training.{limit}"])
+    assert share_done(run) == 0
+    write_lines(run.folder / "metrics.jsonl", [step_line(step) for step in range(3)], torn='{"step": 3, "cost/ro')
+    assert share_done(run) == pytest.approx(share)
+    with StudyDisplay([run], 1) as display:
+        display.update({run.folder: 1.0}, [])
     assert "1 runs, 0 of them finished" in capsys.readouterr().err
 
 
-def test_the_live_table_shows_what_is_active_and_its_neighbours(study: Path, tmp_path: Path) -> None:
+def test_the_live_table_shows_what_is_active_and_its_neighbours(tmp_path: Path) -> None:
     runs = plan(parse_recipes("random"), list(range(40)), tmp_path, flags=SMALL)
     for run in runs[:20]:
-        shutil.copytree(study / "random-seed0", run.folder, ignore=shutil.ignore_patterns("checkpoints", "final"))
+        write_lines(run.folder / "metrics.jsonl", [step_line(0)])
+        write_lines(run.folder / "evaluations.jsonl", [{"step": 1, "avg@2": {"value": 0.625}}])
+        (run.folder / "summary.json").write_text("{}")
     console = Console(file=StringIO(), force_terminal=True, record=True, width=100, height=14)
     with StudyDisplay(runs, 2, console) as display:
         display.update({runs[20].folder: 61.0, runs[21].folder: 3.0}, {runs[2].folder})
     shown = console.export_text()
-    accuracy = json.loads((study / "random-seed0" / "evaluations.jsonl").read_text().splitlines()[-1])["avg@2"]["value"]
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if line.startswith("│")]
     assert [row[0] for row in rows] == [f"random-seed{seed}" for seed in (2, 17, 18, 19, 20, 21, 22, 23)]
     assert [row[1] for row in rows] == ["failed", *["finished"] * 3, *["active"] * 2, *["waiting"] * 2]
-    assert rows[1][2:] == ["100%", f"{accuracy:.3f}", ""]
+    assert rows[1][2:] == ["100%", "0.625", ""]
     assert rows[4][4] == "0:01:01"
     assert "20 of 40 runs finished" in shown
 
