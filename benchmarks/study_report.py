@@ -40,7 +40,7 @@ def report(folder: Path, worlds: Sequence[float]) -> None:
                 path.unlink()
         write_page(world / "page.html", comparison)
         (world / "comparison.json").write_text(json.dumps(as_json(comparison), indent=1) + "\n", encoding="utf-8")
-    if found:
+    if len(found) > 1:
         draw_curve(found, folder / "curve.png")
     tables = {f"table dead-{dead:g}": table(comparison) for dead, comparison in found.items()}
     splice(folder / "README.md", tables | {"curve": curve_table(found)})
