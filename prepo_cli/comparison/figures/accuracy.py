@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ def _together(scene: Scene, path: Path, title: str, xlabel: str, curves: Mapping
             _curve(scene, axes, name, curves[name])
         axes.set_xlabel(xlabel)
         axes.set_ylabel(_accuracy(scene))
-        _finish(scene, axes)
+        _finish(scene, axes, curves)
         scene.legend(figure, best_first, more=_target(scene))
 
 
@@ -54,7 +54,7 @@ def _apart(scene: Scene, path: Path, title: str, xlabel: str, curves: Mapping[st
             if baseline in curves:
                 _curve(scene, axes, baseline, curves[baseline])
             _curve(scene, axes, name, curves[name])
-            _finish(scene, axes)
+            _finish(scene, axes, curves)
         handles = [scene.line(baseline, Line2D, [], [])] if baseline in curves else []
         handles += [Line2D([], [], color=PALE, linewidth=0.7, label="other recipes"), *_target(scene)]
         figure.legend(handles=handles, loc="outside lower right", ncols=3)
@@ -65,13 +65,31 @@ def _curve(scene: Scene, axes: Axes, name: str, curve: Curve) -> None:
     scene.draw_band(axes, name, values, shaded=True)
 
 
-def _finish(scene: Scene, axes: Axes) -> None:
+def _finish(scene: Scene, axes: Axes, curves: Mapping[str, Curve]) -> None:
     from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    axes.set_ylim(*limits(list(curves.values())))
 
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     if scene.comparison.target is not None:
         axes.axhline(scene.comparison.target, color=GREY, linewidth=0.8, zorder=0.9)
+
+
+def limits(curves: Sequence[Curve]) -> tuple[float, float]:
+    """Ends of the accuracy axis: means and bands, which are cut where two seeds make them endlessly wide.
+
+    >>> ones = np.ones(2)
+    >>> limits([Curve(ones, np.array([0.4, 0.6]), np.array([0.0, 0.55]), np.array([0.42, 1.0]))])
+    (0.3, 0.7)
+    """
+    means = np.concatenate([curve.mean_E for curve in curves])
+    low, high = float(means.min()), float(means.max())
+    room = max(0.5 * (high - low), 0.01)
+    lowest = min(float(curve.low_E.min()) for curve in curves)
+    highest = max(float(curve.high_E.max()) for curve in curves)
+    ends = max(lowest - 0.1 * room, low - room), min(highest + 0.1 * room, high + room)
+    return round(ends[0], 6), round(ends[1], 6)
 
 
 def _target(scene: Scene) -> list[Any]:
