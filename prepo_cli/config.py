@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from prepo_cli.errors import UsageError
-from prepo_cli.sections import DEFAULT_RECIPE, EMBEDDED, RunConfig, is_embedded
+from prepo_cli.sections import COST_LIMITS, DEFAULT_RECIPE, EMBEDDED, RunConfig, is_embedded
 from strategies.base import SLOTS
 from strategies.registry import did_you_mean, validate
 from strategies.strategy_set import resolve_slots
@@ -153,7 +153,7 @@ def validation_message(error: ValidationError) -> str:
 def _drop_default_steps(layers: dict[str, Any], given: Mapping[str, Any]) -> None:
     """A run that ends at a cost has no limit on its steps unless one is given."""
     training = layers.setdefault("training", {})
-    limited = any(training.get(key) is not None for key in ("max_rollouts", "max_tokens", "max_seconds"))
+    limited = any(training.get(limit) is not None for limit in COST_LIMITS)
     if limited and _get(given, "training.total_steps", None) is None:
         training["total_steps"] = None
 

@@ -20,6 +20,8 @@ def is_embedded(dataset: str) -> bool:
     return dataset.partition(":")[0] == EMBEDDED
 
 
+COST_LIMITS = ("max_rollouts", "max_tokens", "max_seconds")
+"""Settings of `training` that end a run at a cost."""
 VERDICTS = ("math", "exact", "boxed")
 """Reward functions that can decide correctness, in order of precedence."""
 DEFAULT_RECIPE = "prepo"
@@ -179,14 +181,9 @@ class TrainingConfig(Section):
     mixed_precision: Literal["no", "bf16"] = "no"
     fsdp: MayChange[bool] = Field(False, description="shard weights, gradients and optimiser state over all processes")
 
-    @property
-    def has_cost_limit(self) -> bool:
-        """Whether something else than the number of steps ends the run."""
-        return any(limit is not None for limit in (self.max_rollouts, self.max_tokens, self.max_seconds))
-
     @model_validator(mode="after")
     def _some_limit(self) -> TrainingConfig:
-        if self.total_steps is None and not self.has_cost_limit:
+        if self.total_steps is None and all(getattr(self, limit) is None for limit in COST_LIMITS):
             raise ValueError("nothing ends the run; set training.total_steps, max_rollouts, max_tokens or max_seconds")
         return self
 

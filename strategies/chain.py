@@ -36,7 +36,7 @@ class Chain(Selector):
         super().__init__(StrategyParams(), run)
         self.selectors = tuple(selectors)
         self.name = "+".join(s.name for s in selectors)  # type: ignore[misc]  # each chain has its own name
-        self.reads_pass_rates = any(s.reads_pass_rates for s in selectors)  # type: ignore[misc]
+        self.reads_pass_rates = any(s.reads_pass_rates for s in selectors)  # type: ignore[misc]  # as above
 
     @property
     def stored_scopes(self) -> frozenset[str]:

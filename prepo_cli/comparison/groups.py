@@ -37,7 +37,7 @@ def sample_groups(runs: Sequence[Run]) -> dict[str, Groups]:
     steps = max(FEWEST_STEPS, MOST_FILES // max(1, len(runs)))
     found = {}
     for run in runs:
-        files = _evenly(_recorded(run.folder / "rollouts"), steps)
+        files = evenly(recorded_steps(run.folder / "rollouts"), steps)
         if files:
             columns = [_read(file) for file in files]
             found[run.name] = Groups(*(np.concatenate(column) for column in zip(*columns, strict=True)))
@@ -57,16 +57,22 @@ def by_bin(bin_G: IntArray, values_G: FloatArray, bins: int) -> FloatArray:
     return means_B
 
 
-def _recorded(folder: Path) -> list[Path]:
+def recorded_steps(folder: Path) -> list[Path]:
+    """The files of a folder of rollouts in the order of their steps; none without such a folder."""
     if not folder.is_dir():
         return []
     names = sorted(name for name in os.listdir(folder) if name.startswith("step_") and name.endswith(".parquet"))
     return [folder / name for name in names]
 
 
-def _evenly(files: list[Path], count: int) -> list[Path]:
+def evenly(files: Sequence[Path], count: int) -> list[Path]:
+    """The first, the last, and evenly spaced files between them; all if there are no more than `count`.
+
+    >>> [path.name for path in evenly([Path(str(i)) for i in range(101)], 5)]
+    ['0', '25', '50', '75', '100']
+    """
     if len(files) <= count:
-        return files
+        return list(files)
     return [files[round(i)] for i in np.linspace(0, len(files) - 1, count)]
 
 

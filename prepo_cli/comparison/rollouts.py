@@ -6,15 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
+from prepo_cli.comparison.groups import evenly, recorded_steps
 from prepo_cli.comparison.page_data import embedded
 from prepo_cli.comparison.result import Recipe, Run
 from prepo_cli.errors import UsageError
 from prepo_cli.files import finite
 
-RUNS, ROLLOUTS = 2, 8
-"""Runs of a recipe, and rollouts of a step, that are read."""
+RUNS, STEPS, ROLLOUTS = 2, 5, 8
+"""Runs of a recipe, steps of a run and rollouts of a step that are read."""
 LONGEST_TEXT = 4000
 FATES = {
     "trained": "kept",
@@ -61,15 +60,6 @@ def in_turn(sources: Iterable[Iterable[T]]) -> Iterator[T]:
                 waiting.remove(source)
 
 
-def evenly(items: Sequence[Path], count: int = 5) -> list[Path]:
-    """The first, the last, and evenly spaced items between them.
-
-    >>> [path.name for path in evenly([Path(str(i)) for i in range(101)])]
-    ['0', '25', '50', '75', '100']
-    """
-    return [items[i] for i in sorted({round(i) for i in np.linspace(0, len(items) - 1, count)})] if items else []
-
-
 def mixed(fates: Sequence[str], correct: Sequence[bool]) -> list[int]:
     """Rows in an order that alternates between fates, and between right and wrong answers.
 
@@ -84,9 +74,7 @@ def mixed(fates: Sequence[str], correct: Sequence[bool]) -> list[int]:
 
 def _of_recipe(recipe: int, folders: Mapping[str, Path]) -> Iterator[Row]:
     return in_turn(
-        _read(path, recipe, run)
-        for run, folder in folders.items()
-        for path in evenly(sorted(folder.glob("step_*.parquet")))
+        _read(path, recipe, run) for run, folder in folders.items() for path in evenly(recorded_steps(folder), STEPS)
     )
 
 

@@ -4,8 +4,8 @@
 much of a real set does for a small model. Of the dead prompts 60% are far beyond the model's reach, which text and
 perplexity betray, 20% have a wrong gold answer, which only experience betrays, and 20% are always solved. The others
 are prompts of the plain training set that the base model sometimes solves. A larger share keeps the first of them and
-adds dead ones. The test split is the plain one. examples/embedded/make_dial.py made the rows before any strategy was
-run on them.
+adds dead ones. The test split is the plain one. examples/embedded/make_dial.py made the rows; no strategy was tuned or
+compared on them before they were fixed.
 """
 
 from __future__ import annotations

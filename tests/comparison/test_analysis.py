@@ -75,7 +75,7 @@ def naive_study(a_SEP: FloatArray, b_SEP: FloatArray, paired: bool, resamples: i
         a_up, b_up = optimize.isotonic_regression(a_E).x, optimize.isotonic_regression(b_E).x
         reach = [first_cost(curve, b_up[-1]) for curve in (a_up, b_up)]
         results.append((a_E[-1] - b_E[-1], reach[0] / reach[1], np.trapezoid(a_E, COST) / 400))
-    return tuple(zip(*results, strict=True))  # type: ignore[return-value]
+    return tuple(zip(*results, strict=True))  # type: ignore[return-value]  # three columns
 
 
 def first_cost(curve: FloatArray, target: float) -> float:
@@ -89,7 +89,7 @@ def test_difference_ratio_and_area_are_those_of_naive_draws(paired: bool) -> Non
     b = several("random", range(4), noise=0.05)
     a = several("fast", range(4) if paired else range(4, 8), rise=[0, 0.29, 0.33, 0.41, 0.4], noise=0.05)
     recipe = found(compare([*b, *a]), "fast")
-    a_SEP, b_SEP = (np.stack([run.evaluations_EP for run in runs]) for runs in (a, b))  # type: ignore[arg-type]
+    a_SEP, b_SEP = (np.stack([run.evaluations_EP for run in runs]) for runs in (a, b))  # type: ignore[arg-type]  # runs with prompts
     differences, ratios, areas = naive_study(a_SEP, b_SEP, paired)
     assert recipe.difference is not None and recipe.area is not None and recipe.better is not None
     assert recipe.difference.value == pytest.approx((a_SEP - b_SEP)[:, -1].mean())
