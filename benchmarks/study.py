@@ -1,8 +1,9 @@
 """The study: which strategy saves how much, at four shares of dead prompts. Makes docs/study from nothing.
 
 Each world is `embedded:dead=X`. Its runs are trained seed by seed, several at a time, and compressed as they finish:
-metrics.jsonl.gz (five digits) and evaluations.jsonl.gz, which is all that the tables and pictures are made from. What
-is there already is not trained again, so the study can be interrupted and continued, also on another machine.
+metrics.jsonl.gz (four digits) and evaluations.jsonl.gz, which is all that the tables and pictures are made from, and a
+few steps' rollouts of one seed for the page. What is there already is not trained again, so the study can be
+interrupted and continued, also on another machine.
 
     python -m benchmarks.study --jobs 2                  # everything, about 3.5 hours on two cores
     python -m benchmarks.study --jobs 2 --dead 0.8 --seeds 0..2
@@ -22,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study_report import report
+from prepo_cli.comparison.groups import evenly, recorded_steps
 from prepo_cli.comparison.launch import train_missing
-from prepo_cli.comparison.plan import PlannedRun, RecipeChoice, parse_recipes, parse_seeds, plan
+from prepo_cli.comparison.plan import RecipeChoice, parse_recipes, parse_seeds, plan
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "benchmarks" / "study.yaml"
@@ -42,6 +44,8 @@ WORLDS: dict[float, dict[range, list[RecipeChoice]]] = {
 }
 """Recipes by share of dead prompts and seeds."""
 KEPT = ("config.yaml", "summary.json", "metrics.jsonl.gz", "evaluations.jsonl.gz")
+BROWSED = 5
+"""Steps whose rollouts are kept of one seed of each recipe, for the page."""
 
 
 def train(dead: float, seeds: Sequence[int], only: Sequence[str], jobs: int, folder: Path) -> None:
@@ -58,7 +62,7 @@ def train(dead: float, seeds: Sequence[int], only: Sequence[str], jobs: int, fol
             runs += plan([RecipeChoice("sgpo")], [seed], folder, [CONFIG], flags)
         train_missing(runs, jobs)
         for run in runs:
-            compress(run)
+            compress(run.folder, BROWSED if seed == max(next(iter(WORLDS[dead]))) else 0)
 
 
 def pass_rates(dead: float, folder: Path) -> Path:
@@ -72,29 +76,33 @@ def pass_rates(dead: float, folder: Path) -> Path:
     return scored
 
 
-def compress(run: PlannedRun) -> None:
-    """Keep what the report needs of a finished run."""
+def compress(run: Path, browsed: int = 0) -> None:
+    """Keep what the report needs of a finished run, and the rollouts of `browsed` of its steps."""
     for name in ("metrics", "evaluations"):
-        path = run.folder / f"{name}.jsonl"
+        path = run / f"{name}.jsonl"
         if path.is_file():
             lines = [json.dumps(rounded(json.loads(line))) for line in path.open(encoding="utf-8")]
             packed = gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
             path.with_suffix(".jsonl.gz").write_bytes(packed)
-    for path in run.folder.iterdir():
-        if path.is_dir():
+    kept = set(evenly(recorded_steps(run / "rollouts"), browsed)) if browsed else set()
+    for path in run.iterdir():
+        if path.name == "rollouts" and kept:
+            for step in set(path.iterdir()) - kept:
+                step.unlink()
+        elif path.is_dir():
             shutil.rmtree(path)
         elif path.name not in KEPT:
             path.unlink()
 
 
 def rounded(value: Any) -> Any:
-    """Numbers to five digits, in dictionaries and lists too.
+    """Numbers to four digits, in dictionaries and lists too.
 
     >>> rounded({"reward": 0.123456789, "step": 123456, "list": [1 / 3]})
-    {'reward': 0.12346, 'step': 123456, 'list': [0.33333]}
+    {'reward': 0.1235, 'step': 123456, 'list': [0.3333]}
     """
     if isinstance(value, float):
-        return float(f"{value:.5g}")
+        return float(f"{value:.4g}")
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     return [rounded(item) for item in value] if isinstance(value, list) else value

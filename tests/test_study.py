@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in range(3):
             for run in plan(choices, [seed], root / f"dead-{dead:g}", [study.CONFIG], flags):
                 finished(run, rng)
-                study.compress(run)
+                study.compress(run.folder)
     return root
 
 
@@ -67,9 +67,9 @@ def test_a_compressed_run_is_small_and_reads_the_same(folder: Path, tmp_path: Pa
     run = folder / "dead-0.8" / "random-seed0"
     assert {path.name for path in run.iterdir()} == set(study.KEPT)
     with gzip.open(run / "metrics.jsonl.gz", "rt") as file:
-        assert json.loads(file.readline())["reward"] == 0.33333
+        assert json.loads(file.readline())["reward"] == 0.3333
     read = read_run(run)
-    assert read.metrics["reward"].tolist() == [0.33333] * 4
+    assert read.metrics["reward"].tolist() == [0.3333] * 4
     assert read.evaluated_E is not None and len(read.evaluated_E) == 5
 
 
@@ -78,8 +78,20 @@ def test_a_compressed_run_counts_as_finished_and_is_not_touched_again(folder: Pa
     runs = plan(study.parse_recipes("random"), [0, 1, 2], folder / "dead-0.8", [study.CONFIG], flags)
     assert all(run.finished for run in runs)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.gz")}
-    study.compress(runs[0])
+    study.compress(runs[0].folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.gz")} == before
+
+
+def test_a_few_evenly_spaced_steps_of_rollouts_are_kept_where_asked(tmp_path: Path) -> None:
+    for name in ("rollouts", "final"):
+        (tmp_path / name).mkdir()
+    for step in range(9):
+        (tmp_path / "rollouts" / f"step_{step:06d}.parquet").write_bytes(b"x")
+    study.compress(tmp_path, browsed=3)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "rollouts", "step_000000.parquet", "step_000004.parquet", "step_000008.parquet"]  # fmt: skip
+    study.compress(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_report_has_a_page_a_table_and_the_curve(folder: Path) -> None:

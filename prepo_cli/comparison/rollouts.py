@@ -35,9 +35,9 @@ def sample_rollouts(recipes: Sequence[Recipe], runs: Sequence[Run], max_bytes: i
     Raises:
         UsageError: a rollout file can't be read.
     """
-    folders = {run.name: run.folder / "rollouts" for run in runs}
+    files = {run.name: evenly(recorded_steps(run.folder / "rollouts"), STEPS) for run in runs}
     chosen: list[Row] = []
-    for row in in_turn([_of_recipe(i, {name: folders[name] for name in r.runs[:RUNS]}) for i, r in enumerate(recipes)]):
+    for row in in_turn([_of_recipe(i, r, files) for i, r in enumerate(recipes)]):
         max_bytes -= len(embedded(row))
         if max_bytes < 0:
             break
@@ -72,10 +72,9 @@ def mixed(fates: Sequence[str], correct: Sequence[bool]) -> list[int]:
     return list(in_turn(kinds.values()))
 
 
-def _of_recipe(recipe: int, folders: Mapping[str, Path]) -> Iterator[Row]:
-    return in_turn(
-        _read(path, recipe, run) for run, folder in folders.items() for path in evenly(recorded_steps(folder), STEPS)
-    )
+def _of_recipe(number: int, recipe: Recipe, files: Mapping[str, Sequence[Path]]) -> Iterator[Row]:
+    recorded = [run for run in recipe.runs if files[run]][:RUNS]
+    return in_turn(_read(path, number, run) for run in recorded for path in files[run])
 
 
 def _read(path: Path, recipe: int, run: str) -> Iterator[Row]:
