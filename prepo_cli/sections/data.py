@@ -1,0 +1,60 @@
+"""Model and prompts: what is trained, on what."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from prepo_cli.sections.base import MayChange, Section
+
+EMBEDDED = "embedded"
+
+
+def is_embedded(dataset: str) -> bool:
+    """Whether a dataset's name means the embedded task, with or without options such as `embedded:dead=0.8`."""
+    return dataset.partition(":")[0] == EMBEDDED
+
+
+class ModelConfig(Section):
+    """The policy."""
+
+    model_name_or_path: str = Field(EMBEDDED, description="Hub name, folder, or 'embedded'")
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of weights and computation")
+    attn_implementation: MayChange[str | None] = Field(
+        None, description="as in transformers: eager, sdpa, flash_attention_2"
+    )
+    gradient_checkpointing: MayChange[bool] = False
+    trust_remote_code: bool = False
+    use_peft: bool = Field(False, description="train LoRA adapters and freeze the base weights")
+    lora_r: int = Field(16, ge=1, description="LoRA rank")
+    lora_alpha: float = Field(32.0, gt=0, description="adapters are scaled by lora_alpha / lora_r")
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    lora_target_modules: str | list[str] = Field("all-linear", description="modules that get adapters")
+
+
+class PromptsConfig(Section):
+    """Which prompts of which dataset, and how they are rendered."""
+
+    dataset_name: str = Field(
+        EMBEDDED, description="file, folder, short name, Hub name, 'embedded' or embedded:dead=0.8"
+    )
+    split: str = "train"
+    limit: int | None = Field(None, ge=1, description="use only the first rows")
+    prompt_column: str | None = None
+    skip_bad_rows: bool = False
+    system_prompt: str | None = None
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the chat template, such as enable_thinking: false"
+    )
+
+
+class DataConfig(PromptsConfig):
+    """The training set."""
+
+    dataset_config: str | None = Field(None, description="configuration of a Hub dataset")
+    answer_column: str | None = None
+    seed: int | None = Field(None, ge=0, description="of the prompt order; by default the run's seed")
+    max_prompt_length: int = Field(2048, ge=1, description="tokens; longer prompts are left out and counted")
+    charge_pass_rates: bool = Field(False, description="charge the rollouts behind pass rates that a strategy reads")

@@ -1,0 +1,73 @@
+"""Rollouts per step, optimiser, loss, checkpoints and the costs that end a run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from prepo_cli.losses import LOSSES
+from prepo_cli.sections.base import MayChange, Section
+from strategies.registry import did_you_mean
+
+COST_LIMITS = ("max_rollouts", "max_tokens", "max_seconds")
+"""Settings of `training` that end a run at a cost."""
+
+
+class TrainingConfig(Section):
+    """Rollouts per step, optimiser, loss and checkpoints."""
+
+    total_steps: int | None = Field(200, ge=1, description="none by default where a cost limit is set")
+    max_rollouts: int | None = Field(None, ge=1, description="end with the step that reaches this many rollouts")
+    max_tokens: int | None = Field(
+        None, ge=1, description="end with the step that reaches this many tokens, generated and scored"
+    )
+    max_seconds: float | None = Field(
+        None, gt=0, description="end with the step that reaches this training time, evaluations not counted"
+    )
+    prompts_per_step: int = Field(256, ge=1, description="groups in a training batch (K)")
+    num_generations: int = Field(8, ge=2, description="rollouts per prompt, on average (G)")
+    max_completion_length: int = Field(2560, ge=1, description="tokens")
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_rounds: int = Field(10, ge=1, description="rounds of rollouts that a step may use to fill its batch")
+    learning_rate: float = Field(1e-6, gt=0)
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    loss_type: str = Field("dapo", description=f"how token losses are averaged: {', '.join(LOSSES)}")
+    epsilon: float = Field(0.2, ge=0, lt=1, description="lower clip range")
+    epsilon_high: float = Field(0.28, ge=0, description="upper clip range")
+    beta: float = Field(
+        0.0, ge=0, description="weight of the KL term to the initial policy; 0 loads no reference model"
+    )
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    mask_truncated_completions: bool = False
+    num_iterations: int = Field(1, ge=1, description="passes over each batch")
+    mini_batch_prompts: int | None = Field(None, ge=1, description="groups per optimiser step; all by default")
+    max_tokens_per_micro_batch: MayChange[int] = Field(
+        16384, ge=1, description="padded tokens per forward and backward pass"
+    )
+    save_steps: MayChange[int] = Field(50, ge=1)
+    save_total_limit: MayChange[int | None] = Field(2, ge=1, description="number of checkpoints to keep")
+    mixed_precision: Literal["no", "bf16"] = "no"
+    fsdp: MayChange[bool] = Field(False, description="shard weights, gradients and optimiser state over all processes")
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> TrainingConfig:
+        if self.total_steps is None and all(getattr(self, limit) is None for limit in COST_LIMITS):
+            raise ValueError("nothing ends the run; set training.total_steps, max_rollouts, max_tokens or max_seconds")
+        return self
+
+    @field_validator("loss_type")
+    @classmethod
+    def _known_loss(cls, name: str) -> str:
+        if name not in LOSSES:
+            raise ValueError(
+                f"unknown training.loss_type '{name}'{did_you_mean(name, LOSSES)}; known: {', '.join(LOSSES)}"
+            )
+        return name
