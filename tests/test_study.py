@@ -96,7 +96,7 @@ def test_a_few_evenly_spaced_steps_of_rollouts_are_kept_where_asked(tmp_path: Pa
 
 def test_the_report_has_a_page_a_table_and_the_curve(folder: Path) -> None:
     (folder / "README.md").write_text(
-        "# Study\n<!-- table dead-0.8 -->\nold\n<!-- end -->\n\n<!-- curve -->\n<!-- end -->\nrest\n"
+        "# Study\n<!-- table dead-0.8 -->\nold\n<!-- end -->\n\n<!-- curve final -->\n<!-- end -->\nrest\n"
     )
     report(folder, [0.0, 0.8])
     text = (folder / "README.md").read_text()
@@ -104,7 +104,7 @@ def test_the_report_has_a_page_a_table_and_the_curve(folder: Path) -> None:
     table = text[: text.index("<!-- end -->")]
     assert [line.split("|")[1].strip() for line in table.splitlines()[4:]] == ["`calibrated`", "`random`"]
     assert "| 0.25 |" in table
-    curve = text[text.index("<!-- curve -->") :].splitlines()[1:]
+    curve = text[text.index("<!-- curve final -->") :].splitlines()[1:]
     assert curve[0] == "| recipe | dead 0 | dead 0.8 |"
     assert curve[2] == "| *zero variance under random* | 0.25 | 0.25 |"
     assert curve[3].startswith("| `calibrated` | 0.")
