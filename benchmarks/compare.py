@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from time import perf_counter
 from typing import Any
 
@@ -163,15 +163,19 @@ def _rollouts(varied: bool, rng: np.random.Generator) -> bytes:
 def measure(runs: Sequence[Path], output: Path) -> dict[str, float]:
     """Run the command once; seconds, MiB of memory, and what it wrote in MB."""
     command = [sys.executable, "-m", "prepo_cli", "compare", *map(str, runs), "--output-dir", str(output)]
-    started, before = perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    seconds, after = perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise SystemExit(f"prepo compare failed:\n{done.stderr}")
+    started = perf_counter()
+    with TemporaryFile() as errors:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)  # for Popen, which did not wait itself
+        if process.returncode:
+            errors.seek(0)
+            raise SystemExit(f"prepo compare failed:\n{errors.read().decode()}")
     return {
         "wall_s": seconds,
-        "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "memory_mib": after.ru_maxrss / 2**10,
+        "cpu_s": used.ru_utime + used.ru_stime,
+        "memory_mib": used.ru_maxrss / 2**10,
         "page_mb": (output / "page.html").stat().st_size / 1e6,
         "pictures_mb": sum(path.stat().st_size for path in output.glob("*.[ps][nv]g")) / 1e6,
         "runs_mb": sum(path.stat().st_size for run in runs for path in run.rglob("*") if path.is_file()) / 1e6,

@@ -9,15 +9,18 @@ resolved `recipe` is the one whose slots match, else `custom`.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from prepo_cli import yaml_text
 from prepo_cli.errors import UsageError
 from prepo_cli.sections import COST_LIMITS, DEFAULT_RECIPE, EMBEDDED, RunConfig, is_embedded
+from prepo_cli.sections.engine import ADDRESS_VARIABLE, EngineConfig
+from prepo_cli.text import HIDDEN, brief, plain
 from strategies.base import SLOTS
 from strategies.registry import did_you_mean, validate
 from strategies.strategy_set import resolve_slots
@@ -46,8 +49,8 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
     for item in sets:
         key, equals, text = item.partition("=")
         if not equals:
-            raise UsageError(f"--set {item}: write section.key=value, for example training.learning_rate=1e-5")
-        _assign(given, key.strip(), _yaml_value(text, item))
+            raise UsageError(f"--set {brief(item)}: write section.key=value, for example training.learning_rate=1e-5")
+        _assign(given, key.strip(), _yaml_value(text, f"--set {item}"))
     _refuse_unknown(given, RunConfig)
 
     layers: dict[str, Any] = {}
@@ -67,9 +70,11 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
             validate(slot, text)
     layers |= {"strategies": slots, "recipe": _recipe_of(slots, name)}
     try:
-        return RunConfig.model_validate(layers)
+        config = RunConfig.model_validate(layers)
+        _restore_address(config.engine)
     except ValidationError as error:
         raise UsageError(validation_message(error)) from error
+    return config
 
 
 def sections_of(sets: Sequence[str], **sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -80,18 +85,21 @@ def sections_of(sets: Sequence[str], **sections: Mapping[str, Any]) -> dict[str,
         name, dot, _ = key.strip().partition(".")
         if not equals or not dot or name not in given:
             known = " and ".join(f"--set {section}.key=value" for section in given)
-            raise UsageError(f"--set {item}: this command accepts only {known}; everything else is a flag")
-        _assign(given, key.strip(), _yaml_value(text, item))
+            raise UsageError(f"--set {brief(item)}: this command accepts only {known}; everything else is a flag")
+        _assign(given, key.strip(), _yaml_value(text, f"--set {item}"))
     _refuse_unknown(given, RunConfig)
     return given
 
 
 def template_arguments(items: Sequence[str]) -> dict[str, Any]:
     """`--template-arg key=value` items as keyword arguments of the chat template; raises UsageError if malformed."""
+    found = {}
     for item in items:
-        if "=" not in item:
-            raise UsageError(f"--template-arg {item}: write key=value, for example enable_thinking=false")
-    return {key.strip(): _yaml_value(text, f"{key}={text}") for key, _, text in (i.partition("=") for i in items)}
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise UsageError(f"--template-arg {brief(item)}: write key=value, for example enable_thinking=false")
+        found[key.strip()] = _yaml_value(text, f"--template-arg {item}")
+    return found
 
 
 def recipes() -> dict[str, Path]:
@@ -105,18 +113,20 @@ def recipe_path(name: str) -> Path:
     """The file of a recipe; raises UsageError with the nearest name if it is unknown."""
     known = recipes()
     if name not in known:
-        raise UsageError(f"unknown recipe '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}")
+        raise UsageError(f"unknown recipe '{brief(name)}'{did_you_mean(name, known)}; known: {', '.join(known)}")
     return known[name]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; raises UsageError if the file is missing or something else."""
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml_text.read(path)
     except FileNotFoundError:
         raise UsageError(f"no such configuration file: {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from error
+    except yaml_text.YamlError as error:
+        raise UsageError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(loaded, dict):
         raise UsageError(f"{path} is not a mapping of sections; write, for example, training: {{total_steps: 100}}")
     return loaded
@@ -124,7 +134,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def to_yaml(config: BaseModel) -> str:
     """The configuration as YAML, in the order of its fields."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return yaml_text.dump(config.model_dump(mode="json"))
 
 
 def merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
@@ -146,8 +156,15 @@ def validation_message(error: ValidationError) -> str:
     """The first error of a pydantic ValidationError as one line."""
     first = error.errors()[0]
     if first["type"] == "value_error":  # from a validator of ours, whose message names the settings
-        return first["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(map(str, first['loc']))}={json.dumps(first['input'], default=str)}: {first['msg']}"
+        return plain(first["msg"].removeprefix("Value error, "))
+    place = ".".join(map(str, first["loc"]))
+    return f"{brief(place)}={brief(json.dumps(first['input'], default=str, ensure_ascii=False))}: {first['msg']}"
+
+
+def _restore_address(engine: EngineConfig) -> None:
+    """Give an address that was stored without its credentials back what the environment has of it."""
+    if HIDDEN in engine.vllm_server_base_url and ADDRESS_VARIABLE in os.environ:
+        engine.vllm_server_base_url = os.environ[ADDRESS_VARIABLE]
 
 
 def _drop_default_steps(layers: dict[str, Any], given: Mapping[str, Any]) -> None:
@@ -171,7 +188,7 @@ def _refuse_unknown(given: Mapping[str, Any], model: type[BaseModel], place: str
         fields = model.model_fields
         if key not in fields:
             hint = did_you_mean(key, fields) or _hint_from_other_sections(key)
-            raise UsageError(f"unknown setting '{place}{key}'{hint}; known: {', '.join(fields)}")
+            raise UsageError(f"unknown setting '{brief(place + key)}'{hint}; known: {', '.join(fields)}")
         kind = fields[key].annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             if not isinstance(value, Mapping):
@@ -189,10 +206,12 @@ def _hint_from_other_sections(key: str) -> str:
 
 def _assign(into: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, key = dotted.split(".")
+    if len(sections) > yaml_text.MAX_DEPTH:
+        raise UsageError(f"'{brief(dotted)}' is nested more than {yaml_text.MAX_DEPTH} deep; set section.key=value")
     for section in sections:
         into = into.setdefault(section, {})
         if not isinstance(into, dict):
-            raise UsageError(f"'{dotted}': '{section}' is a setting, not a section; set section.key=value")
+            raise UsageError(f"'{brief(dotted)}': '{section}' is a setting, not a section; set section.key=value")
     into[key] = value
 
 
@@ -207,12 +226,6 @@ def _get(given: Mapping[str, Any], dotted: str, default: Any) -> Any:
 
 def _yaml_value(text: str, item: str) -> Any:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {item} is not valid YAML: {' '.join(str(error).split())}") from error
-    if isinstance(value, str):  # YAML 1.1 parses 1e-5 as text
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+        return yaml_text.parse(text)
+    except yaml_text.YamlError as error:
+        raise UsageError(f"{brief(item)} is not valid YAML: {error}") from error

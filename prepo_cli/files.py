@@ -1,22 +1,22 @@
-"""Atomic writes, which leave files complete or absent even after a kill, and the chunks of resumable jobs."""
+"""Atomic writes, which leave files complete or absent even after a kill, and JSONL files that grow line by line."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from prepo_cli.errors import RunError, UsageError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from prepo_cli.errors import RunError
 
 PARTIAL = ".partial-"
 """Prefix of files that are being written."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk, a quota, or a limit on a file's size is exhausted."""
 
 
 @contextmanager
@@ -27,14 +27,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
+
+    Raises:
+        RunError: the disk is full.
     """
     temporary = path.with_name(PARTIAL + path.name)
     try:
         yield temporary
         flush(temporary)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            reason = os.strerror(error.errno)
+            raise RunError(
+                f"can't write {path} ({reason}); what is finished is kept: free some space, then continue"
+            ) from error
         raise
     flush(path.parent)
 
@@ -59,71 +67,6 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-class Chunks:
-    """The finished chunks of a long job, kept as parquet files in a folder until the job is done.
-
-    The folder also holds the job's fingerprint, a digest of all that its results depend on, so that chunks of another
-    job are never taken for this one's.
-    """
-
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folder, self.fingerprint = folder, fingerprint
-        self._mark = folder / "fingerprint"
-
-    def owner(self) -> str | None:
-        """The fingerprint of the job that the folder belongs to; None if there is no folder or nothing in it.
-
-        Raises:
-            UsageError: the folder holds files that no such job wrote.
-        """
-        if self._mark.is_file():
-            return self._mark.read_text(encoding="utf-8")
-        if self.folder.is_dir() and any(not path.name.startswith(PARTIAL) for path in self.folder.iterdir()):
-            raise UsageError(f"{self.folder} holds files that prepo did not write; move them or choose another output")
-        return None
-
-    def open(self) -> None:
-        """Prepare the folder for this job; chunks of another job are deleted."""
-        if self.owner() not in (None, self.fingerprint):
-            self.delete()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._mark.is_file():
-            atomic_write(self._mark, self.fingerprint)
-
-    def __contains__(self, number: int) -> bool:
-        """Whether the chunk is finished."""
-        return self._path(number).is_file()
-
-    def write(self, number: int, table: pa.Table) -> None:
-        """Save a finished chunk."""
-        import pyarrow.parquet as pq
-
-        with atomic_path(self._path(number)) as temporary:
-            pq.write_table(table, temporary)
-
-    def read(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """A finished chunk, or only some of its columns."""
-        import pyarrow.parquet as pq
-
-        return pq.read_table(self._path(number), columns=None if columns is None else list(columns))
-
-    def schema(self, number: int) -> pa.Schema:
-        """The columns of a finished chunk."""
-        import pyarrow.parquet as pq
-
-        return pq.read_schema(self._path(number))
-
-    def delete(self) -> None:
-        """Delete the folder with all chunks, the fingerprint last: after a kill it still identifies the job."""
-        if self.folder.is_dir():
-            for path in sorted(self.folder.iterdir(), key=lambda path: path == self._mark):
-                path.unlink()
-            self.folder.rmdir()
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"chunk-{number:06d}.parquet"
-
-
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
     """Append a line to a JSONL file and flush it to disk; raises RunError if that fails."""
     try:
@@ -136,16 +79,30 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file, up to the first incomplete line; none if there is no such file."""
+    """The lines of a JSONL file of a run that can be read; none if there is no such file."""
+    return readable_lines(path)[0]
+
+
+def readable_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The lines of a JSONL file of a run that can be read, and the numbers of those that can't.
+
+    A line is an object with its `step`. A last line that a kill has left incomplete, without an end, is neither.
+    """
     if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+        return [], []
+    found, damaged = [], []
+    *whole, last = path.read_bytes().split(b"\n")
+    for number, content in enumerate([*whole, last] if last else whole, 1):
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return found
+            line = json.loads(content.decode())
+            sound = isinstance(line["step"], int)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            sound = False
+        if sound:
+            found.append(line)
+        elif number <= len(whole):
+            damaged.append(number)
+    return found, damaged
 
 
 def finite(value: Any) -> Any:

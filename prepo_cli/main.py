@@ -6,6 +6,7 @@ Parsing imports neither torch nor numpy; each command imports what it needs when
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 import traceback
@@ -22,6 +23,7 @@ from prepo_cli.commands.score_ppl import score_ppl
 from prepo_cli.commands.strategies import strategies_command
 from prepo_cli.commands.train import train
 from prepo_cli.errors import RunError, UsageError
+from prepo_cli.text import plain
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
@@ -40,13 +42,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = DEBUG in arguments
     arguments = [argument for argument in arguments if argument != DEBUG]
+    _accept_any_text()
     try:
+        _refuse_broken_text(arguments)
         code = build_app(debug)(arguments, prog_name="prepo", standalone_mode=False)
+        sys.stdout.flush()  # here, where a failure has an exit code of its own
+    except UsageError as error:
+        _say(str(error))
+        code = BAD_USAGE
     except typer.TyperException as error:
         _say(f"{error.format_message().rstrip('.')}; see: {_help_for(arguments)}")
         code = error.exit_code
     except typer.Abort:
         code = INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        _discard_output()
+        code = FAILED
+    except OSError as error:
+        _say(f"can't write the results: {error.strerror}")
+        _discard_output()
+        code = FAILED
     sys.exit(code)
 
 
@@ -101,14 +116,40 @@ def _guarded(command: Callable[..., None], debug: bool) -> Callable[..., None]:
         except KeyboardInterrupt as error:
             _say(str(error) or "interrupted")
             raise typer.Exit(INTERRUPTED) from None
+        except SystemExit as error:
+            if isinstance(error.__context__, BrokenPipeError):  # how rich ends when its reader has gone
+                raise error.__context__ from None
+            _say(f"something called sys.exit({error.code!r}), which ends no command; remove that from your own code")
+            raise typer.Exit(FAILED) from None
         except Exception as error:  # the outermost frame: users see tracebacks only with --debug
             if debug:
-                traceback.print_exc()
+                for line in traceback.format_exc().splitlines():
+                    typer.echo(plain(line), err=True)
             message, code = _explain(error)
             _say(message)
             raise typer.Exit(code) from None
 
     return run
+
+
+def _accept_any_text() -> None:
+    """Let results hold characters that the terminal's encoding lacks, and let there be no stdout at all."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (open until the end)
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _refuse_broken_text(arguments: Sequence[str]) -> None:
+    """Bytes that are no text in this locale could be neither written to a configuration nor shown."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise UsageError(f"{argument} is not valid UTF-8; rename the file or quote the text as UTF-8")
+
+
+def _discard_output() -> None:
+    """Send what is left in stdout's buffer nowhere, rather than fail once more when Python flushes it at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse_launcher(command: str) -> None:
@@ -141,7 +182,7 @@ def _say(message: str) -> None:
     rank = os.environ.get("RANK", "0")
     if rank != "0":
         message = f"process {rank}: {message}"
-    typer.echo(f"prepo: {' '.join(message.split())}", err=True)
+    typer.echo(f"prepo: {plain(' '.join(message.split()))}", err=True)
 
 
 app = build_app()

@@ -1,4 +1,8 @@
-"""Terminal output: progress and log lines on stderr, tables on stdout."""
+"""Terminal output: progress and log lines on stderr, tables on stdout.
+
+Names, ids and messages may come from anywhere. All text is shown as it is: on one line, without markup, without what
+would steer the terminal, and without the credentials of addresses (`prepo_cli.text`).
+"""
 
 from __future__ import annotations
 
@@ -24,23 +28,30 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from prepo_cli.text import plain
+
 LINE_EVERY_SECONDS = 10.0
 
 
 def say(text: str) -> None:
     """Print one log line to stderr."""
-    print(f"prepo: {text}", file=sys.stderr, flush=True)
+    print(f"prepo: {plain(text)}", file=sys.stderr, flush=True)
+
+
+def line(text: str) -> None:
+    """Print one line of results to stdout."""
+    print(plain(text))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table under its title; all columns but the first are right-aligned."""
     shown = Table()
     for number, column in enumerate(columns):
-        shown.add_column(column, justify="right" if number else "left")
+        shown.add_column(Text(plain(column)), justify="right" if number else "left")
     for row in rows:
-        shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row))  # "[at least 1]" is no markup
+        shown.add_row(*(Text("" if cell is None else plain(str(cell))) for cell in row))  # Text holds no markup
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 150)
-    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    console.print(Text(plain(title)), soft_wrap=True)
     console.print(shown)
 
 
@@ -62,7 +73,7 @@ class _Bar:
     """A rich progress bar on a terminal; elsewhere a plain line every few seconds, so that logs show the progress."""
 
     def __init__(self, description: str, total: int, unit: str, done: int = 0) -> None:
-        self.description, self.total, self.unit = description, total, unit
+        self.description, self.total, self.unit = plain(description), total, unit
         self.done, self.done_at_start, self.started = done, done, monotonic()
         self.note = ""
         self._last_line_at = self.started
@@ -70,16 +81,16 @@ class _Bar:
         if sys.stderr.isatty():
             self._bar = Progress(
                 SpinnerColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 _Rate(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task(description, total=total, completed=done, unit=unit, note="")
+            self._task = self._bar.add_task(self.description, total=total, completed=done, unit=unit, note="")
 
     def __enter__(self) -> _Bar:
         if self._bar is not None:

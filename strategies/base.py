@@ -28,7 +28,7 @@ State = dict[str, Any]
 class StrategyParams(BaseModel):
     """Base class of strategy parameters: immutable, rejects unknown names; declare bounds with `Field`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def notes(self, run: RunInfo) -> list[str]:
         """What the user should know about these parameters in this run; logged once at the start."""

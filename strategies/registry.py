@@ -73,7 +73,7 @@ def parse(text: str) -> list[Spec]:
     'my_package.my_module:MySelector:ratio=0.5'
 
     Raises:
-        StrategyError: an empty part or a parameter without '='.
+        StrategyError: an empty part, a parameter without '=' or one that is given twice.
     """
     specs = []
     for part in text.split("+"):
@@ -84,11 +84,13 @@ def parse(text: str) -> list[Spec]:
             key, equals, value = item.partition("=")
             if not equals:
                 raise StrategyError(
-                    f"'{item}' in '{text}' is not of the form key=value; write name:key=value,key=value"
+                    f"'{_short(item)}' in '{_short(text)}' is not of the form key=value; write name:key=value,key=value"
                 )
+            if key.strip() in params:
+                raise StrategyError(f"'{_short(text)}' gives '{_short(key.strip())}' twice; give it once")
             params[key.strip()] = _value(value.strip())
         if not name.strip():
-            raise StrategyError(f"'{text}' names no strategy; write name or name:key=value")
+            raise StrategyError(f"'{_short(text)}' names no strategy; write name or name:key=value")
         specs.append(Spec(name.strip(), params))
     return specs
 
@@ -107,7 +109,7 @@ def find(slot: str, name: str) -> type[Strategy]:
     names = [n for s, n in _registered if s == slot]
     other_slots = [s for s, n in _registered if n == name]
     hint = f" ('{name}' is a {other_slots[0]})" if other_slots else did_you_mean(name, names)
-    raise StrategyError(f"unknown {slot} '{name}'{hint}; known: {', '.join(sorted(names))}")
+    raise StrategyError(f"unknown {slot} '{_short(name)}'{hint}; known: {', '.join(sorted(names))}")
 
 
 def create(slot: str, text: str, run: RunInfo) -> Strategy:
@@ -176,7 +178,7 @@ def load_plugins() -> None:
             point.load()
         except StrategyError:
             raise
-        except Exception as error:  # a plug-in's module may raise anything
+        except (Exception, SystemExit) as error:  # a plug-in's module may raise anything
             package = point.dist.name if point.dist else "?"
             raise StrategyError(
                 f"plug-in '{point.name}' ({point.value}, package {package}) fails to import: "
@@ -201,7 +203,7 @@ def _params(cls: type[Strategy], spec: Spec) -> StrategyParams:
     for key in spec.params:
         if key not in known:
             raise StrategyError(
-                f"unknown parameter '{key}' of {cls.slot} '{cls.name}'{did_you_mean(key, known)}; "
+                f"unknown parameter '{_short(key)}' of {cls.slot} '{cls.name}'{did_you_mean(key, known)}; "
                 f"known: {', '.join(known) or 'none'}"
             )
     try:
@@ -209,18 +211,20 @@ def _params(cls: type[Strategy], spec: Spec) -> StrategyParams:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "parameters"
-        raise StrategyError(f"{cls.slot} '{cls.name}': {place}={first['input']!r}: {first['msg']}") from error
+        given = _short(repr(first["input"]))
+        raise StrategyError(f"{cls.slot} '{cls.name}': {place}={given}: {first['msg']}") from error
 
 
 def _import(slot: str, path: str) -> type[Strategy]:
     module_name, _, class_name = path.partition(":")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:  # the user's own module may raise anything
-        raise StrategyError(f"{slot} '{path}' fails to import: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # the user's own module may raise anything
+        why = f"{type(error).__name__}: {_short(str(error), 300)}"
+        raise StrategyError(f"{slot} '{_short(path)}' fails to import: {why}") from error
     if not (inspect.isclass(cls) and issubclass(cls, SLOTS[slot])):
         raise StrategyError(
-            f"'{path}' is not a {SLOTS[slot].__name__}; derive it from strategies.{SLOTS[slot].__name__}"
+            f"'{_short(path)}' is not a {SLOTS[slot].__name__}; derive it from strategies.{SLOTS[slot].__name__}"
         )
     if "name" not in vars(cls):  # a subclass of a registered strategy is not that strategy
         cls.name = class_name
@@ -239,7 +243,7 @@ def _dotted(part: str) -> str | None:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # text, a number with thousands of digits, or nested that deep
         return text
 
 
@@ -253,3 +257,7 @@ def _where(cls: type[Strategy]) -> str:
 
 def _kinds() -> str:
     return ", ".join(kind.__name__ for kind in SLOTS.values())
+
+
+def _short(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -29,6 +29,7 @@ from prepo_cli.training.progress import Progress
 from prepo_cli.training.rollouts import Collected, Sample
 from prepo_cli.training.run import Run
 from prepo_cli.training.sample import TrainingSample
+from prepo_cli.training.skips import Skips
 from prepo_cli.training.update_stats import UpdateStats
 from strategies import StrategySet
 from strategies.types import (
@@ -229,6 +230,9 @@ class FakeEngine:
 class FakeUpdater:
     """Counts what would be updated."""
 
+    def __init__(self) -> None:
+        self.skips = Skips(limit=1)
+
     def prepare(self, groups: Sequence[Sequence[Sample]], needs_entropy: bool) -> None:
         """The engine has recorded all entropies."""
 
@@ -283,6 +287,15 @@ class FakeRun(Run):
 
     def sync_engine(self) -> None:
         """The engine has no weights."""
+
+    def begin_step(self) -> None:
+        """Nothing is rescued."""
+
+    def begin_update(self) -> None:
+        """Nothing is rescued."""
+
+    def record_skipped(self, step: int, update: UpdateStats) -> None:
+        """Nothing is skipped."""
 
     def log_step(self, metrics: dict[str, Any], seconds: Any, step: Collected, weights_NT: FloatArray) -> None:
         self.progress.costs.seconds = 0.0  # which differ between equal runs

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from prepo_cli.config import recipes, resolve, to_yaml
+from prepo_cli.config import recipes, resolve, sections_of, template_arguments, to_yaml
+from prepo_cli.engines.vllm_http import Server
 from prepo_cli.errors import UsageError
 from prepo_cli.sections import RunConfig
+from prepo_cli.sections.engine import ADDRESS_VARIABLE
+from prepo_cli.yaml_text import dump
 from strategies.base import SLOTS
 from strategies.errors import StrategyError
+from strategies.registry import validate
 
 OWN_MODEL = {"model.model_name_or_path": "some/model", "data.dataset_name": "some.jsonl"}
 
@@ -169,3 +178,112 @@ def test_the_written_configuration_resolves_to_itself(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert resolve([tmp_path / "config.yaml"]) == config
     assert set(SLOTS) == set(RunConfig.model_fields["strategies"].annotation.model_fields)
+
+
+LONG, DEEP = "1" * 5000, "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "training.total_steps=0x_", "seed=2026-99-99", "seed=2026-01-01", "1=2", "null=1", "=", f"seed={LONG}", "..=1",
+        f"training.learning_rate={LONG}", "seed=1:30", "seed=!!python/name:os.system", "seed=!!binary aGk=",
+        "seed=!!set {a}", 'output_dir="a\\0b"', "recipe=\udcff", "seed=---\n1\n---\n2", "seed=\t[", f"seed={DEEP}",
+        "data.chat_template_kwargs={1: 2}", "data.chat_template_kwargs={null: 2}", "data.chat_template_kwargs={a: *a}",
+        "data.chat_template_kwargs" + ".a" * 10_000 + "=1", "training.learning_rate=.inf", "training.learning_rate=nan",
+        f"strategies.selector=random:ratio={LONG}", f"strategies.selector=random:ratio={DEEP}",
+        "strategies.selector=ppl-low:ratio=0.5,ratio=0.6", "strategies.selector=\0:x", "strategies.selector=[a]",
+        "strategies.selector=", f"{LONG}=1", f"recipe={LONG}", "engine.vllm_server_base_url=http://h:99999",
+        "engine.vllm_server_base_url=http://[::1", "engine.vllm_server_base_url=localhost:8000",
+    ],
+)  # fmt: skip
+def test_hostile_values_are_short_errors(item: str) -> None:
+    assert len(error(sets=[item])) < 800
+
+
+def test_readable_numbers_are_numbers() -> None:
+    config = resolve(sets=["training.total_steps=1_000", "reporting.run_name=1e5x", "reporting.project='1e5'"])
+    assert (config.training.total_steps, config.reporting.run_name) == (1000, "1e5x")
+    assert config.reporting.project == "1e5"
+
+
+def keys_of(model: type[BaseModel], place: str = "") -> list[str]:
+    found = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        found += [f"{place}{name}", *(keys_of(kind, f"{place}{name}.") if section else [])]
+    return found
+
+
+SOUP = st.text(st.sampled_from("[]{}:,&*!|>'\"%@`?-#~=<.0123456789abenx_+\\ \n\t") | st.characters(), max_size=40)
+KEYS = st.sampled_from(keys_of(RunConfig))
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | SOUP
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SOUP | KEYS, inner, max_size=3), max_leaves=6
+)
+
+
+def tried(make: Callable[[], Any]) -> None:
+    """Whatever comes in, a configuration comes out or an error for the user."""
+    with suppress(UsageError, StrategyError):
+        make()
+
+
+@settings(deadline=None)
+@given(KEYS | SOUP, SOUP | VALUES.map(dump))
+def test_no_set_item_breaks_it(key: str, text: str) -> None:
+    tried(lambda: resolve(sets=[f"{key}={text}"]))
+    tried(lambda: sections_of([f"{key}={text}"], engine={}, rewards={}))
+    tried(lambda: template_arguments([f"{key}={text}", text]))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=60) | SOUP.map(lambda text: text.encode("utf-8", "surrogatepass")) | VALUES.map(
+    lambda value: dump(value).encode("utf-8", "surrogatepass")
+))  # fmt: skip
+def test_no_file_breaks_it(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "any.yaml").write_bytes(raw)
+    tried(lambda: resolve([tmp_path / "any.yaml"]))
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(sorted(SLOTS)),
+    SOUP | st.builds("{}:{}={}".format, st.sampled_from(["random", "e3", ""]), SOUP, SOUP),
+)
+def test_no_strategy_spec_breaks_it(slot: str, text: str) -> None:
+    tried(lambda: validate(slot, text))
+
+
+ADDRESS = "http://me:s3cret@[::1]:8000/v1?token=t0ken"
+HIDDEN_ADDRESS = "http://***@[::1]:8000/v1?***"
+
+
+def test_credentials_of_an_address_stay_in_memory(tmp_path: Path) -> None:
+    config = resolve(sets=["engine.name=vllm-server", f"engine.vllm_server_base_url={ADDRESS}"])
+    assert config.engine.vllm_server_base_url == ADDRESS
+    assert config.model_copy().engine.vllm_server_base_url == ADDRESS
+    assert config.engine.secret_environment == {ADDRESS_VARIABLE: ADDRESS}
+    for shown in (to_yaml(config), config.model_dump_json(), repr(config), str(config.model_dump())):
+        assert "s3cret" not in shown and "t0ken" not in shown
+    assert HIDDEN_ADDRESS in to_yaml(config)
+    assert "s3cret" not in error(sets=[f"engine.vllm_server_base_url=[{ADDRESS}]"])
+    assert "s3cret" not in error(sets=["engine.vllm_server_base_url=http://me:s3c/s3cret@host"])
+
+
+def test_a_stored_address_is_completed_by_a_flag_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, name = tmp_path / "config.yaml", "engine.vllm_server_base_url"
+    stored.write_text(to_yaml(resolve(sets=["engine.name=vllm-server", f"{name}={ADDRESS}"])), encoding="utf-8")
+    assert resolve([stored]).engine.vllm_server_base_url == HIDDEN_ADDRESS
+    with pytest.raises(UsageError, match=ADDRESS_VARIABLE):
+        Server(resolve([stored]).engine.vllm_server_base_url, 1.0)
+    assert resolve([stored], sets=[f"{name}=http://a:b@c"]).engine.vllm_server_base_url == "http://a:b@c"
+    monkeypatch.setenv(ADDRESS_VARIABLE, ADDRESS)
+    assert resolve([stored]).engine.vllm_server_base_url == ADDRESS
+    assert resolve().engine.vllm_server_base_url == ADDRESS
+    assert resolve(sets=[f"{name}=http://other"]).engine.vllm_server_base_url == "http://other"
+    monkeypatch.setenv(ADDRESS_VARIABLE, "localhost")
+    assert "http://HOST:PORT" in error([stored])

@@ -1,9 +1,10 @@
-"""Atomic files and resumable chunks, also with the process killed at every step of a write."""
+"""Atomic files and files of lines, also with the process killed at every step of a write."""
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,10 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
 
-from prepo_cli.errors import RunError, UsageError
-from prepo_cli.files import Chunks, append_line, atomic_path, atomic_write, atomic_write_json, read_lines
-from tests.killing import kill_after
+from prepo_cli.chunks import Chunks
+from prepo_cli.errors import RunError
+from prepo_cli.evaluation.added_columns import WRITERS
+from prepo_cli.files import append_line, atomic_path, atomic_write, atomic_write_json, read_lines, readable_lines
+from prepo_cli.reporting.figures import canvas
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,6 +66,81 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, err
     assert (path.read_text(), names(tmp_path)) == ("old", ["a.txt"])
 
 
+def write_png(path: Path) -> None:
+    with canvas(path) as axes:
+        axes.plot([0, 1])
+
+
+def write_chunk(path: Path) -> None:
+    job = Chunks(path, "mark")
+    job.open()
+    job.write(0, table(*range(9000)))
+
+
+def write_rows(path: Path) -> None:
+    rows = Dataset.from_dict({"text": ["x" * 50] * 400})
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        WRITERS[path.suffix]([rows, rows], file)
+
+
+WRITES: dict[str, Callable[[Path], None]] = {
+    "text.txt": lambda path: atomic_write(path, "x" * 9000),
+    "object.json": lambda path: atomic_write_json(path, {"x": "x" * 9000}),
+    "picture.png": write_png,
+    "chunks": write_chunk,
+    "rows.jsonl": write_rows,
+    "rows.csv": write_rows,
+    "rows.parquet": write_rows,
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    """The kernel lets no file grow beyond a limit, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = 400 if name == "rows.parquet" else 2000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
+    try:
+        with pytest.raises(RunError, match=rf"^can't write .*{name}.* \(File too large\); .*: free some space, then"):
+            WRITES[name](tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path for path in tmp_path.rglob("*") if path.name.startswith(".partial-") or "chunk-" in path.name] == []
+    WRITES[name](tmp_path / name)
+    assert (tmp_path / name).exists()
+
+
+def test_a_kill_while_the_configuration_is_written_again_keeps_it(tmp_path: Path) -> None:
+    """A run that resumes writes its configuration first; each process dies before a later operation on files."""
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from prepo_cli.config import resolve\n"
+        "from prepo_cli.reporting.run_folder import RunFolder\n"
+        "from tests.chaos.striking import strike_at\n"
+        "folder, operation, status = RunFolder(Path(sys.argv[1])), 0, 1\n"
+        "folder.begin(resolve(), resume=False)\n"
+        "while status:\n"
+        "    operation += 1\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        strike_at(operation, [sys.argv[1]])\n"
+        "        folder.begin(resolve(sets=['training.save_steps=7']), resume=True)\n"
+        "        os._exit(0)\n"
+        "    status = os.waitpid(child, 0)[1]\n"
+        "    folder.check(resolve(), resume=True, overwrite=False)\n"
+        "    print(status, 'save_steps: 7' in folder.config.read_text())\n"
+    )
+    folder = tmp_path / "run"
+    folder.mkdir()
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=ROOT, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert lines[-1:] == ["0 True"], done.stderr
+    assert {*lines[:-1]} >= {"9 False"}
+    assert len(lines) >= 5
+
+
 def test_the_temporary_file_is_flushed_before_it_is_renamed_and_the_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,68 +178,47 @@ def test_a_kill_in_the_middle_of_a_write_keeps_the_old_file(tmp_path: Path, call
     assert (path.read_text(), names(tmp_path)) == ("newer", ["a.txt"])
 
 
-def test_lines_up_to_an_incomplete_one(tmp_path: Path) -> None:
+def test_lines_without_an_incomplete_last_one(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     for step in range(3):
         append_line(path, {"step": step, "kl": float("inf")})
     path.write_text(path.read_text()[:-5])
-    assert read_lines(path) == [{"step": 0, "kl": None}, {"step": 1, "kl": None}]
+    assert readable_lines(path) == ([{"step": 0, "kl": None}, {"step": 1, "kl": None}], [])
     assert read_lines(tmp_path / "none.jsonl") == []
     with pytest.raises(RunError, match="continue with --resume"):
         append_line(tmp_path / "no" / "a.jsonl", {})
 
 
-def test_chunks_are_found_again_by_the_same_job_only(tmp_path: Path) -> None:
-    folder = tmp_path / "job" / "partial"
-    first = Chunks(folder, "mark")
-    assert first.owner() is None
-    first.open()
-    first.write(3, table(1.0, 2.0))
-    again = Chunks(folder, "mark")
-    again.open()
-    assert again.owner() == "mark"
-    assert [number for number in range(5) if number in again] == [3]
-    assert again.read(3).equals(table(1.0, 2.0))
-    assert again.read(3, ["x"]).column_names == ["x"]
-    other = Chunks(folder, "other")
-    assert (other.owner(), 3 in other) == ("mark", True)
-    other.open()
-    assert (other.owner(), 3 in other) == ("other", False)
-    other.delete()
-    other.delete()
-    assert names(tmp_path / "job") == []
+DAMAGE = [
+    b'{"step": 1, "rew',
+    b"\0\0\0",
+    b'{"step": "\xff"}',
+    b"[1]",
+    b"7",
+    b"",
+    b'{"reward": 1}',
+    b'{"step": "1"}',
+    b"[" * 9999,
+]
 
 
-def test_what_a_kill_leaves_while_starting_or_writing_does_not_count(tmp_path: Path) -> None:
-    (tmp_path / ".partial-fingerprint").write_text("ma")
-    chunks = Chunks(tmp_path, "mark")
-    assert chunks.owner() is None
-    chunks.open()
-    (tmp_path / ".partial-chunk-000000.parquet").write_bytes(b"PAR1")
-    assert 0 not in chunks
-    chunks.write(0, table(1.0))
-    assert chunks.read(0).equals(table(1.0))
-    assert names(tmp_path) == ["chunk-000000.parquet", "fingerprint"]
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_line_hides_no_other(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"step": 0}\n' + damage + b'\n{"step": 2}\n')
+    assert readable_lines(path) == ([{"step": 0}, {"step": 2}], [2])
+    path.write_bytes(b'{"step": 0}\n' + damage)
+    assert readable_lines(path) == ([{"step": 0}], [])
 
 
-@pytest.mark.parametrize("act", [Chunks.owner, Chunks.open])
-def test_a_strangers_folder_is_left_alone(tmp_path: Path, act: Callable[[Chunks], None]) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match="holds files that prepo did not write"):
-        act(Chunks(tmp_path, "mark"))
-    assert names(tmp_path) == ["notes.txt"]
-
-
-def test_chunks_half_deleted_by_a_kill_are_still_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chunks = Chunks(tmp_path / "partial", "old")
-    chunks.open()
-    for number in range(3):
-        chunks.write(number, table(float(number)))
-    kill_after(2, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        chunks.delete()
-    monkeypatch.undo()
-    assert chunks.owner() == "old"
-    fresh = Chunks(tmp_path / "partial", "new")
-    fresh.open()
-    assert [number for number in range(3) if number in fresh] == []
+@given(st.lists(st.one_of(st.integers(0, 9), st.sampled_from(DAMAGE))), st.booleans())
+def test_lines_and_damage_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[int | bytes], ended: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "lines.jsonl"
+    written = [line if isinstance(line, bytes) else json.dumps({"step": line}).encode() for line in lines]
+    path.write_bytes(b"\n".join(written) + b"\n" * (ended and bool(lines)))
+    damaged = [number for number, line in enumerate(lines, 1) if isinstance(line, bytes)]
+    if lines and not ended and isinstance(lines[-1], bytes):
+        damaged = damaged[:-1]
+    assert readable_lines(path) == ([{"step": line} for line in lines if isinstance(line, int)], damaged)

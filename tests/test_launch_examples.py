@@ -175,12 +175,14 @@ def test_one_node_goes_on_where_a_checkpoint_is(tmp_path: Path) -> None:
     (run / "config.yaml").touch()
     assert submit("one_node.sbatch", tmp_path, "-m", "prepo_cli", "train")[1] == [first]
     again = submit("one_node.sbatch", tmp_path, "-m", "prepo_cli", "train", SLURM_RESTART_COUNT="1")
-    assert again[1] == [f"{first} --overwrite"]
+    assert again[1] == [f"{first} --overwrite --break-lock"]
     (run / "checkpoints" / "step-000010").mkdir(parents=True)
     half_written = submit("one_node.sbatch", tmp_path, "-m", "prepo_cli", "train")
     assert half_written[1] == [first]
     (run / "checkpoints" / "step-000010" / "state.json").touch()
     assert submit("one_node.sbatch", tmp_path, "-m", "prepo_cli", "train")[1] == [f"{first} --resume"]
+    again = submit("one_node.sbatch", tmp_path, "-m", "prepo_cli", "train", SLURM_RESTART_COUNT="1")
+    assert again[1] == [f"{first} --resume --break-lock"]
     assert submit("one_node.sbatch", tmp_path, "-m", "prepo_cli", "train", TRAIN_CODE="1")[0] != 0
     code, calls, messages = submit("one_node.sbatch", tmp_path)
     assert (code, calls) == (2, []) and "nothing to train; run: sbatch" in messages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -113,3 +114,48 @@ def test_runs_as_a_module() -> None:
         [sys.executable, "-m", "prepo_cli", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == f"prepo {__version__}\n"
+
+
+def test_a_message_is_one_harmless_line(failing: Callable[[BaseException], None], capsys: Capture) -> None:
+    failing(UsageError("no file '\x1b]0;x\x07\u202e\udc80'\nprepo: http://me:secret@host/?token=x is down"))
+    assert exit_code("--debug", "fail") == 2
+    shown = capsys.readouterr().err
+    assert shown.endswith("prepo: no file '\\x1b]0;x\\x07\\u202e\\udc80' prepo: http://***@host/?*** is down\n")
+    assert "\x1b" not in shown and "secret" not in shown
+
+
+@pytest.mark.parametrize("code", [0, 3, None])
+def test_sys_exit_is_a_failure(code: int | None, failing: Callable[[BaseException], None], capsys: Capture) -> None:
+    failing(SystemExit(code))
+    assert exit_code("fail") == 1
+    assert capsys.readouterr().err == (
+        f"prepo: something called sys.exit({code}), which ends no command; remove that from your own code\n"
+    )
+
+
+def test_an_argument_that_is_no_text_is_refused(capsys: Capture) -> None:
+    assert exit_code("strategies", os.fsdecode(b"a\xffb")) == 2
+    assert "a\\udcffb is not valid UTF-8" in capsys.readouterr().err
+
+
+def shell(command: str, **environment: str) -> tuple[int, str, str]:
+    line = command.replace("prepo", f"{sys.executable} -m prepo_cli")
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, capture_output=True, env=os.environ | environment, check=False
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def test_output_that_nobody_reads_is_no_error_message() -> None:
+    assert shell("prepo strategies | true; exit ${PIPESTATUS[0]}") == (1, "", "")
+    assert shell("prepo strategies --json | true; exit ${PIPESTATUS[0]}") == (1, "", "")
+    assert shell("prepo strategies >&-") == (0, "", "")
+    code, _, error = shell("prepo --version >/dev/full")
+    assert code == 1 and error.count("\n") == 1 and error.startswith("prepo: ")
+
+
+def test_a_terminal_without_unicode_or_room_is_no_error() -> None:
+    code, out, error = shell("prepo strategies ppl-schedule", PYTHONIOENCODING="ascii", COLUMNS="20", NO_COLOR="1")
+    assert (code, error) == (0, "") and out.isascii() and "\x1b" not in out
+    code, out, error = shell("prepo strategies größe", PYTHONIOENCODING="ascii")
+    assert (code, out) == (2, "") and error.startswith("prepo: unknown strategy 'größe'")

@@ -54,6 +54,7 @@ def compare(
     skip_bad_rows: run_flags.SkipBadRows = False,
     config: run_flags.Config = None,
     set_: run_flags.Set = None,
+    break_lock: run_flags.BreakLock = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the comparison as one JSON object.")] = False,
 ) -> None:
     """Compare recipes by accuracy and by what it costs, with uncertainty over seeds and prompts.
@@ -76,28 +77,35 @@ def compare(
         raise UsageError("settings of training runs need --recipes or --ablate, which say what to train")
     if not study and not runs:
         raise UsageError("nothing to compare; pass run folders, or recipes to train with --recipes")
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UsageError(f"--output-dir {output_dir} is a file; choose a folder")
     from prepo_cli.comparison.analysis import as_json
     from prepo_cli.comparison.analysis import compare as compare_runs
+    from prepo_cli.comparison.output import claimed
     from prepo_cli.comparison.runs import read_run
+    from prepo_cli.ownership import refuse_non_folder
 
+    refuse_non_folder(output_dir)
     known = [read_run(folder) for folder in runs or []]  # before training, which takes longer than a wrong path
     planned = _planned(recipes, ablate, seeds, output_dir, settings, config or [], set_ or []) if study else []
     if planned:
-        _train(planned, jobs, baseline, {run.recipe for run in known})
+        from prepo_cli.comparison.launch import train_missing
+
+        _refuse_baseline(planned, baseline, {run.recipe for run in known})
+        with claimed(output_dir, planned, break_lock):
+            train_missing(planned, jobs)
     known += [read_run(run.folder) for run in planned]
     comparison = compare_runs(known, baseline=baseline, target=target)
-    pictures = _written(comparison, output_dir)
+    with claimed(output_dir, planned, break_lock):
+        pictures = _written(comparison, output_dir)
     if json_output:
         import json
 
         typer.echo(json.dumps(as_json(comparison) | {"page": str(output_dir / "page.html")}))
     else:
         from prepo_cli.comparison.tables import show
+        from prepo_cli.terminal import line
 
         show(comparison)
-        typer.echo(f"written: {output_dir / 'page.html'} and {len(pictures)} pictures, as PNG and SVG")
+        line(f"written: {output_dir / 'page.html'} and {len(pictures)} pictures, as PNG and SVG")
 
 
 def _planned(
@@ -116,9 +124,8 @@ def _planned(
     return plan(choices, parse_seeds(seeds), root, config, settings, sets)
 
 
-def _train(planned: list[PlannedRun], jobs: int, baseline: str | None, others: set[str]) -> None:
-    """Train what is missing, once it is sure that there will be a baseline."""
-    from prepo_cli.comparison.launch import train_missing
+def _refuse_baseline(planned: list[PlannedRun], baseline: str | None, others: set[str]) -> None:
+    """Make sure, before training, that there will be a baseline."""
     from prepo_cli.comparison.runs import recipe_label
     from strategies.registry import did_you_mean
 
@@ -128,7 +135,6 @@ def _train(planned: list[PlannedRun], jobs: int, baseline: str | None, others: s
             f"--baseline {baseline}: not among the recipes{did_you_mean(baseline, recipes)}; "
             f"known: {'; '.join(sorted(recipes))}"
         )
-    train_missing(planned, jobs)
 
 
 def _written(comparison: Comparison, folder: Path) -> dict[str, Path]:
@@ -137,7 +143,6 @@ def _written(comparison: Comparison, folder: Path) -> dict[str, Path]:
     from prepo_cli.comparison.page import write_page
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         pictures = draw(comparison, folder)
         write_page(folder / "page.html", comparison)
     except OSError as error:

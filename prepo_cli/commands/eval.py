@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prepo_cli.commands import run_flags
 from prepo_cli.commands.run_flags import VERDICT_HELP
 from prepo_cli.errors import UsageError
 from prepo_cli.startup import large_imports
@@ -60,6 +61,7 @@ def evaluate_command(
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite the evaluation in the folder.")] = False,
+    break_lock: run_flags.BreakLock = False,
 ) -> None:
     """Sample k answers to every prompt: avg@k, pass@j and maj@k with 95% intervals.
 
@@ -114,7 +116,7 @@ def evaluate_command(
     with large_imports():
         from prepo_cli.evaluation.session import run_evaluation
 
-    summary = run_evaluation(config, overwrite=overwrite)
+    summary = run_evaluation(config, overwrite=overwrite, break_lock=break_lock)
     if json_output:
         import json
 

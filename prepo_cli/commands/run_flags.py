@@ -38,6 +38,10 @@ Engine = Annotated[str | None, typer.Option(help="Generation engine: hf (default
 PromptColumn = Annotated[str | None, typer.Option(help="Column with the prompts.")]
 AnswerColumn = Annotated[str | None, typer.Option(help="Column with the gold answers.")]
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Skip rows that can't be used, and count them.")]
+BreakLock = Annotated[
+    bool,
+    typer.Option("--break-lock", help="Take over the output from a process of another machine that has ended."),
+]
 Config = Annotated[list[Path] | None, typer.Option(help="YAML configuration file; repeatable, later files win.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: training.learning_rate=1e-5; repeatable.")]
 

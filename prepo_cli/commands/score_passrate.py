@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prepo_cli.commands import run_flags
 from prepo_cli.commands.run_flags import VERDICT_HELP
 from prepo_cli.commands.score_ppl import beside
 from prepo_cli.errors import UsageError
@@ -60,6 +61,8 @@ def score_passrate(
         typer.Option("--set", help="Any setting of engine or rewards: rewards.correct_reward=0.5; repeatable."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a figure to this PNG file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an output of this command.")] = False,
+    break_lock: run_flags.BreakLock = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Add the pass rate of every prompt to a dataset: the share of k samples that are correct.
@@ -68,7 +71,8 @@ def score_passrate(
     (mean tokens of a completion) and pass_context (how it was measured). The report says how many prompts are always or
     never solved: as long as that lasts, their rollouts teach nothing. `--recipe sgpo` trains by these pass rates.
 
-    Run the same command again to resume an interrupted scoring.
+    Run the same command again to resume an interrupted scoring. An output that exists is replaced with --overwrite, and
+    only if this command wrote it.
 
     \b
     Examples:
@@ -109,10 +113,14 @@ def score_passrate(
         config = PassRateConfig.model_validate(settings)
     except ValidationError as error:
         raise UsageError(validation_message(error)) from error
+    if plot is not None:
+        from prepo_cli.reporting.figures import refuse_plot
+
+        refuse_plot(plot, overwrite)
     with large_imports():
         from prepo_cli.evaluation.passrate_scoring import score_pass_rates
 
-    report = score_pass_rates(config)
+    report = score_pass_rates(config, overwrite=overwrite, break_lock=break_lock)
     if plot is not None:
         from prepo_cli.reporting.pass_rates import pass_rate_figure
 
@@ -126,7 +134,7 @@ def score_passrate(
 
 
 def _show(report: dict[str, Any], name: str, plot: Path | None) -> None:
-    from prepo_cli.terminal import table
+    from prepo_cli.terminal import line, table
 
     k, group = report["k"], report["zero_variance"]
 
@@ -162,7 +170,7 @@ def _show(report: dict[str, Any], name: str, plot: Path | None) -> None:
     for count, why in (("timeouts", "took too long to check"), ("errors", "could not be scored")):
         if report[count]:
             typer.echo(f"{report[count]:,} completions {why} and count as wrong")
-    typer.echo(f"written: {report['output']}" + (f", {plot}" if plot else ""))
+    line(f"written: {report['output']}" + (f", {plot}" if plot else ""))
 
 
 def _show_by_perplexity(parts: list[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prepo_cli.commands import run_flags
 from prepo_cli.errors import UsageError
 from prepo_cli.startup import large_imports
 
@@ -45,6 +46,8 @@ def score_ppl(
         bool, typer.Option("--skip-bad-rows", help="Skip rows that can't be used, and count them.")
     ] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a histogram to this PNG file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an output of this command.")] = False,
+    break_lock: run_flags.BreakLock = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Add the perplexity of every prompt to a dataset, and print the distribution.
@@ -53,7 +56,8 @@ def score_ppl(
     ppl-schedule:source=stored`, score with the model, system prompt and template arguments that the run will train
     with; the run warns if they differ.
 
-    Run the same command again to resume an interrupted scoring.
+    Run the same command again to resume an interrupted scoring. An output that exists is replaced with --overwrite, and
+    only if this command wrote it.
 
     \b
     Examples:
@@ -87,10 +91,14 @@ def score_ppl(
         config = ScoringConfig.model_validate(settings)
     except ValidationError as error:
         raise UsageError(validation_message(error)) from error
+    if plot is not None:
+        from prepo_cli.reporting.figures import refuse_plot
+
+        refuse_plot(plot, overwrite)
     with large_imports():
         from prepo_cli.evaluation.ppl_scoring import score_dataset
 
-    report, ppl_N = score_dataset(config)
+    report, ppl_N = score_dataset(config, overwrite=overwrite, break_lock=break_lock)
     if plot is not None:
         from prepo_cli.reporting.figures import perplexity_histogram
 
@@ -113,7 +121,7 @@ def beside(dataset: str, column: str) -> Path:
 
 
 def _show(report: dict[str, Any], plot: Path | None) -> None:
-    from prepo_cli.terminal import table
+    from prepo_cli.terminal import line, table
 
     rows = [["prompts", f"{report['prompts']:,}"], ["scored", f"{report['scored']:,}"]]
     if report["scored"]:
@@ -121,4 +129,4 @@ def _show(report: dict[str, Any], plot: Path | None) -> None:
         rows += [[f"decile {i}", f"{value:,.3f}"] for i, value in enumerate(report["deciles"], 1)]
     rows += [["seconds", f"{report['seconds']:,.1f}"], ["prompts / s", f"{report['prompts_per_second']:,.1f}"]]
     table("prompt perplexity", ["", "value"], rows)
-    typer.echo(f"written: {report['output']}" + (f", {plot}" if plot else ""))
+    line(f"written: {report['output']}" + (f", {plot}" if plot else ""))

@@ -58,7 +58,7 @@ def _console() -> Console:
 
     from rich.console import Console
 
-    return Console(width=get_terminal_size((120, 24)).columns, markup=False, highlight=False)
+    return Console(width=get_terminal_size((120, 24)).columns, markup=False, emoji=False, highlight=False)
 
 
 def _print_table(cards: list[dict[str, Any]]) -> None:

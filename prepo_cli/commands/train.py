@@ -39,6 +39,7 @@ def train(
     set_: run_flags.Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite the run in the run folder.")] = False,
+    break_lock: run_flags.BreakLock = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Train a model with reinforcement learning on verifiable rewards.
@@ -76,7 +77,7 @@ def train(
     with large_imports():
         from prepo_cli.training.train import train as run
 
-    summary = run(resolved, resume=resume, overwrite=overwrite)
+    summary = run(resolved, resume=resume, overwrite=overwrite, break_lock=break_lock)
     if summary is None:  # not the main process
         return
     if json_output:

@@ -22,6 +22,8 @@ from prepo_cli.errors import UsageError
 from prepo_cli.statistics import FloatArray
 
 Row = Mapping[str, Any]
+LONGEST_LINE = 2**24
+"""Characters of a file's first line that are read to tell whether verl wrote it."""
 
 TRL_STATE = "trainer_state.json"
 TRL_METRICS = {
@@ -79,11 +81,13 @@ def _trl(path: Path) -> Run:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         history: list[Row] = state["log_history"]
+        if not all(isinstance(row, dict) for row in history):
+            raise TypeError
         rows = [row for row in history if "reward" in row]
         steps_S = _column(rows, "step")
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}:{error.lineno}: not JSON; copy it again, or pass another checkpoint") from error
-    except (UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path} has no log_history of a Trainer; pass the output folder of a GRPOTrainer") from error
     evaluation = next((key for row in history for key in row if TRL_EVALUATION.fullmatch(key)), None)
     if not rows and evaluation is None:
@@ -169,7 +173,8 @@ def _trl_state(path: Path) -> Path | None:
     """The newest `trainer_state.json`: the output folder's own, else the last checkpoint's."""
     if path.name == TRL_STATE or (path / TRL_STATE).is_file():
         return path if path.name == TRL_STATE else path / TRL_STATE
-    steps = {int(state.parent.name[11:]): state for state in path.glob(f"checkpoint-[0-9]*/{TRL_STATE}")}
+    names = {state: state.parent.name.removeprefix("checkpoint-") for state in path.glob(f"checkpoint-*/{TRL_STATE}")}
+    steps = {int(step): state for state, step in names.items() if step.isdecimal()}
     return steps[max(steps)] if steps else None
 
 
@@ -183,8 +188,8 @@ def _verl_log(path: Path) -> Path | None:
 def _is_verl(path: Path) -> bool:
     with path.open(encoding="utf-8", errors="replace") as file:
         try:
-            first = json.loads(file.readline())
-        except json.JSONDecodeError:
+            first = json.loads(file.readline(LONGEST_LINE))
+        except (ValueError, RecursionError):
             return False
     return isinstance(first, dict) and "step" in first and isinstance(first.get("data"), dict)
 

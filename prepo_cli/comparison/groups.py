@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from prepo_cli.comparison.result import Run
 from prepo_cli.errors import UsageError
 from prepo_cli.statistics import FloatArray
 from strategies.types import IntArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MOST_FILES = 400
 """Files that are read for a whole comparison, spread evenly over runs and steps."""
@@ -84,8 +88,12 @@ def _read(path: Path) -> tuple[FloatArray, FloatArray, FloatArray]:
         with pq.ParquetFile(path) as file:
             known = file.schema_arrow.names
             table = file.read(columns=[name for name in ("group", "correct", "ppl") if name in known])
-    except (pa.ArrowException, OSError) as error:
+        return _columns(path, table)
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         raise UsageError(f"{path} is damaged; delete it to compare without it") from error
+
+
+def _columns(path: Path, table: pa.Table) -> tuple[FloatArray, FloatArray, FloatArray]:
     if not {"group", "correct"} <= set(table.column_names):
         raise UsageError(f"{path} has no columns 'group' and 'correct'; delete it to compare without it")
     _, first_G, group_N, size_G = np.unique(
@@ -94,5 +102,5 @@ def _read(path: Path) -> tuple[FloatArray, FloatArray, FloatArray]:
     correct_N = table["correct"].to_numpy().astype(np.float64)
     ppl_N = np.full(len(group_N), np.nan)
     if "ppl" in table.column_names:
-        ppl_N = table["ppl"].cast(pa.float64()).to_numpy()
+        ppl_N = table["ppl"].cast("float64").to_numpy()
     return size_G.astype(np.float64), np.bincount(group_N, weights=correct_N) / size_G, ppl_N[first_G]

@@ -17,6 +17,8 @@ from prepo_cli.statistics import FloatArray
 
 BLOCK_BYTES = 2**22
 """Bytes that pyarrow parses at a time, in parallel; a longer line is read without it."""
+MOST = 2**1000
+"""Whole numbers from here on are skipped as no float holds them."""
 
 
 def read_columns(path: Path) -> dict[str, FloatArray]:
@@ -51,7 +53,7 @@ def objects(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, dict[str, A
     for number, line in enumerate(lines):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise UsageError(f"{path}:{number + 1}: not a JSON object; mend or delete this line")
@@ -78,14 +80,18 @@ def _columns_by_arrow(content: bytes) -> dict[str, FloatArray] | None:
     import pyarrow as pa
     from pyarrow import json as arrow_json
 
-    if not content.isascii():
+    characters = np.frombuffer(content, np.uint8)
+    starts = np.append(0, np.flatnonzero(characters == ord("\n")) + 1)
+    starts = starts[starts < len(content)]
+    # pyarrow crashes on some lines that are no objects, such as a null.
+    if not content.isascii() or (characters[starts] != ord("{")).any():
         return None
     numbers = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating)
     try:
         table = arrow_json.read_json(pa.BufferReader(content), arrow_json.ReadOptions(block_size=BLOCK_BYTES))
     except pa.ArrowException:
         return None
-    if table.num_rows != content.count(b"\n") + (not content.endswith(b"\n")):
+    if table.num_rows != len(starts):
         return None
     return {
         field.name: table[i].cast(pa.float64(), safe=False).to_numpy()
@@ -101,9 +107,9 @@ def _columns_by_line(path: Path, lines: Sequence[str]) -> dict[str, FloatArray]:
             try:
                 columns[key][number] = value
             except KeyError:
-                if isinstance(value, int | float):
+                if isinstance(value, float) or (isinstance(value, int) and abs(value) < MOST):
                     columns[key] = array("d", [np.nan]) * len(lines)
                     columns[key][number] = value
-            except TypeError:
+            except (TypeError, OverflowError):
                 continue
     return {key: np.frombuffer(column) for key, column in columns.items()}

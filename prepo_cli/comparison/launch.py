@@ -18,7 +18,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from prepo_cli.comparison.plan import PlannedRun
+from prepo_cli import signals
+from prepo_cli.comparison.plan import LOGS, PlannedRun
 from prepo_cli.comparison.study_display import StudyDisplay
 from prepo_cli.config import to_yaml
 from prepo_cli.engines import ENGINES
@@ -28,7 +29,6 @@ from prepo_cli.machine import cores
 from prepo_cli.terminal import say
 
 POLL_SECONDS = 0.5
-LOGS = "logs"
 THREADS = "OMP_NUM_THREADS"
 """Left as it is where the user has set it."""
 DIE_WITH_PARENT = 1
@@ -72,7 +72,7 @@ def train_missing(runs: Sequence[PlannedRun], jobs: int) -> None:
             for job in [job for job in active if job.process.poll() is not None]:
                 active.remove(job)
                 if job.process.returncode != 0 and not stopped():
-                    failed[job.run.folder] = reason(job.process.returncode, log_of(job.run))
+                    failed[job.run.folder] = reason(job.process.returncode, job.run.log)
                     say(f"{job.run.folder.name} failed: {failed[job.run.folder]}")
             display.update({job.run.folder: monotonic() - job.started for job in active}, failed)
     if stopped():
@@ -83,11 +83,6 @@ def train_missing(runs: Sequence[PlannedRun], jobs: int) -> None:
             f"{len(failed)} of {len(runs)} runs failed; {folder.name}: {why}; the same command tries again, and logs "
             f"are in {folder.parent / LOGS}"
         )
-
-
-def log_of(run: PlannedRun) -> Path:
-    """The file that a run's messages go to."""
-    return run.folder.parent / LOGS / f"{run.folder.name}.log"
 
 
 def reason(code: int, log: Path) -> str:
@@ -115,20 +110,19 @@ def environment(slot: int, jobs: int, cores: int, devices: Sequence[str]) -> dic
 
 
 def _start(run: PlannedRun, slot: int, shared: Mapping[str, str]) -> Job:
-    log = log_of(run)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    settings = log.with_suffix(".yaml")
-    atomic_write(settings, to_yaml(run.config))
-    command = [sys.executable, "-m", "prepo_cli", "train", "--config", str(settings), "--json"]
-    command.append("--resume" if run.resumable else "--overwrite")
+    run.log.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(run.settings, to_yaml(run.config))
+    command = [sys.executable, "-m", "prepo_cli", "train", "--config", str(run.settings), "--json"]
+    if run.is_begun:
+        command.append("--resume" if run.resumable else "--overwrite")
     shared = {name: value for name, value in shared.items() if name != THREADS or name not in os.environ}
-    with log.open("ab") as file:
+    with run.log.open("ab") as file:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=file,
-            env=os.environ | shared,
+            env=os.environ | shared | run.config.engine.secret_environment,
             start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
@@ -157,14 +151,14 @@ def _forwarding_signals(active: Sequence[Job]) -> Iterator[Callable[[], bool]]:
 
     def forward(number: int, frame: Any) -> None:
         received.append(number)
+        if number == signal.SIGHUP:
+            signals.leave_terminal()
         for job in active:
-            job.process.send_signal(signal.SIGTERM)
+            job.process.send_signal(signal.SIGTERM if number in signals.INSISTENT else number)
 
-    before: Mapping[int, Any] = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(received)
+        with signals.handled(forward):
+            yield lambda: bool(received)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         for job in active:  # an error of our own
             job.process.terminate()

@@ -10,6 +10,7 @@ from typing import Any
 
 from prepo_cli.config import read_yaml, recipe_path, resolve
 from prepo_cli.errors import UsageError
+from prepo_cli.ownership import refuse_non_folder
 from prepo_cli.reporting.run_folder import RunFolder, differences
 from prepo_cli.sections import RunConfig
 from strategies.base import SLOTS
@@ -17,6 +18,7 @@ from strategies.registry import did_you_mean
 from strategies.strategy_set import SLOT_DEFAULTS, resolve_slots
 
 MOST_SEEDS = 1000
+LOGS = "logs"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,26 @@ class PlannedRun:
     def finished(self) -> bool:
         """Whether the folder holds the finished run."""
         return (self.folder / "summary.json").is_file()
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the folder holds anything."""
+        return RunFolder(self.folder).in_use
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the folder was made for a run."""
+        return RunFolder(self.folder).is_ours
+
+    @property
+    def log(self) -> Path:
+        """The file that the run's messages go to."""
+        return self.folder.parent / LOGS / f"{self.folder.name}.log"
+
+    @property
+    def settings(self) -> Path:
+        """The file that its process reads the configuration from."""
+        return self.log.with_suffix(".yaml")
 
     @property
     def resumable(self) -> bool:
@@ -148,6 +170,7 @@ def plan(
 
 
 def _refuse_another_run(run: PlannedRun) -> None:
+    refuse_non_folder(run.folder)
     written = run.folder / "config.yaml"
     if written.is_file():
         for key, before, now in differences(read_yaml(written), run.config):
@@ -155,5 +178,5 @@ def _refuse_another_run(run: PlannedRun) -> None:
                 f"{run.folder} holds a run with different settings: {key} is {before!r:.300}, not {now!r:.300}; choose "
                 "another --output-dir"
             )
-    elif RunFolder(run.folder).in_use:
+    elif run.is_begun and not run.is_ours:
         raise UsageError(f"{run.folder} holds other files; empty it, or choose another --output-dir")

@@ -87,11 +87,15 @@ def _read(path: Path, recipe: int, run: str) -> Iterator[Row]:
         rows = mixed(kinds["fate"], kinds["correct"])[:ROLLOUTS]
         columns = [column for column in SHOWN if column in pq.read_schema(path).names]
         table = pq.read_table(path, columns=columns).take(rows)
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"can't read the rollouts in {path}; delete the file to compare without it") from error
-    step = int(path.stem.removeprefix("step_"))
-    for row in table.to_pylist():
-        yield {"recipe": recipe, "run": run, "step": step, **_shown(row)}
+    step = path.stem.removeprefix("step_").lstrip("0")
+    try:
+        shown = [_shown(row) for row in table.to_pylist()]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"can't read the rollouts in {path}; delete the file to compare without it") from error
+    for row in shown:
+        yield {"recipe": recipe, "run": run, "step": int(step or 0), **row}
 
 
 def _shown(row: Mapping[str, Any]) -> Row:

@@ -14,14 +14,26 @@ import numpy as np
 from prepo_cli.comparison.foreign import read_foreign
 from prepo_cli.comparison.jsonl import objects, read_columns, read_objects
 from prepo_cli.comparison.result import Run
-from prepo_cli.config import CUSTOM, read_yaml
-from prepo_cli.errors import UsageError
+from prepo_cli.comparison.schema import (
+    Cost,
+    EvaluationLine,
+    EvaluationSummary,
+    StartedSummary,
+    TrainingSummary,
+    checked,
+    read_config,
+)
+from prepo_cli.config import CUSTOM
+from prepo_cli.errors import UsageError, one_line
 from prepo_cli.evaluation.folder import EvaluationFolder
 from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.statistics import FloatArray
 from strategies.errors import StrategyError
 from strategies.registry import Spec, parse
 from strategies.strategy_set import SLOT_DEFAULTS, resolve_slots
+
+SUMMARY = "summary.json"
+COPY_AGAIN = "copy it again from where the run was made"
 
 
 def read_run(path: Path) -> Run:
@@ -30,9 +42,16 @@ def read_run(path: Path) -> Run:
     Raises:
         UsageError: there is no run, it is unfinished, or a file is damaged.
     """
+    try:
+        return _read(path)
+    except OSError as error:
+        raise UsageError(f"can't read {error.filename or path} ({error.strerror}); check the path") from error
+
+
+def _read(path: Path) -> Run:
     if not path.exists():
         raise UsageError(f"no such run folder: {path}")
-    summary = _read_summary(path / "summary.json")
+    summary = _read_summary(path / SUMMARY)
     if "strategies" in summary:
         return _training_run(path, summary)
     if "fingerprint" in summary:
@@ -40,6 +59,8 @@ def read_run(path: Path) -> Run:
     run = read_foreign(path)
     if run is not None:
         return run
+    if summary:
+        raise UsageError(f"{path / SUMMARY}: neither strategies nor a fingerprint; {COPY_AGAIN}")
     if (path / "config.yaml").is_file():
         raise UsageError(f"the run in {path} is unfinished; finish it with: prepo train --resume --output-dir {path}")
     if (path / "partial").is_dir():
@@ -70,21 +91,25 @@ def recipe_label(recipe: str, slots: Mapping[str, str]) -> str:
     return " + ".join(map(_short, [selector, *others]))
 
 
-def _training_run(path: Path, summary: Mapping[str, Any]) -> Run:
-    folder = RunFolder(path)
+def _training_run(path: Path, content: Mapping[str, Any]) -> Run:
+    model = StartedSummary if content.get("cost") == {} else TrainingSummary
+    summary = checked(model, content, str(path / SUMMARY), COPY_AGAIN)
+    folder, metric = RunFolder(path), summary.metric
     metrics, lines = read_columns(folder.metrics), read_objects(folder.evaluations)
-    evaluated = bool(lines) and lines[-1].get("step", 0) > 0  # what was measured before training says nothing of it
-    metric = str(summary["metric"])
+    last = np.nan_to_num(metrics["step"][-1], nan=-1) + 1 if "step" in metrics else 0
+    if summary.steps is not None and last != summary.steps and (metrics or folder.metrics.is_file()):
+        raise UsageError(f"{folder.metrics} ends with step {last:,.0f} of {summary.steps:,}; {COPY_AGAIN}")
+    evaluated = bool(lines) and lines[-1].get("step") != 0  # what was measured before training says nothing of it
     return Run(
         name=path.resolve().name,
-        recipe=recipe_label(str(summary["recipe"]), summary["strategies"]),
-        seed=int(summary["seed"]),
+        recipe=recipe_label(summary.recipe, summary.strategies),
+        seed=summary.seed,
         source="prepo",
         folder=path,
-        config=read_yaml(folder.config),
+        config=read_config(folder.config),
         metrics=metrics,
         metric=metric,
-        costs=_costs(summary["cost"]),
+        costs=_costs(summary.cost) if isinstance(summary, TrainingSummary) else {},
         **(_evaluations(folder.evaluations, lines, metric, metrics) if evaluated else {}),
     )
 
@@ -93,35 +118,48 @@ def _evaluations(
     path: Path, lines: Sequence[Mapping[str, Any]], metric: str, metrics: Mapping[str, FloatArray]
 ) -> dict[str, Any]:
     """Accuracy by prompt and its mean at every evaluation, on the prompts of the first, and what each had cost."""
-    ids = lines[0].get("prompt_ids", [])
-    for number, line in enumerate(lines):
-        missing = [key for key in ("prompt_ids", "per_prompt", "rollouts_total", metric) if key not in line]
-        if missing:
-            raise UsageError(f"{path}:{number + 1}: no {missing[0]}; mend or delete this line")
-        if line["prompt_ids"] != ids:
-            raise UsageError(f"{path}:{number + 1}: other prompts than in line 1; the run's evaluation set changed")
-    cost_E = {
-        "rollouts": [line["rollouts_total"] for line in lines],
-        "tokens": [
-            line["tokens_total"] if "tokens_total" in line else _tokens(metrics, line["step"]) for line in lines
-        ],
-        "seconds": [line.get("train_seconds") for line in lines],
+    rows = [_evaluation(f"{path}:{number}", line, metric) for number, line in enumerate(lines, 1)]
+    ids = rows[0].prompt_ids
+    if not all(isinstance(name, str) for name in ids):
+        raise UsageError(f"{path}:1: prompt_ids are not all text; {COPY_AGAIN}")
+    for number, row in enumerate(rows, 1):
+        if row.prompt_ids != ids:
+            raise UsageError(f"{path}:{number}: other prompts than in line 1; the run's evaluation set changed")
+    cost_E: dict[str, list[float | None]] = {
+        "rollouts": [row.rollouts_total for row in rows],
+        "tokens": [_tokens(metrics, row.step) if row.tokens_total is None else row.tokens_total for row in rows],
+        "seconds": [row.train_seconds for row in rows],
     }
     return {
         "prompt_ids": tuple(ids),
-        "evaluations_EP": np.array([line["per_prompt"] for line in lines], dtype=np.float64),
-        "evaluated_E": np.array([line[metric]["value"] for line in lines], dtype=np.float64),
+        "evaluations_EP": np.array([_accuracies(f"{path}:{n}", row, len(ids)) for n, row in enumerate(rows, 1)]),
+        "evaluated_E": np.array([row.accuracy.value for row in rows], dtype=np.float64),
         "cost_E": {axis: np.array(values, dtype=np.float64) for axis, values in cost_E.items() if None not in values},
     }
 
 
-def _costs(cost: Mapping[str, float]) -> dict[str, float]:
-    """The summary's costs by axis, and what they are made of; none of a run without steps."""
-    if not cost:
-        return {}
-    axes = {"rollouts": cost["rollouts_total"], "tokens": cost["tokens_generated"] + cost["tokens_scored"]}
-    parts = {name: value for name, value in cost.items() if name != "rollouts_total"}
-    return {name: float(value) for name, value in (axes | parts).items()}
+def _evaluation(place: str, line: Mapping[str, Any], metric: str) -> EvaluationLine:
+    cure = "mend or delete this line"
+    if metric not in line:
+        raise UsageError(f"{place}: no {metric}; {cure}")
+    return checked(EvaluationLine, {**line, "accuracy": line[metric]}, place, cure)
+
+
+def _accuracies(place: str, row: EvaluationLine, prompts: int) -> FloatArray:
+    """The accuracy of every prompt [P]."""
+    try:
+        values_P = np.array(row.per_prompt)
+    except ValueError:  # lists of several lengths
+        values_P = np.array(None)
+    if values_P.shape != (prompts,) or values_P.dtype.kind not in "if" or not np.isfinite(values_P).all():
+        raise UsageError(f"{place}: per_prompt is not one number for each of {prompts:,} prompts; {COPY_AGAIN}")
+    return values_P.astype(np.float64)
+
+
+def _costs(cost: Cost) -> dict[str, float]:
+    """The summary's costs by axis, and what they are made of."""
+    axes = {"rollouts": cost.rollouts_total, "tokens": cost.tokens_generated + cost.tokens_scored}
+    return axes | {name: value for name, value in cost.model_dump().items() if name != "rollouts_total"}
 
 
 def _tokens(metrics: Mapping[str, FloatArray], step: int) -> float | None:
@@ -136,25 +174,32 @@ def _tokens(metrics: Mapping[str, FloatArray], step: int) -> float | None:
     return total if np.isfinite(total) else None
 
 
-def _evaluation_run(path: Path, summary: Mapping[str, Any]) -> Run:
+def _evaluation_run(path: Path, content: Mapping[str, Any]) -> Run:
     """An evaluation as a run without training; what it evaluated is its recipe."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    folder, k = EvaluationFolder(path, str(summary["fingerprint"])), int(summary["k"])
+    again = "run the evaluation again with --overwrite"
+    summary = checked(EvaluationSummary, content, str(path / SUMMARY), again)
+    folder = EvaluationFolder(path, summary.fingerprint)
     if not folder.samples.is_file():
-        raise UsageError(f"{path} has lost its samples.parquet; run the evaluation again with --overwrite")
-    table = pq.read_table(folder.samples, columns=["prompt_id", "correct"])
-    accuracy_P = table["correct"].to_numpy().reshape(-1, k).mean(axis=1)
+        raise UsageError(f"{path} has lost its samples.parquet; {again}")
+    try:
+        table = pq.read_table(folder.samples, columns=["prompt_id", "correct"])
+        accuracy_P = table["correct"].cast(pa.bool_()).to_numpy().reshape(-1, summary.k).mean(axis=1)
+        prompt_ids = tuple(map(str, table["prompt_id"].to_pylist()[:: summary.k]))
+    except (OSError, ValueError, KeyError) as error:  # the first two are also pyarrow's
+        raise UsageError(f"{folder.samples} is damaged ({one_line(error)}); {again}") from error
     return Run(
         name=path.resolve().name,
-        recipe=str(summary["model"]),
-        seed=int(summary["seed"]),
+        recipe=summary.model,
+        seed=summary.seed,
         source="eval",
         folder=path,
-        config=read_yaml(folder.config),
+        config=read_config(folder.config),
         metrics={},
-        metric=f"avg@{k}",
-        prompt_ids=tuple(table["prompt_id"].to_pylist()[::k]),
+        metric=f"avg@{summary.k}",
+        prompt_ids=prompt_ids,
         evaluations_EP=accuracy_P[None],
         evaluated_E=accuracy_P.mean(keepdims=True),
     )

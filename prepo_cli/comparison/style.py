@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prepo_cli.comparison.result import Comparison
 from prepo_cli.files import atomic_path
+from prepo_cli.reporting.figures import drawable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,13 +127,9 @@ def panels(figure: Figure, names: Sequence[str], xlabel: str, ylabel: str) -> li
 
 
 def label(text: str) -> str:
-    """A name as pictures show it: on one line, cut if long, without characters that the font lacks."""
-    from matplotlib import font_manager
-
-    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
-    line = " ".join(text.split())
-    line = line if len(line) <= LONGEST_LABEL else line[: LONGEST_LABEL - 1] + "…"
-    return "".join(c if font.get_char_index(ord(c)) else "\N{REPLACEMENT CHARACTER}" for c in line)
+    """A name as pictures show it. matplotlib leaves labels that start with an underscore out of legends."""
+    shown = drawable(text, LONGEST_LABEL)
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def log_ticks(axes: Axes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prepo_cli.comparison.result import Comparison, Recipe
 from prepo_cli.statistics import Interval, interval_text
-from prepo_cli.terminal import table
+from prepo_cli.terminal import line, table
 
 HEADINGS = (
     "recipe", "seeds", "final", "difference", "p (Holm)", "P(better)", "cost ratio", "rollouts", "tokens", "seconds"
@@ -16,7 +16,7 @@ def show(comparison: Comparison) -> None:
     rows = [_row(recipe, recipe.name == comparison.baseline) for recipe in comparison.recipes]
     table(_title(comparison), HEADINGS, rows)
     for sentence in (*comparison.verdict, *comparison.notes):
-        print(f"- {sentence}")
+        line(f"- {sentence}")
 
 
 def _title(comparison: Comparison) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import math
+import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
+from prepo_cli.data.rows import NUMBER
 from prepo_cli.errors import UsageError
 from prepo_cli.rewards.answers import last_boxed
 from strategies.registry import did_you_mean
@@ -19,7 +23,12 @@ ANSWER_COLUMNS = (
     "reward_model.ground_truth",
     "solution",
 )
-OPTIONAL_COLUMNS = ("id", "source", "difficulty", "rank", "ppl", "pass_rate")
+LABEL_COLUMNS = ("id", "source")
+NUMBER_COLUMNS = ("difficulty", "rank", "ppl", "pass_rate")
+_QUOTED = r"""(?:'(?:[^'\\\n]|\\.)*+'|"(?:[^"\\\n]|\\.)*+")"""
+TEXTS = re.compile(rf"\[\s*+{_QUOTED}\s*+(?:,\s*+{_QUOTED}\s*+)*+,?\s*+\]")
+"""A flat list of quoted strings."""
+MAX_LIST_CHARS = 2**16
 
 
 def choose(given: str | None, known: Sequence[str], columns: Sequence[str], what: str, dataset: str) -> str:
@@ -88,18 +97,47 @@ def answer_of(cell: Any) -> str | list[str]:
     return answer
 
 
+def number_of(value: Any, name: str) -> float | None:
+    """A cell of a column of numbers, which may hold their text; None if it is missing.
+
+    Raises:
+        ValueError: the cell holds no number, or infinity.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    plain = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    if plain or (isinstance(value, str) and NUMBER.fullmatch(value)):
+        number = float(value)
+        if math.isfinite(number):
+            return number
+    raise ValueError(f"the {name} is not a number: {value!r:.60}")
+
+
+def cell(row: Mapping[str, Any], column: str) -> Any:
+    """A cell of a column, or of a field of a nested column; None if the row lacks it."""
+    if column in row:
+        return row[column]
+    outer, _, inner = column.partition(".")
+    nested = row.get(outer)
+    return nested.get(inner) if isinstance(nested, Mapping) else None
+
+
 def _parse_list(text: str) -> Any:
-    """Parse a list of strings stored as text, as in OlympiadBench; an interval such as [1, 2] stays text."""
-    try:
-        value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    """Parse a list of strings stored as text, as in OlympiadBench; an interval such as [1, 2] stays text.
+
+    Only what is flat reaches Python's parser, so no text can exhaust its stack.
+    """
+    if len(text) > MAX_LIST_CHARS or not TEXTS.fullmatch(text.strip()):
         return text
-    return value if isinstance(value, list) and value and all(isinstance(v, str) for v in value) else text
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):  # an escape that is none
+        return text
 
 
 def _final_answer(value: Any) -> str:
     r"""The final answer of a worked solution: the text after GSM8K's ####, in the last \boxed{}, or all of it."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise ValueError(f"invalid answer {value!r:.60}")
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from prepo_cli.config import ASSETS
+from prepo_cli.data.reading import read_file
 from prepo_cli.errors import UsageError
 
 PROMPTS = 1000
@@ -45,7 +46,8 @@ def embedded_table(name: str, split: str) -> Any:
         raise UsageError(f"the embedded task has no split '{split}'; choose train or test")
     dead = _dead(name, options) if options else None
     file = "dial" if dead is not None and split == "train" else split
-    table = datasets.load_dataset("json", data_files=str(ASSETS / "task" / f"{file}.jsonl"), split="train")
+    rows = read_file(ASSETS / "task" / f"{file}.jsonl", skip_bad_rows=False, text=()).table
+    table = datasets.Dataset(rows, fingerprint=f"embedded-{file}")
     if file != "dial":
         return table
     wanted, rows = counts(dead or 0.0), list[int]()

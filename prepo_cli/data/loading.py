@@ -1,36 +1,39 @@
 """Load prompts and gold answers, and validate every row before training starts.
 
-Which columns are used and how cells are read is in columns.py, file formats are in tables.py. Rows are validated in
-Arrow batches and fetched on demand; the data stays memory-mapped.
+Which columns are used and how cells are read is in columns.py, where rows come from in tables.py, what makes a row bad
+in validation.py. Rows are fetched on demand; the data stays memory-mapped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
+from os.path import exists
 from typing import Any
 
 import numpy as np
 
 from prepo_cli.data.columns import (
     ANSWER_COLUMNS,
-    OPTIONAL_COLUMNS,
+    LABEL_COLUMNS,
+    NUMBER_COLUMNS,
     PROMPT_COLUMNS,
     answer_of,
+    cell,
     choose,
     messages_of,
+    number_of,
     question_of,
 )
 from prepo_cli.data.short_names import by_short_name
-from prepo_cli.data.tables import load_folder_or_hub, load_table
-from prepo_cli.data.vectorised import has_duplicates, rows_to_inspect
+from prepo_cli.data.tables import Table, load_folder_or_hub, load_table
+from prepo_cli.data.validation import bad_rows
+from prepo_cli.data.vectorised import holds_numbers
 from prepo_cli.errors import UsageError
 from prepo_cli.sections import PromptsConfig
 from prepo_cli.terminal import progress
 from strategies.types import Prompt
 
-ROWS_PER_CHECK = 10_000
 LARGE = 200_000
 """Validation shows a progress bar from this many rows on."""
 CACHED_ROWS = 8192
@@ -39,13 +42,25 @@ CACHED_ROWS = 8192
 class PromptDataset:
     """Prompts with gold answers, indexed by row number."""
 
-    def __init__(self, name: str, table: Any, prompt_column: str, answer_column: str | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        table: Any,
+        prompt_column: str,
+        answer_column: str | None,
+        place: Callable[[int], str] | None = None,
+    ) -> None:
+        """`place` is what messages call a row of the table, such as its file and line."""
         self.name, self.table = name, table
+        self._place = place or (lambda row: f"{name}, row {row + 1}")
         self.prompt_column, self.answer_column = prompt_column, answer_column
         self.notes = [f"prompts from column '{prompt_column}'"]
         if answer_column:
             self.notes.append(f"answers from column '{answer_column}'")
-        self.columns = frozenset(c for c in OPTIONAL_COLUMNS if c in table.column_names)
+        optional = [name for name in (*LABEL_COLUMNS, *NUMBER_COLUMNS) if name in table.column_names]
+        labels = [name for name in optional if name in NUMBER_COLUMNS and not holds_numbers(table, name)]
+        self.columns = frozenset(optional) - set(labels)
+        self.notes += [f"column '{name}' is not used: it holds no numbers" for name in labels]
         self.skipped = 0
         self._rows: np.ndarray[Any, np.dtype[np.int64]] | None = None
         self._row = lru_cache(maxsize=CACHED_ROWS)(self._fetch)
@@ -56,19 +71,20 @@ class PromptDataset:
     def prompt(self, index: int) -> Prompt:
         """The row as strategies see it; its id defaults to the row number."""
         row = self._row(index)
+        numbers = {name: number_of(row[name], name) for name in NUMBER_COLUMNS if name in self.columns}
         return Prompt(
             index=index,
             id=str(index if row.get("id") is None else row["id"]),
             source=None if row.get("source") is None else str(row["source"]),
-            difficulty=_number(row.get("difficulty")),
-            rank=_number(row.get("rank")),
-            ppl=_number(row.get("ppl")),
-            pass_rate=_number(row.get("pass_rate")),
+            difficulty=numbers.get("difficulty"),
+            rank=numbers.get("rank"),
+            ppl=numbers.get("ppl"),
+            pass_rate=numbers.get("pass_rate"),
         )
 
     def messages(self, index: int) -> list[dict[str, str]]:
         """The prompt as chat messages."""
-        return messages_of(_cell(self._row(index), self.prompt_column))
+        return messages_of(cell(self._row(index), self.prompt_column))
 
     def question(self, index: int) -> str:
         """The text of the last user message."""
@@ -76,7 +92,7 @@ class PromptDataset:
 
     def answer(self, index: int) -> str | list[str] | None:
         """The gold answer, or a list of them."""
-        return None if self.answer_column is None else answer_of(_cell(self._row(index), self.answer_column))
+        return None if self.answer_column is None else answer_of(cell(self._row(index), self.answer_column))
 
     def fields(self, index: int) -> dict[str, Any]:
         """All columns of the row for reward functions, with `answer` set to the gold answer."""
@@ -87,36 +103,28 @@ class PromptDataset:
         """The rows that passed validation, as a `datasets.Dataset`."""
         return self.table if self._rows is None else self.table.select(self._rows)
 
-    def check(self, skip_bad_rows: bool, where: str) -> None:
-        """Validate every row; `where` is what error messages call a row.
+    def place(self, index: int) -> str:
+        """What messages call the row: its file, and its number there."""
+        return self._place(int(index if self._rows is None else self._rows[index]))
+
+    def check(self, skip_bad_rows: bool) -> None:
+        """Validate every row.
 
         Raises:
             UsageError: a row is bad (unless `skip_bad_rows`), or no usable row is left.
         """
         if len(self.table) >= LARGE:
             with progress(f"check {self.name}", len(self.table), "rows") as advance:
-                self._check(skip_bad_rows, where, advance)
+                self._check(skip_bad_rows, advance)
         else:
-            self._check(skip_bad_rows, where, lambda rows: None)
+            self._check(skip_bad_rows, lambda rows: None)
 
-    def _check(self, skip_bad_rows: bool, where: str, advance: Callable[[int], None]) -> None:
+    def _check(self, skip_bad_rows: bool, advance: Callable[[int], None]) -> None:
         bad: list[int] = []
-        seen: set[str] | None = set() if "id" in self.columns and has_duplicates(self.table, "id") else None
-        for index, row in self._rows_to_inspect(seen is not None, advance):
-            try:
-                messages_of(_cell(row, self.prompt_column))
-                if self.answer_column is not None:
-                    answer_of(_cell(row, self.answer_column))
-                if seen is not None and row["id"] is not None:
-                    if str(row["id"]) in seen:
-                        raise ValueError(f"duplicate id '{row['id']}'")
-                    seen.add(str(row["id"]))
-            except ValueError as fault:
-                if not skip_bad_rows:
-                    raise UsageError(
-                        f"{self.name}, {where} {index + 1}: {fault}; fix it, or skip bad rows with --skip-bad-rows"
-                    ) from None
-                bad.append(index)
+        for index, fault in bad_rows(self.table, self.prompt_column, self.answer_column, self.columns, advance):
+            if not skip_bad_rows:
+                raise UsageError(f"{self._place(index)}: {fault}; fix it, or skip bad rows with --skip-bad-rows")
+            bad.append(index)
         if bad:
             self._rows = np.delete(np.arange(len(self.table)), bad)
             self.skipped += len(bad)
@@ -124,17 +132,6 @@ class PromptDataset:
             self.notes.append(f"{self.skipped} bad rows skipped")
         if not len(self):
             raise UsageError(f"{self.name} has no usable rows; run without --skip-bad-rows to see why")
-
-    def _rows_to_inspect(self, every_row: bool, advance: Callable[[int], None]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Rows to validate in Python; in text columns these are only blank cells and answers that need parsing."""
-        outer = [column.split(".")[0] for column in (self.prompt_column, self.answer_column) if column]
-        narrow = self.table.select_columns(list(dict.fromkeys([*outer, *({"id"} & self.columns)])))
-        for start in range(0, len(narrow), ROWS_PER_CHECK):
-            batch = narrow.with_format("arrow")[start : start + ROWS_PER_CHECK]
-            rows = range(len(batch)) if every_row else rows_to_inspect(batch, self.prompt_column, self.answer_column)
-            for offset, row in zip(rows, batch.take(np.asarray(rows, dtype=np.int64)).to_pylist(), strict=True):
-                yield start + offset, row
-            advance(len(batch))
 
     def _fetch(self, index: int) -> dict[str, Any]:
         row: dict[str, Any] = self.table[int(index if self._rows is None else self._rows[index])]
@@ -157,22 +154,23 @@ def load_prompts(
     Raises:
         UsageError: the dataset is missing, empty or unreadable, lacks a prompt or answer column, or has a bad row.
     """
-    known = None if Path(name).exists() else by_short_name(name)
+    known = None if exists(name) else by_short_name(name)
     if known is None:
-        table, broken = load_table(name, split, skip_bad_rows, dataset_config)
+        text = (*LABEL_COLUMNS, *ANSWER_COLUMNS, *([answer_column] if answer_column else []))
+        table = load_table(name, split, skip_bad_rows, dataset_config, text)
     else:
-        table, broken = load_folder_or_hub(known.hub_id, known.split_for(split), dataset_config or known.config), 0
+        rows = load_folder_or_hub(known.hub_id, known.split_for(split), dataset_config or known.config)
+        table = Table(rows, name)
         prompt_column, answer_column = prompt_column or known.prompt_column, answer_column or known.answer_column
-    if limit is not None:
-        table = table.select(range(min(limit, len(table))))
-    if not len(table):
+    rows = table.rows if limit is None else table.rows.select(range(min(limit, len(table.rows))))
+    if not len(rows):
         raise UsageError(f"{name} is empty")
-    columns = _all_columns(table)
+    columns = _all_columns(rows)
     prompts = choose(prompt_column, PROMPT_COLUMNS, columns, "prompt", name)
     answers = choose(answer_column, ANSWER_COLUMNS, columns, "answer", name) if need_answer or answer_column else None
-    dataset = PromptDataset(name, table, prompts, answers)
-    dataset.skipped = broken
-    dataset.check(skip_bad_rows, "line" if name.endswith((".jsonl", ".json")) else "row")
+    dataset = PromptDataset(name, rows, prompts, answers, table.place)
+    dataset.skipped = table.bad
+    dataset.check(skip_bad_rows)
     return dataset
 
 
@@ -204,17 +202,3 @@ def _all_columns(table: Any) -> list[str]:
         if isinstance(feature, dict):
             names += [f"{name}.{field}" for field in feature]
     return names
-
-
-def _cell(row: dict[str, Any], column: str) -> Any:
-    if column in row:
-        return row[column]
-    outer, _, inner = column.partition(".")
-    return (row[outer] or {}).get(inner)
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError):
-        return None

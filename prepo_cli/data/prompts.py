@@ -21,6 +21,8 @@ class Prompts:
 
     def get(self, index: int) -> Prompt | None:
         """The prompt of a row, or None if it is longer than `max_length` tokens."""
+        if self.renderer.is_longer(self.dataset.messages(index), self.max_length):
+            return None
         length = len(self.rendered(index).token_ids)
         return replace(self.dataset.prompt(index), num_tokens=length) if length <= self.max_length else None
 

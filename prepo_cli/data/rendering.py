@@ -1,7 +1,7 @@
 """Render prompts with the chat template to token ids, and locate the question among them.
 
 The template is rendered to text, the last user message is located in that text, and the tokenizer's character offsets
-give the tokens that cover it.
+give the tokens that cover it. Messages are tokenised as text, whatever they hold (control_tokens.py).
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from prepo_cli.data.control_tokens import MARK, ControlTokens
 from prepo_cli.errors import UsageError
 
 Message = Mapping[str, str]
 _MARK = "\ue000"  # a private-use character: absent from templates and from practically all prompts
+CHARS_PER_TOKEN, MARGIN = 8, 64
+"""Where looking for prompts that are too long starts, and how many tokens a cut may change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +48,41 @@ class Renderer:
             )
         self.tokenizer, self.system_prompt = tokenizer, system_prompt
         self.template_kwargs = dict(template_kwargs or {})
+        self._control = ControlTokens(tokenizer)
 
     def __call__(self, messages: Sequence[Message]) -> Rendered:
         """Token ids and question span of a conversation that ends with the user's question."""
         if self.system_prompt is not None:
             messages = [{"role": "system", "content": self.system_prompt}, *messages]
+        broken = self._control.broken(messages)
+        messages = messages if broken is None else broken
         last_user = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=len(messages) - 1)
         text = self._text(messages)
         start = self._question_start(messages, last_user, text)
         end = start + len(messages[last_user]["content"].strip())
-        encoded = self.tokenizer(text, add_special_tokens=not self._templated, return_offsets_mapping=True)
-        inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > start]
+        if broken is None:
+            encoded = self._control.encode(text, not self._templated)
+        else:
+            encoded = self._control.encode_marked(text, not self._templated)
+            start, end = (at - text.count(MARK, 0, at) for at in (start, end))
+        inside = [i for i, (a, b) in enumerate(encoded.offsets) if a < end and b > start]
         span = (inside[0], inside[-1] + 1) if inside else (0, 0)
-        return Rendered(list(encoded["input_ids"]), span)
+        return Rendered(encoded.ids, span)
+
+    def is_longer(self, messages: Sequence[Message], limit: int) -> bool:
+        """Whether a long prompt has more tokens than `limit`, found in starts of its longest message.
+
+        Rendering and tokenising a prompt of megabytes takes seconds. False means that it may still be too long.
+        """
+        text = max(
+            (message["content"].strip() for message in messages if message["role"] != "assistant"), key=len, default=""
+        )
+        size = CHARS_PER_TOKEN * (limit + MARGIN)
+        while size < len(text):
+            if len(self.tokenizer(text[:size], add_special_tokens=False)["input_ids"]) > limit + MARGIN:
+                return True
+            size *= 4
+        return False
 
     @property
     def _templated(self) -> bool:

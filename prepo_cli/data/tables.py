@@ -1,63 +1,98 @@
-"""Read a dataset from a file, a folder or the Hugging Face Hub into a memory-mapped `datasets.Dataset`."""
+"""A dataset as one table: a file, a local folder, the embedded task or the Hugging Face Hub.
+
+Local files are read by reading.py, those of a folder that belong to the split too. A folder without files of its
+formats, one whose README declares configurations, and the Hub are left to `datasets`.
+"""
 
 from __future__ import annotations
 
-import json
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from os.path import exists, isdir, lexists  # False for names that no file can have, where pathlib raises
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from prepo_cli.data.embedded import embedded_table
+from prepo_cli.data.reading import FORMATS, Reading, read_file
+from prepo_cli.data.spill import joined
 from prepo_cli.errors import UsageError, one_line
 from prepo_cli.sections import is_embedded
 
-FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""Words in the paths of a folder's files that mean a split."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A `datasets.Dataset`, and the files that its rows come from, if they are known."""
+
+    rows: Any
+    name: str
+    readings: Sequence[Reading] = ()
+
+    @property
+    def bad(self) -> int:
+        """Rows that could not be read and were skipped."""
+        return sum(reading.bad for reading in self.readings)
+
+    def place(self, index: int) -> str:
+        """What messages call a row: its file, and its number there."""
+        ends = list(accumulate(len(reading.table) for reading in self.readings))
+        if not ends:
+            return f"{self.name}, row {index + 1}"
+        number = int(np.searchsorted(ends, index, side="right"))
+        return self.readings[number].place(index - (ends[number - 1] if number else 0))
 
 
 def load_table(
-    name: str, split: str, skip_bad_rows: bool = False, dataset_config: str | None = None
-) -> tuple[Any, int]:
-    """Load a dataset; returns it with the number of unreadable lines that were skipped.
+    name: str,
+    split: str,
+    skip_bad_rows: bool = False,
+    dataset_config: str | None = None,
+    text: Collection[str] = (),
+) -> Table:
+    """Load a dataset; the numbers in the columns `text` of local files are kept as text.
 
     Raises:
-        UsageError: the dataset is missing, empty or unreadable.
+        UsageError: the dataset is missing, empty or unreadable, or a local file has a bad row.
     """
     import datasets
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are reported below, in one line
-    path = Path(name)
     if is_embedded(name):
-        return embedded_table(name, split), 0
-    if not path.exists() and (path.suffix in FORMATS or name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise UsageError(f"no such dataset file: {name}")
-    if not path.is_file():
-        return load_folder_or_hub(name, split, dataset_config), 0
-    if path.suffix not in FORMATS:
-        raise UsageError(f"{name}: unsupported file format '{path.suffix}'; use one of {', '.join(FORMATS)}")
-    if path.stat().st_size == 0:
-        raise UsageError(f"{name} is empty")
-    try:
-        return datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train"), 0
-    except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
-        if path.suffix != ".jsonl":
-            raise UsageError(f"{name} can't be read: {one_line(error.__cause__ or error)}") from error
-        with TemporaryDirectory(prefix="prepo-") as folder:
-            readable = Path(folder) / path.name
-            broken, first = _copy_readable_lines(path, readable)
-            if first is None:
-                raise UsageError(f"{name} can't be read: {one_line(error.__cause__ or error)}") from error
-            if not skip_bad_rows:
-                raise UsageError(f"{name}, {first}; fix it, or skip bad rows with --skip-bad-rows") from error
-            return datasets.load_dataset("json", data_files=str(readable), split="train"), broken
+        return Table(embedded_table(name, split), name)
+    path = Path(name)
+    if isdir(name):
+        plain = dataset_config is None and re.fullmatch(r"\w+", split)
+        files = _files_of(path, split) if plain else []
+        if files:
+            return _joined(name, [read_file(file, skip_bad_rows, text) for file in files])
+    elif lexists(name) or path.suffix in FORMATS or _is_local(name):
+        if not exists(name):
+            raise UsageError(f"no such dataset file: {name}")
+        return _joined(name, [read_file(path, skip_bad_rows, text)])
+    return Table(load_folder_or_hub(name, split, dataset_config), name)
 
 
 def load_folder_or_hub(name: str, split: str, config: str | None = None) -> Any:
-    """Load a local folder or a dataset on the Hub; raises UsageError with the reason if that fails."""
+    """Let `datasets` load a folder or a dataset on the Hub; raises UsageError with the reason if that fails."""
     import datasets
 
-    if Path(name).is_dir() and (Path(name) / "state.json").is_file():
+    path = Path(name)
+    if isdir(name) and (path / "state.json").is_file():
         return datasets.load_from_disk(name)
+    if isdir(name) and re.search(r"[*?\[\]]|::|://", str(path.resolve())):
+        raise UsageError(f"{name}: `datasets` takes this folder's path for a pattern; rename it without * ? [ ] ::")
     try:
         return datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the Hub client and the dataset builders raise a dozen unrelated types
@@ -66,20 +101,64 @@ def load_folder_or_hub(name: str, split: str, config: str | None = None) -> Any:
         ) from error
 
 
-def _copy_readable_lines(path: Path, to: Path) -> tuple[int, str | None]:
-    """Copy the lines that hold a JSON object; returns the number of other lines and a description of the first."""
-    broken, first = 0, None
-    with path.open(encoding="utf-8", errors="replace") as lines, to.open("w", encoding="utf-8") as readable:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                fault = None if isinstance(json.loads(line), dict) else "not a JSON object"
-            except json.JSONDecodeError as error:
-                fault = f"{error.msg} at column {error.colno}"
-            if fault is None:
-                readable.write(line if line.endswith("\n") else line + "\n")
-            else:
-                broken += 1
-                first = first or f"line {number}: {fault}"
-    return broken, first
+def _is_local(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def _joined(name: str, readings: Sequence[Reading]) -> Table:
+    """One table of all files.
+
+    Raises:
+        UsageError: a column has a type that `datasets` can't hold.
+    """
+    import datasets
+
+    table = joined([reading.table for reading in readings])
+    try:
+        # Without a given fingerprint, all rows would be hashed.
+        return Table(datasets.Dataset(table, fingerprint="rows"), name, readings)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise UsageError(f"{name} can't be read: {one_line(error)}") from error
+
+
+def _files_of(folder: Path, split: str) -> list[Path]:
+    """The files of a split in a folder; none if `datasets` has to find them.
+
+    Where no name tells a split, those of the most frequent format are the training set.
+
+    Raises:
+        UsageError: the folder has other splits.
+    """
+    card = folder / "README.md"
+    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        return []
+    if card.is_file() and "configs:" in card.read_text(encoding="utf-8", errors="replace"):
+        return []
+    files = sorted(path for path in folder.rglob("*") if _is_data(path.relative_to(folder)) and path.is_file())
+    known = {path: _split_of(path.relative_to(folder), split) for path in files}
+    if files and not any(known.values()):
+        kinds = Counter(path.suffix for path in files)
+        known = {path: "train" for path in files if path.suffix == kinds.most_common(1)[0][0]}
+    found = [path for path in files if known.get(path) == split]
+    if files and not found:
+        has = ", ".join(sorted({name for name in known.values() if name}))
+        raise UsageError(f"{folder} has no split '{split}'; it has {has}")
+    return found
+
+
+def _is_data(path: Path) -> bool:
+    hidden = any(part.startswith((".", "_")) for part in path.parts)
+    return path.suffix in FORMATS and not hidden and not path.name.startswith("dataset_info")
+
+
+def _split_of(path: Path, wanted: str) -> str | None:
+    """The split that a file's name or else its folder names.
+
+    >>> _split_of(Path("data/test-00000-of-00001.parquet"), "train")
+    'test'
+    """
+    for part in reversed(path.parts):
+        for name, words in {**SPLITS, wanted: SPLITS.get(wanted, (wanted,))}.items():
+            if any(re.search(rf"(?<![a-z]){re.escape(word)}(?![a-z])", part, re.IGNORECASE) for word in words):
+                return name
+    return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from math import isfinite
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from prepo_cli.distributed.processes import Processes
 from prepo_cli.policy.policy import Policy
-from prepo_cli.policy.tensors import full_tensor
+from prepo_cli.policy.tensors import full_tensor, local_tensor
 from prepo_cli.sections import TrainingConfig
 
 OptimizerState = dict[str, dict[str, Any]]
@@ -66,13 +67,21 @@ class Layout(ABC):
         self.processes.accelerator.backward(loss)
 
     def step(self, learning_rate: float) -> float:
-        """One optimiser step on clipped gradients, then clear them; returns their norm before clipping."""
+        """One optimiser step on clipped gradients, then clear them; returns their norm before clipping.
+
+        No step is taken, in any process, if the norm isn't finite: weights and optimiser stay as they are.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)
-        self.optimizer.step()
+        norm = float(full_tensor(torch.nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)))
+        if isfinite(norm):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(full_tensor(norm))
+        return norm
+
+    def finite(self) -> bool:
+        """Whether this process's share of the updated weights is finite."""
+        return isfinite(torch.nn.utils.get_total_norm([local_tensor(weight) for weight in self.optimizer.state]))
 
     def optimizer_state(self, keep: bool) -> OptimizerState:
         """The unsharded optimiser state; every process must call this; those that don't `keep` it get an empty one."""

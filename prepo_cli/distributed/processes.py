@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -27,6 +26,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
+from prepo_cli import signals
 from prepo_cli.errors import UsageError
 from prepo_cli.sections import TrainingConfig
 
@@ -70,6 +70,11 @@ class Processes:
     def sharded(self) -> bool:
         """Whether no process holds the whole policy, or DeepSpeed manages it."""
         return self.layout != REPLICATED
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the others wait for a call; after a failure in the middle of one they don't."""
+        return not self._calling
 
     @property
     def is_main(self) -> bool:
@@ -129,8 +134,7 @@ class Processes:
 
     def serve(self, worker: Any) -> None:
         """Answer the main process's calls until it is done. Only the main process reacts to interrupts."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        signals.ignore()
         while True:
             box: list[Any] = [None]
             self._broadcast(box)
@@ -150,7 +154,7 @@ class Processes:
         try:
             yield
         except BaseException:
-            if self.count > 1 and not self._calling:
+            if self.count > 1 and self.reachable:
                 with suppress(RuntimeError):
                     self._broadcast([FAILED])
             raise

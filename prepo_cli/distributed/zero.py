@@ -85,6 +85,7 @@ class Zero(Layout):
         self.engine.backward(loss)
 
     def step(self, learning_rate: float) -> float:
+        # DeepSpeed itself takes no step if the norm isn't finite; with bfloat16 only because of `check_grad_overflow`.
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
         self.engine.step()
@@ -215,7 +216,7 @@ def zero_config(training: TrainingConfig, count: int) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,  # prepo counts micro-batches itself: their number varies
         "train_batch_size": count,
         "gradient_clipping": training.max_grad_norm,
-        "bf16": {"enabled": training.mixed_precision == "bf16"},
+        "bf16": {"enabled": training.mixed_precision == "bf16", "check_grad_overflow": True},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         "zero_force_ds_cpu_optimizer": False,

@@ -17,7 +17,8 @@ from torch import Tensor
 from prepo_cli.engines.base import EngineSetup, Progress, Request, Rollout
 from prepo_cli.engines.kv_cache import growing_cache
 from prepo_cli.engines.sampling import sample, uniforms
-from prepo_cli.policy.policy import Policy
+from prepo_cli.errors import RunError
+from prepo_cli.policy.policy import NOT_FINITE, Policy
 
 LOGIT_ELEMENTS = 2**25
 """Logits processed at once when sampling (128 MiB in float32)."""
@@ -48,7 +49,11 @@ class HfEngine:
         return cls(setup.model, setup.config.max_batch_tokens)
 
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
-        """The rollouts of each request, in the order of its seeds."""
+        """The rollouts of each request, in the order of its seeds.
+
+        Raises:
+            RunError: the model's logits aren't finite.
+        """
         results: list[list[Rollout | None]] = [[None] * len(request.seeds) for request in requests]
         self.policy.model.eval()
         with torch.inference_mode():
@@ -166,9 +171,11 @@ class _Decoding:
             parts.append(sample(logits_BV[part], self.temperature_N[index_B[part]], top_p, uniform_B[part]))
         token_B, logprob_B, entropy_B = (torch.cat(column) for column in zip(*parts, strict=True))
         ended_B = torch.isin(token_B, self.eos).cpu().numpy()
-        now = row_B[live_B]
+        now, logprobs = row_B[live_B], logprob_B.cpu().numpy()[live_B]
+        if not np.isfinite(logprobs).all():
+            raise RunError(NOT_FINITE)
         self.tokens_NT[now, position] = token_B.cpu().numpy()[live_B]
-        self.logprobs_NT[now, position] = logprob_B.cpu().numpy()[live_B]
+        self.logprobs_NT[now, position] = logprobs
         self.entropies_NT[now, position] = entropy_B.cpu().numpy()[live_B]
         self.lengths_N[now] = position + 1
         self.ended_N[now] = ended_B[live_B]

@@ -37,7 +37,7 @@ def sample(
     restricts what is drawn. At temperature 0 the most likely token is taken, with statistics at temperature 1.
 
     Returns:
-        tokens [B], and float32 log-probs [B] and entropies [B].
+        tokens [B], and float32 log-probs [B] and entropies [B]; a row whose logits are NaN has log-prob NaN.
     """
     greedy_B = temperature_B == 0
     scaled_BV = logits_BV.float() / torch.where(greedy_B, 1.0, temperature_B)[:, None]
@@ -50,6 +50,7 @@ def sample(
     threshold_B = (uniform_B * total_B).float()
     threshold_B = torch.minimum(threshold_B, torch.nextafter(total_B.float(), torch.zeros_like(threshold_B)))
     token_B = torch.searchsorted(cumulative_BV, threshold_B[:, None], right=True)[:, 0]
+    token_B = token_B.clamp(max=logits_BV.shape[1] - 1)  # NaN logits would end beyond the vocabulary
     token_B = torch.where(greedy_B, logits_BV.argmax(dim=-1), token_B)
     return token_B, logprob_BV.gather(1, token_B[:, None])[:, 0], entropy_B
 

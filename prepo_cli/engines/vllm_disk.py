@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from prepo_cli.engines.vllm_http import Backoff, CallGroup, Server, Unavailable
-from prepo_cli.engines.vllm_transfer import LOAD_TIMEOUT_S, Weights, pieces
+from prepo_cli.engines.vllm_connections import CallGroup, Unavailable
+from prepo_cli.engines.vllm_http import Backoff, Server, Session
+from prepo_cli.engines.vllm_transfer import LOAD_TIMEOUT_S, REPLY_TIMEOUT_S, Weights, pieces
 from prepo_cli.errors import RunError, one_line
 
 PREFIX = "weights-"
+WRITTEN = re.compile(rf"{PREFIX}(unfinished-)?[0-9a-f]{{12}}")
 FILE_BYTES = 4 * 2**30
 
 
@@ -36,13 +38,16 @@ class DiskTransfer:
         try:
             self._write(weights, new)
         except (OSError, SafetensorError) as error:
+            for old in self._written():
+                if old != self._newest:
+                    shutil.rmtree(old, ignore_errors=True)
             raise RunError(
                 f"can't write weights to {self._folder} ({one_line(error)}); free some space or set "
                 "engine.vllm_sync_dir, then continue with --resume"
             ) from error
         self._newest = new
         self.restore(version)
-        for old in self._folder.glob(f"{PREFIX}*"):
+        for old in self._written():
             if old != new:
                 shutil.rmtree(old, ignore_errors=True)
 
@@ -56,29 +61,34 @@ class DiskTransfer:
         backoff = Backoff(self._server, group)
         while True:
             try:
-                with self._server.session(LOAD_TIMEOUT_S, group) as call:
-                    call("/weight_info")
+                with self._server.session(group) as call:
+                    call("/weight_info", timeout_s=REPLY_TIMEOUT_S)
                     self._reload(call)
-                    call("/reset_prefix_cache", {})
-                    call("/update_weight_version", {"new_version": version})
+                    call("/reset_prefix_cache", {}, timeout_s=REPLY_TIMEOUT_S)
+                    call("/update_weight_version", {"new_version": version}, timeout_s=REPLY_TIMEOUT_S)
                 return
             except Unavailable as error:
                 backoff.pause(error)
 
     def close(self) -> None:
         """Delete what was written."""
-        for old in self._folder.glob(f"{PREFIX}*"):
+        for old in self._written():
             shutil.rmtree(old, ignore_errors=True)
 
-    def _reload(self, call: Any) -> None:
+    def _written(self) -> list[Path]:
+        """What runs wrote into the folder, in which other folders may lie."""
+        return [path for path in self._folder.glob(f"{PREFIX}*") if WRITTEN.fullmatch(path.name)]
+
+    def _reload(self, call: Session) -> None:
+        body = {"method": "reload_weights", "kwargs": {"weights_path": str(self._newest)}}
         try:
-            call("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(self._newest)}})
+            call("/collective_rpc", body, timeout_s=LOAD_TIMEOUT_S)
         except Unavailable as error:
             if error.status == 500:  # the server is up, but its workers failed
                 raise RunError(
                     f"the vLLM server at {self._server.url} can't load {self._newest} ({error}); set "
-                    "engine.vllm_sync_dir to a folder that both machines see, restart the server, then continue with "
-                    "--resume"
+                    "engine.vllm_sync_dir to a folder that both machines see, restart the server with the model that "
+                    "is trained, then continue with --resume"
                 ) from error
             raise
 

@@ -1,111 +1,99 @@
 """JSON over HTTP to a server that may be busy, restarting or down: single attempts, and calls that are retried.
 
 Retries give up once the server has not answered anything for too long, and also when one call keeps failing while the
-engine records no success: a server may answer everything except the actual work. Needs only the standard library.
+engine records no success: a server may answer everything except the actual work. An answer has a deadline and a limit
+on its size, and one that is no JSON ends the run, as no retry would mend it. Needs only the standard library.
+
+Credentials in the server's address are sent, as is an API key in `VLLM_API_KEY`; no message shows them.
 """
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
+import os
 import socket
-import threading
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
+from prepo_cli.engines.vllm_connections import CallGroup, Unavailable, deadline
 from prepo_cli.errors import RunError, UsageError, one_line
+from prepo_cli.sections.engine import ADDRESS_VARIABLE, NOT_AN_ADDRESS, is_address
+from prepo_cli.text import HIDDEN, brief
 
 CONNECT_TIMEOUT_S = 10.0
+BODY_TIMEOUT_S = 120.0
+"""For an answer's body once it has begun, where the call itself may take as long as it takes."""
+MAX_BYTES = 2**24
+API_KEY_VARIABLE = "VLLM_API_KEY"
+CURES = {
+    401: f"; give its credentials in the address or in {API_KEY_VARIABLE}",
+    404: "; check that engine.vllm_server_base_url is the address of this run's vLLM server",
+}
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 RETRYABLE = (408, 429, 500, 502, 503, 504)
 
 
-class Unavailable(Exception):
-    """No answer this time: unreachable, disconnected, timed out, or (with a status) currently unable to answer."""
-
-    def __init__(self, reason: str, status: int | None = None) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
 class Rejected(RunError):
     """An error that retrying the same call would not fix."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class CallGroup:
-    """Calls in flight that can be aborted together."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
-        self.closed = threading.Event()
-
-    def abort(self) -> None:
-        """Abort the calls in flight; later calls go through."""
-        with self._lock:
-            for connection in self._open:
-                _shut_down(connection)
-
-    def close(self) -> None:
-        """Abort the calls in flight and refuse later ones."""
-        self.closed.set()
-        self.abort()
-
-    @contextmanager
-    def joined_by(self, connection: socket.socket) -> Iterator[None]:
-        """Keep an open connection among those that `abort` shuts down."""
-        with self._lock:
-            if self.closed.is_set():
-                raise Unavailable("aborted")
-            self._open.add(connection)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._open.discard(connection)
 
 
 class Server:
     """A server at a base URL.
 
     Args:
-        base_url: http or https; a trailing /v1 is ignored.
+        base_url: http or https, with credentials if need be; a trailing /v1 is ignored. `url` is without credentials.
         give_up_after_s: seconds without success after which calls are no longer retried.
 
     Raises:
-        UsageError: the URL is not of that form.
+        UsageError: the URL is not of that form, or lacks the credentials that it was given with.
     """
 
     def __init__(self, base_url: str, give_up_after_s: float) -> None:
-        self.url = base_url.rstrip("/").removesuffix("/v1")
+        if not is_address(base_url):
+            raise UsageError(NOT_AN_ADDRESS)
+        if HIDDEN in base_url:
+            raise UsageError(
+                f"engine.vllm_server_base_url={base_url} was stored without its credentials; pass it again with --set, "
+                f"or in the environment variable {ADDRESS_VARIABLE}"
+            )
         self.give_up_after_s = give_up_after_s
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"engine.vllm_server_base_url={base_url} is not a server's URL; write http://HOST:PORT")
-        self.host = parts.hostname
+        parts = urlsplit(base_url)
+        self.host = parts.hostname or ""
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._prefix = parts.path
+        self._prefix, self._query = parts.path.rstrip("/").removesuffix("/v1"), parts.query
+        self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{self._prefix}"
+        self.headers = {"Content-Type": "application/json", **_authorization(parts)}
         self._last_success = 0.0
         self._silent_since: float | None = None
 
+    def target(self, path: str) -> str:
+        """What a request for a path asks for."""
+        separator = "&" if "?" in path else "?"
+        return f"{self._prefix}{path}{separator}{self._query}" if self._query else f"{self._prefix}{path}"
+
     def call(
-        self, path: str, body: Any = None, *, timeout_s: float | None = None, group: CallGroup | None = None
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        timeout_s: float | None = None,
+        group: CallGroup | None = None,
+        max_bytes: int = MAX_BYTES,
     ) -> Any:
         """One attempt over a new connection; POST if there is a body, else GET.
 
         Raises:
             Unavailable: a retry may succeed; Rejected: it would not.
         """
-        with self.session(timeout_s, group) as session:
-            return session(path, body)
+        with self.session(group) as session:
+            return session(path, body, timeout_s=timeout_s, max_bytes=max_bytes)
 
     def retry(self, path: str, body: Any = None, *, timeout_s: float = 60.0, group: CallGroup | None = None) -> Any:
         """Attempts with growing pauses until there is an answer.
@@ -121,17 +109,24 @@ class Server:
                 backoff.pause(error)
 
     @contextmanager
-    def session(self, timeout_s: float | None = None, group: CallGroup | None = None) -> Iterator[Session]:
+    def session(self, group: CallGroup | None = None) -> Iterator[Session]:
         """Several calls over one connection, and therefore to one server process: it never reconnects."""
         connection = self._kind(self.host, self.port, timeout=CONNECT_TIMEOUT_S)
         try:
             try:
                 connection.connect()
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:  # it ended in the middle of the handshake
+                raise Unavailable(one_line(error)) from error
+            except ssl.SSLError as error:
+                raise Rejected(
+                    f"no secure connection to the vLLM server at {self.url} ({one_line(error)}); have it show a valid "
+                    "certificate, name its issuer in SSL_CERT_FILE, or write http:// if it does not use TLS"
+                ) from error
             except OSError as error:
                 raise Unavailable(one_line(error)) from error
             opened = connection.sock
             assert opened is not None
-            opened.settimeout(timeout_s)
+            opened.settimeout(None)  # a deadline for each call takes its place
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             with (group or CallGroup()).joined_by(opened):
                 yield Session(self, connection)
@@ -165,27 +160,47 @@ class Session:
         self._server, self._connection = server, connection
         connection.auto_open = 0
 
-    def __call__(self, path: str, body: Any = None) -> Any:
+    def __call__(
+        self, path: str, body: Any = None, *, timeout_s: float | None = None, max_bytes: int = MAX_BYTES
+    ) -> Any:
         """The decoded answer, None if it is empty; raises Unavailable and Rejected as `Server.call` does."""
-        text = None if body is None else json.dumps(body)
-        try:
-            self._connection.request(
-                "GET" if text is None else "POST",
-                self._server._prefix + path,
-                text,
-                {"Content-Type": "application/json"},
-            )
-            response = self._connection.getresponse()
-            raw = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(one_line(error)) from error
+        response, raw = self._exchange(path, body, timeout_s, max_bytes)
         self._server.record_answer()
+        whose = f"the vLLM server at {self._server.url}"
         if response.status in RETRYABLE:
             raise Unavailable(f"status {response.status}: {_message(raw)}", response.status)
         if response.status >= 400:
-            message = f"the vLLM server at {self._server.url} rejects {path}: {_message(raw)}"
-            raise Rejected(message, response.status)
-        return json.loads(raw) if raw else None
+            raise Rejected(f"{whose} rejects {path}: {_message(raw)}{CURES.get(response.status, '')}")
+        if response.status >= 300:
+            there = brief(response.headers.get("Location", "elsewhere"), 200)
+            raise Rejected(f"{whose} redirects {path} to {there}; set engine.vllm_server_base_url to the server itself")
+        if len(raw) > max_bytes:
+            raise Rejected(f"{whose} answers {path} with more than {max_bytes:,} bytes; check that it is vLLM")
+        try:
+            return json.loads(raw) if raw else None
+        except (ValueError, RecursionError) as error:
+            start = brief(raw[:200].decode("utf-8", errors="replace"), 60)
+            raise Rejected(f"{whose} answers {path} with no JSON but '{start}'; check that it is vLLM") from error
+
+    def _exchange(
+        self, path: str, body: Any, timeout_s: float | None, max_bytes: int
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        """The response and its body, of which one byte too many is read."""
+        connection, text = self._connection, None if body is None else json.dumps(body)
+        opened = connection.sock  # which the connection forgets once the server says that it will close it
+        try:
+            with deadline(opened, timeout_s):
+                connection.request(
+                    "GET" if text is None else "POST", self._server.target(path), text, self._server.headers
+                )
+                response = connection.getresponse()
+            with deadline(opened, timeout_s or BODY_TIMEOUT_S):
+                raw = response.read(max_bytes + 1)
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(one_line(error)) from error
+        if response.length and len(raw) <= max_bytes:
+            raise Unavailable("the answer breaks off")
+        return response, raw
 
 
 class Backoff:
@@ -208,11 +223,12 @@ class Backoff:
         self._next = min(2 * self._next, LONGEST_PAUSE_S)
 
 
-def _shut_down(connection: socket.socket) -> None:
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return  # the server has closed it already
+def _authorization(parts: SplitResult) -> dict[str, str]:
+    if parts.username is not None:
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        return {"Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"}
+    key = os.environ.get(API_KEY_VARIABLE)
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _message(raw: bytes) -> str:

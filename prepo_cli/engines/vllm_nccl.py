@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
-from prepo_cli.engines.vllm_http import CallGroup, Rejected, Server, Unavailable
+from prepo_cli.engines.vllm_answers import WorldSize, read_answer
+from prepo_cli.engines.vllm_connections import CallGroup, Unavailable
+from prepo_cli.engines.vllm_http import Rejected, Server
 from prepo_cli.engines.vllm_transfer import LOAD_TIMEOUT_S, StaleServer, Weights, pieces
-from prepo_cli.errors import RunError, UsageError
+from prepo_cli.errors import RunError, UsageError, one_line
 
 PIECE_BYTES = 2**30
 
@@ -45,11 +47,11 @@ class NcclTransfer:
             self._source.piece = []
             self._post("/finish_weight_update", {"weight_version": version})
             self._post("/reset_prefix_cache")
-        except (Unavailable, Rejected) as error:
+        except (Unavailable, Rejected, OSError, RuntimeError) as error:  # NCCL raises RuntimeError
             self.close()
             raise RunError(
-                f"weights did not reach the vLLM server at {self._server.url}: {error}; restart it, then continue "
-                "with --resume"
+                f"weights did not reach the vLLM server at {self._server.url}: {one_line(error)}; restart it, then "
+                "continue with --resume"
             ) from error
 
     def restore(self, version: str, group: CallGroup) -> None:
@@ -69,7 +71,7 @@ class NcclTransfer:
         from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-        workers = int(self._server.retry("/get_world_size")["world_size"])
+        workers = read_answer(WorldSize, self._server.retry("/get_world_size"), self._server.url).world_size
         address, port = self._own_address()
         self._source = _source()
         self._sender = WeightTransferTrainerFactory.trainer_init(

@@ -28,17 +28,21 @@ from uuid import uuid4
 import torch
 
 from prepo_cli.engines.base import EngineSetup
+from prepo_cli.engines.vllm_answers import Choice, Choices, WeightInfo, read_answer
 from prepo_cli.engines.vllm_common import Answer, Completion, Job, OnAnswer, VllmBase
+from prepo_cli.engines.vllm_connections import CallGroup, Unavailable
 from prepo_cli.engines.vllm_disk import DiskTransfer
-from prepo_cli.engines.vllm_http import Backoff, CallGroup, Server, Unavailable
+from prepo_cli.engines.vllm_http import MAX_BYTES, Backoff, Server
 from prepo_cli.engines.vllm_nccl import NcclTransfer
-from prepo_cli.engines.vllm_server_check import REPLY_TIMEOUT_S, check_server
-from prepo_cli.engines.vllm_transfer import Transfer
+from prepo_cli.engines.vllm_server_check import check_server
+from prepo_cli.engines.vllm_transfer import REPLY_TIMEOUT_S, Transfer
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.policy.loading import model_source
 from prepo_cli.sections import EngineConfig
 
 IN_FLIGHT = 64
+BYTES_PER_TOKEN = 1024
+"""More than any answer takes."""
 HEARTBEAT_S = 5.0
 """While no answer arrives, the interval between checks that the server is up and has the right weights."""
 INITIAL_VERSION = "default"
@@ -101,7 +105,7 @@ class VllmServerEngine(VllmBase):
         """Load new weights: all of them, under the hub's names and always including `lm_head.weight`."""
         with self._lock:
             if self._syncs:
-                self._check_owner(self._server.retry("/weight_info", timeout_s=REPLY_TIMEOUT_S)["weight_version"])
+                self._check_owner(self._weights_of(self._server.retry("/weight_info", timeout_s=REPLY_TIMEOUT_S)))
             self._syncs += 1
             self._loads += 1
             version = f"prepo-{self._run}-{self._syncs}"
@@ -128,26 +132,28 @@ class VllmServerEngine(VllmBase):
                 done, waiting = wait(waiting, timeout=HEARTBEAT_S, return_when=FIRST_COMPLETED)
                 for future in done:
                     number = numbers[future]
-                    on_answer(number, _read(future.result(), jobs[number]))
+                    on_answer(number, self._read(future.result(), jobs[number]))
                 if done or self._is_up(group, last_sign):
                     last_sign = time.monotonic()
         finally:
             group.close()
             pool.shutdown(cancel_futures=True)
 
-    def _complete(self, body: dict[str, Any], group: CallGroup) -> list[dict[str, Any]]:
+    def _complete(self, body: dict[str, Any], group: CallGroup) -> list[Choice]:
         """The choices of one completion, guaranteed to come from the weights that the server should have."""
         backoff = Backoff(self._server, group)
+        tokens = body["n"] * body["max_tokens"] + len(body["prompt"])
         while True:
             with self._lock:
                 loads = self._loads
             salted = {**body, "model": self._model, "cache_salt": f"{self._run}-{loads}"}
             try:
-                choices: list[dict[str, Any]] = self._server.call("/v1/completions", salted, group=group)["choices"]
+                limit = MAX_BYTES + tokens * BYTES_PER_TOKEN
+                answer = self._server.call("/v1/completions", salted, group=group, max_bytes=limit)
                 info = self._server.call("/weight_info", timeout_s=REPLY_TIMEOUT_S, group=group)
-                if info["weight_version"] == self._version and loads == self._loads:
+                if self._weights_of(info) == self._version and loads == self._loads:
                     self._server.record_success()
-                    return choices
+                    return read_answer(Choices, answer, self._server.url).choices
             except Unavailable as error:
                 backoff.pause(error)
             self._restore(loads, group)
@@ -157,7 +163,7 @@ class VllmServerEngine(VllmBase):
         with self._lock:
             if loads != self._loads:
                 return
-            found = self._server.retry("/weight_info", timeout_s=REPLY_TIMEOUT_S, group=group)["weight_version"]
+            found = self._weights_of(self._server.retry("/weight_info", timeout_s=REPLY_TIMEOUT_S, group=group))
             if found == self._version:
                 return
             self._check_owner(found)
@@ -170,7 +176,7 @@ class VllmServerEngine(VllmBase):
         with self._lock:
             loads = self._loads
         try:
-            found = self._server.call("/weight_info", timeout_s=REPLY_TIMEOUT_S)["weight_version"]
+            found = self._weights_of(self._server.call("/weight_info", timeout_s=REPLY_TIMEOUT_S))
         except Unavailable as error:
             self._server.record_failure(error, since)
             return False
@@ -186,6 +192,27 @@ class VllmServerEngine(VllmBase):
                 "run, then continue with --resume"
             )
 
+    def _weights_of(self, info: Any) -> str:
+        """The version of the server's weights, from what /weight_info answers."""
+        return read_answer(WeightInfo, info, self._server.url).weight_version
+
+    def _read(self, choices: Sequence[Choice], job: Job) -> Answer:
+        """The answer to a job; raises RunError if it is not to what was asked."""
+        scores = [choice.logprobs.token_logprobs if choice.logprobs else [] for choice in choices]
+        if "prompt_logprobs" in job.settings:
+            positions = list(zip((choices[0].prompt_logprobs or []) if choices else [], job.prompt_ids, strict=False))
+            if all(position is None or str(token) in position for position, token in positions):
+                return Answer([], [position[str(token)].logprob for position, token in positions if position])
+        elif len(choices) == job.settings["n"] and all(
+            len(choice.token_ids) == len(logprobs) for choice, logprobs in zip(choices, scores, strict=True)
+        ):
+            parts = zip(choices, scores, strict=True)
+            return Answer([Completion(one.token_ids, logprobs, one.finish_reason) for one, logprobs in parts])
+        raise RunError(
+            f"the vLLM server at {self._server.url} left out completions or log-probs of a prompt that it answered; "
+            "check its version and settings, then continue with --resume"
+        )
+
 
 def _body(job: Job) -> dict[str, Any]:
     return {
@@ -194,16 +221,6 @@ def _body(job: Job) -> dict[str, Any]:
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,
     }
-
-
-def _read(choices: Sequence[dict[str, Any]], job: Job) -> Answer:
-    """The answer to a job."""
-    if "prompt_logprobs" not in job.settings:
-        return Answer(
-            [Completion(c["token_ids"], c["logprobs"]["token_logprobs"], c["finish_reason"]) for c in choices]
-        )
-    positions = zip(choices[0]["prompt_logprobs"], job.prompt_ids, strict=True)
-    return Answer([], [position[str(token)]["logprob"] for position, token in positions if position])
 
 
 def _over_nccl(config: EngineConfig, backend: str | None, url: str) -> bool:

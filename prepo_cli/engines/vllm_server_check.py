@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from prepo_cli.engines.vllm_answers import Models, ServerInfo, ServerSettings, Version, WeightInfo, read_answer
 from prepo_cli.engines.vllm_common import check_version
-from prepo_cli.engines.vllm_http import Rejected, Server, Unavailable
+from prepo_cli.engines.vllm_connections import Unavailable
+from prepo_cli.engines.vllm_http import Rejected, Server
+from prepo_cli.engines.vllm_transfer import REPLY_TIMEOUT_S
 from prepo_cli.errors import UsageError
 from prepo_cli.terminal import say
 
-REPLY_TIMEOUT_S = 30.0
-"""For calls that generate nothing."""
 FIRST_INFO_TIMEOUT_S = 300.0
 """For the first call for the server's settings, which is slow because it collects facts about the machine."""
 SERVE = "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs"
@@ -41,42 +41,50 @@ def check_server(server: Server, model: str, max_model_len: int) -> ServerFacts:
     Raises:
         UsageError: the server is not set up correctly; RunError: it does not answer.
     """
+    try:
+        return _facts(server, model, max_model_len)
+    except Rejected as error:  # while a run is under way this is a failure, but now it is the wrong address
+        raise UsageError(str(error)) from error
+
+
+def _facts(server: Server, model: str, max_model_len: int) -> ServerFacts:
     url = server.url
     try:
-        version = server.call("/version", timeout_s=REPLY_TIMEOUT_S)["version"]
-    except Unavailable:
-        say(f"waiting for the vLLM server at {url}")
-        version = server.retry("/version", timeout_s=REPLY_TIMEOUT_S)["version"]
-    check_version(version, f"the server at {url}")
-    served = server.retry("/v1/models", timeout_s=REPLY_TIMEOUT_S)["data"][0]
-    if Path(model).name not in (Path(served["id"]).name, Path(served.get("root") or "").name):
+        answer = server.call("/version", timeout_s=REPLY_TIMEOUT_S)
+    except Unavailable as error:
+        say(f"waiting for the vLLM server at {url} ({error})")
+        answer = server.retry("/version", timeout_s=REPLY_TIMEOUT_S)
+    check_version(read_answer(Version, answer, url).version, f"the server at {url}")
+    served = read_answer(Models, server.retry("/v1/models", timeout_s=REPLY_TIMEOUT_S), url).data[0]
+    if Path(model).name not in (Path(served.id).name, Path(served.root or "").name):
         raise UsageError(
-            f"the server at {url} serves '{served['id']}', but the run uses '{model}'; start the server with that "
+            f"the server at {url} serves '{served.id}', but the run uses '{model}'; start the server with that "
             f"model or, if it is the same one, with --served-model-name {Path(model).name}"
         )
-    if int(served["max_model_len"]) < max_model_len:
+    if served.max_model_len < max_model_len:
         raise UsageError(
-            f"the server at {url} has a context of {served['max_model_len']} tokens, but the run needs "
+            f"the server at {url} has a context of {served.max_model_len} tokens, but the run needs "
             f"{max_model_len}; start it with --max-model-len {max_model_len}, or lower the length limits"
         )
     weight_version, settings = _settings(server)
-    mode = settings["model_config"]["logprobs_mode"]
+    mode = settings.model.logprobs_mode
     if mode != "processed_logprobs":
         raise UsageError(f"the server at {url} returns {mode}; start it with --logprobs-mode processed_logprobs")
     return ServerFacts(
-        model=served["id"],
-        max_model_len=int(served["max_model_len"]),
-        dtype=getattr(torch, str(settings["model_config"]["dtype"]).removeprefix("torch.")),
+        model=served.id,
+        max_model_len=served.max_model_len,
+        dtype=getattr(torch, settings.model.dtype.removeprefix("torch.")),
         weight_version=weight_version,
-        transfer_backend=(settings.get("weight_transfer_config") or {}).get("backend"),
+        transfer_backend=settings.transfer.backend if settings.transfer else None,
     )
 
 
-def _settings(server: Server) -> tuple[str, dict[str, Any]]:
+def _settings(server: Server) -> tuple[str, ServerSettings]:
     """The weight version and vLLM's configuration, from endpoints that exist in development mode only."""
     try:
-        version = server.retry("/weight_info", timeout_s=REPLY_TIMEOUT_S)["weight_version"]
+        weights = server.retry("/weight_info", timeout_s=REPLY_TIMEOUT_S)
         info = server.retry("/server_info?config_format=json", timeout_s=FIRST_INFO_TIMEOUT_S)
     except Rejected as error:
         raise UsageError(f"the server at {server.url} has no endpoints for weights; start it with {SERVE}") from error
-    return str(version), dict(info["vllm_config"])
+    version = read_answer(WeightInfo, weights, server.url).weight_version
+    return version, read_answer(ServerInfo, info, server.url).settings

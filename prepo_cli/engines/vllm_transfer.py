@@ -11,11 +11,14 @@ from typing import Protocol
 
 import torch
 
-from prepo_cli.engines.vllm_http import CallGroup
+from prepo_cli.engines.vllm_connections import CallGroup
 from prepo_cli.errors import RunError
 
 Weights = Iterable[tuple[str, torch.Tensor]]
 LOAD_TIMEOUT_S = 1800.0
+"""For loading weights."""
+REPLY_TIMEOUT_S = 30.0
+"""For calls that neither generate nor load."""
 
 
 class StaleServer(RunError):

@@ -1,11 +1,13 @@
 """Compute columns for a dataset chunk by chunk, and write them beside the dataset's own.
 
 While a job runs, `OUTPUT.partial/` keeps the finished chunks, and the same command resumes from them. The dataset and
-the new columns are streamed into the output file, so memory does not grow with the number of rows.
+the new columns are streamed into the output file, so memory does not grow with the number of rows. output.py says where
+they may be written.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -16,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from prepo_cli.chunks import Chunks
 from prepo_cli.data.loading import PromptDataset
 from prepo_cli.engines.base import Progress
-from prepo_cli.errors import UsageError
-from prepo_cli.files import Chunks, atomic_path
+from prepo_cli.evaluation.output import chunks_folder
+from prepo_cli.files import atomic_path, finite
 from prepo_cli.terminal import progress, say
 
 ROWS_PER_WRITE = 2048
@@ -30,14 +33,14 @@ class AddedColumns:
 
     Args:
         dataset: the rows that get the columns.
-        output: the file to write, which ends in one of `WRITERS`.
+        output: the file to write, claimed by `output.claimed`.
         fingerprint: a digest of all that the columns depend on; chunks of another one are discarded.
         chunks: all rows in order, in ranges that are computed together.
     """
 
     def __init__(self, dataset: PromptDataset, output: Path, fingerprint: str, chunks: Sequence[range]) -> None:
         self.dataset, self.output, self.chunks = dataset, output, chunks
-        self._finished = Chunks(output.with_name(output.name + ".partial"), fingerprint)
+        self._finished = Chunks(chunks_folder(output), fingerprint)
         if self._finished.owner() not in (None, fingerprint):
             say(f"{self._finished.folder} was written with other settings, model or data: starting over")
         self._finished.open()
@@ -84,20 +87,6 @@ class AddedColumns:
         self._finished.delete()
 
 
-def refuse_unwritable(output: Path) -> None:
-    """Raise UsageError unless the file can be written and its name says in which format."""
-    if output.suffix not in WRITERS:
-        raise UsageError(f"--output {output}: the file name must end in one of {', '.join(WRITERS)}")
-    if output.is_dir():
-        raise UsageError(f"--output {output} is a folder; choose a file name")
-    probe = output.with_name(output.name + ".probe")
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"can't write to {output} ({error.strerror}); choose another --output") from error
-
-
 def _joined(old: pa.Table, new: pa.Table) -> Dataset:
     """Both tables side by side; new columns replace old ones of the same name."""
     table = old.drop_columns([name for name in old.column_names if name in new.column_names])
@@ -107,8 +96,11 @@ def _joined(old: pa.Table, new: pa.Table) -> Dataset:
 
 
 def _write_jsonl(parts: Iterable[Dataset], file: BinaryIO) -> None:
+    # `Dataset.to_json` keeps only ten digits of a number.
     for part in parts:
-        part.to_json(file, lines=True, force_ascii=False)
+        for row in part:
+            line = json.dumps(finite(row), ensure_ascii=False, separators=(",", ":"), default=str)
+            file.write(f"{line}\n".encode())
 
 
 def _write_parquet(parts: Iterable[Dataset], file: BinaryIO) -> None:

@@ -4,7 +4,8 @@
     samples.parquet     one row per sample
     config.yaml, summary.json
 
-Every file is written atomically, so that a kill at any moment leaves complete files only.
+Every file is written atomically, so that a kill at any moment leaves complete files only. The folder may hold other
+files, which its marker does not list and which stay.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prepo_cli.chunks import Chunks
 from prepo_cli.config import to_yaml
 from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.results import Evaluation
 from prepo_cli.evaluation.settings import EvalConfig
-from prepo_cli.files import Chunks, atomic_path, atomic_write, atomic_write_json
+from prepo_cli.files import atomic_path, atomic_write, atomic_write_json
+from prepo_cli.ownership import Marker, read_marker, refuse_foreign, remove_owned
 
+OURS = ("samples.parquet", "config.yaml", "summary.json", "partial/")
 SCHEMA = pa.schema(
     [
         ("prompt_id", pa.string()),
@@ -56,19 +60,26 @@ class EvaluationFolder:
         Raises:
             UsageError: the folder holds something else, or can't be written to.
         """
-        try:
-            done, begun = _read(self.summary), self._chunks.owner()
-            self._refuse_foreign_files(done, begun)
-            if overwrite:
-                self._clear()
-            elif done is not None and done["fingerprint"] == self.fingerprint:
+        marker, done, begun = read_marker(self.path), _read(self.summary), self._chunks.owner()
+        if marker is not None and marker.kind != "evaluation":
+            raise UsageError(f"{self.path} belongs to a prepo {marker.kind}; choose another --output-dir")
+        is_done = done is not None and done.get("fingerprint") == self.fingerprint
+        if is_done and not overwrite:
+            if marker is not None:
                 self._chunks.delete()
-                return done
+            return done
+        refuse_foreign(self.path, (name.rstrip("/") for name in OURS), "choose another --output-dir")
+        try:
+            if overwrite and marker is not None:
+                self._chunks.delete()
+                remove_owned(self.path)
             elif done is not None or begun not in (None, self.fingerprint):
                 raise UsageError(
                     f"{self.path} holds another evaluation (different settings, model or data); "
                     "pass --overwrite, or choose another --output-dir"
                 )
+            self.path.mkdir(parents=True, exist_ok=True)
+            Marker("evaluation", OURS).write(self.path)
             self._chunks.open()
         except OSError as error:
             raise UsageError(f"can't write to {self.path} ({error.strerror}); choose another --output-dir") from error
@@ -134,21 +145,6 @@ class EvaluationFolder:
         atomic_write(self.config, to_yaml(config))
         atomic_write_json(self.summary, summary)
         self._chunks.delete()
-
-    def _refuse_foreign_files(self, done: dict[str, Any] | None, begun: str | None) -> None:
-        """Refuse to overwrite files that no evaluation wrote, such as a training run's files of the same names."""
-        if done is not None and "fingerprint" not in done:
-            raise UsageError(f"{self.path} holds results of something else; choose another --output-dir")
-        if done is None and begun is None:
-            for path in (self.samples, self.config):
-                if path.exists():
-                    raise UsageError(f"{path} was not written by an evaluation; choose another --output-dir")
-
-    def _clear(self) -> None:
-        """Delete everything, last the summary, which identifies the other files as an evaluation's."""
-        self._chunks.delete()
-        for path in (self.samples, self.config, self.summary):
-            path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

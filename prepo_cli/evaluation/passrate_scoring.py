@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 from prepo_cli.data.loading import load_configured_prompts
 from prepo_cli.engines.base import Progress
 from prepo_cli.errors import UsageError
-from prepo_cli.evaluation.added_columns import AddedColumns, refuse_unwritable
+from prepo_cli.evaluation.added_columns import AddedColumns
 from prepo_cli.evaluation.evaluator import Evaluator
+from prepo_cli.evaluation.output import claimed
 from prepo_cli.evaluation.pass_rates import by_perplexity, distribution, wilson
 from prepo_cli.evaluation.score_context import PassRateContext
 from prepo_cli.evaluation.session import prepare
@@ -41,7 +42,7 @@ SCHEMA = pa.schema(
 COUNTS = b"prepo"
 
 
-def score_pass_rates(config: PassRateConfig) -> dict[str, Any]:
+def score_pass_rates(config: PassRateConfig, *, overwrite: bool = False, break_lock: bool = False) -> dict[str, Any]:
     """Write the dataset with the columns of `SCHEMA`; returns a report in plain types.
 
     Prompts that are too long get no pass rate and `pass_k` 0. `pass_rate_low` and `pass_rate_high` are the ends of the
@@ -50,7 +51,12 @@ def score_pass_rates(config: PassRateConfig) -> dict[str, Any]:
     Raises:
         UsageError: bad settings, data or output; KeyboardInterrupt: finished chunks are kept.
     """
-    refuse_unwritable(config.output)
+    column = PassRateContext.column
+    with claimed(config.output, config.dataset_name, column, overwrite=overwrite, break_lock=break_lock):
+        return _score(config)
+
+
+def _score(config: PassRateConfig) -> dict[str, Any]:
     with Judge(config.rewards) as judge:
         dataset = load_configured_prompts(config, answer_column=config.answer_column)
         say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")

@@ -16,14 +16,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from prepo_cli.data.loading import PromptDataset, load_configured_prompts
-from prepo_cli.data.rendering import Renderer
+from prepo_cli.data.rendering import Rendered, Renderer
 from prepo_cli.engines import ENGINES, build_engine
 from prepo_cli.engines.base import Progress
-from prepo_cli.evaluation.added_columns import AddedColumns, refuse_unwritable
+from prepo_cli.errors import RunError
+from prepo_cli.evaluation.added_columns import AddedColumns
+from prepo_cli.evaluation.output import claimed
 from prepo_cli.evaluation.score_context import PerplexityContext
 from prepo_cli.evaluation.settings import DEFAULT_CONTEXT, ScoringConfig, digest_model
-from prepo_cli.policy.loading import load_model_spec, load_policy, model_source
-from prepo_cli.policy.policy import Policy, perplexities
+from prepo_cli.policy.loading import load_model_spec, load_policy, model_source, verify_model
+from prepo_cli.policy.policy import NOT_FINITE, Policy, perplexities
 from prepo_cli.terminal import say
 
 CHUNK_ROWS = 2048
@@ -31,13 +33,20 @@ BATCH_ROWS = 256
 DIGEST_ROWS = 10_000
 
 
-def score_dataset(config: ScoringConfig) -> tuple[dict[str, Any], npt.NDArray[np.float64]]:
+def score_dataset(
+    config: ScoringConfig, *, overwrite: bool = False, break_lock: bool = False
+) -> tuple[dict[str, Any], npt.NDArray[np.float64]]:
     """Write the dataset with columns `ppl`, `ppl_tokens` and `ppl_context`; returns a report and the perplexities [N].
 
     Raises:
         UsageError: bad data or output; KeyboardInterrupt: finished chunks are kept.
     """
-    refuse_unwritable(config.output)
+    column = PerplexityContext.column
+    with claimed(config.output, config.dataset_name, column, overwrite=overwrite, break_lock=break_lock):
+        return _score(config)
+
+
+def _score(config: ScoringConfig) -> tuple[dict[str, Any], npt.NDArray[np.float64]]:
     dataset = load_configured_prompts(config, need_answer=False)
     say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
     chunks = [range(start, min(start + CHUNK_ROWS, len(dataset))) for start in range(0, len(dataset), CHUNK_ROWS)]
@@ -83,6 +92,7 @@ class _Scorer:
     """Perplexities of a chunk of rows, in batches of similar length."""
 
     def __init__(self, config: ScoringConfig, dataset: PromptDataset) -> None:
+        verify_model(config.model)
         self.scope, self.dataset = config.scope, dataset
         scores_prompts = ENGINES[config.engine.name].load().scores_prompts
         model = load_model_spec(config.model) if scores_prompts else load_policy(config.model)
@@ -117,9 +127,13 @@ class _Scorer:
         )
 
     def chunk(self, rows: range, advance: Progress) -> npt.NDArray[np.float64]:
-        """Perplexity and scored tokens of each row, [rows, 2]; NaN and 0 for prompts that are too long."""
-        rendered = [self.renderer(self.dataset.messages(row)) for row in rows]
-        fits = [i for i, r in enumerate(rendered) if self.longest is None or len(r.token_ids) <= self.longest]
+        """Perplexity and scored tokens of each row, [rows, 2]; NaN and 0 for prompts that are too long.
+
+        Raises:
+            RunError: one isn't finite.
+        """
+        rendered = {i: prompt for i, row in enumerate(rows) if (prompt := self._render(row)) is not None}
+        fits = list(rendered)
         result_N2 = np.full((len(rows), 2), np.nan)
         result_N2[:, 1] = 0
         fits.sort(key=lambda i: len(rendered[i].token_ids))
@@ -127,9 +141,21 @@ class _Scorer:
             batch = fits[start : start + BATCH_ROWS]
             ids = [rendered[i].token_ids for i in batch]
             result_N2[batch] = self.perplexity(ids, [rendered[i].scored_span(self.scope) for i in batch])
+            for i in batch:
+                if result_N2[i, 1] and not np.isfinite(result_N2[i, 0]):
+                    name = self.dataset.prompt(rows[i]).id
+                    raise RunError(f"the perplexity of prompt '{name}' is {result_N2[i, 0]:g}: {NOT_FINITE}")
             advance(len(batch))
         advance(len(rows) - len(fits))
         return result_N2
+
+    def _render(self, row: int) -> Rendered | None:
+        """The row's prompt, or None if it is too long."""
+        messages = self.dataset.messages(row)
+        if self.longest is not None and self.renderer.is_longer(messages, self.longest):
+            return None
+        rendered = self.renderer(messages)
+        return rendered if self.longest is None or len(rendered.token_ids) <= self.longest else None
 
 
 def engine_perplexity(engine: Any, rows: list[list[int]], spans: list[tuple[int, int]]) -> npt.NDArray[np.float64]:

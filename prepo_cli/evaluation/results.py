@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prepo_cli.rewards.metrics import mean_and_std
+from prepo_cli.rewards.metrics import mean_and_std, refuse_unscored
 from prepo_cli.statistics import avg_at_k, bootstrap_interval, maj_at_k, pass_at_k
 
 MAX_SOURCES = 100
@@ -86,8 +86,13 @@ class Evaluation:
 
 
 def join(parts: Iterable[Evaluation], k: int, keep_completions: bool = True) -> Evaluation:
-    """One evaluation of all prompts of `parts`, in order; completions, which take most memory, may be dropped."""
+    """One evaluation of all prompts of `parts`, in order; completions, which take most memory, may be dropped.
+
+    Raises:
+        RunError: no reward function scored any of the completions.
+    """
     joined = [part if keep_completions else replace(part, completions=[]) for part in parts]
+    refuse_unscored([part.by_function for part in joined], "the evaluation")
 
     def stacked(arrays: Iterable[npt.NDArray[Any]], dtype: Any) -> Any:
         return np.concatenate([np.zeros((0, k), dtype), *arrays])

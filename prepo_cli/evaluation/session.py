@@ -16,20 +16,21 @@ from prepo_cli.evaluation.evaluator import Evaluator, Sampling
 from prepo_cli.evaluation.folder import EvaluationFolder
 from prepo_cli.evaluation.results import Evaluation, join
 from prepo_cli.evaluation.settings import EvalConfig, SamplingConfig, fingerprint
-from prepo_cli.policy.loading import load_model_spec, load_policy, model_source
+from prepo_cli.lock import locked_folder
+from prepo_cli.policy.loading import load_model_spec, load_policy, model_source, verify_model
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.terminal import progress, say
 
 C = TypeVar("C", bound=SamplingConfig)
 
 
-def run_evaluation(config: EvalConfig, *, overwrite: bool = False) -> dict[str, Any]:
+def run_evaluation(config: EvalConfig, *, overwrite: bool = False, break_lock: bool = False) -> dict[str, Any]:
     """Run an evaluation, resume an interrupted one, or read a finished one; returns its summary.
 
     Raises:
         UsageError: bad settings, data or output folder; KeyboardInterrupt: finished chunks are kept.
     """
-    with Judge(config.rewards) as judge:
+    with locked_folder(Path(config.output_dir), break_lock), Judge(config.rewards) as judge:
         dataset = load_configured_prompts(config, answer_column=config.answer_column)
         mark = fingerprint(config, model_source(config.model.model_name_or_path), dataset)
         folder = EvaluationFolder(Path(config.output_dir), mark)
@@ -42,6 +43,7 @@ def run_evaluation(config: EvalConfig, *, overwrite: bool = False) -> dict[str, 
 
 def prepare(config: C, dataset: PromptDataset, judge: Judge, sync_dir: Path) -> tuple[C, Evaluator, Engine]:
     """The configuration with lengths that fit the model, the evaluator, and the engine it generates with."""
+    verify_model(config.model)
     shares_weights = ENGINES[config.engine.name].load().shares_weights
     model = load_policy(config.model) if shares_weights else load_model_spec(config.model)
     config = config.with_lengths(model.max_context)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field
 
 from prepo_cli.errors import UsageError
-from prepo_cli.sections import EMBEDDED, EngineConfig, ModelConfig, PromptsConfig, RewardConfig
+from prepo_cli.sections import EMBEDDED, EngineConfig, ModelConfig, PromptsConfig, RewardConfig, Seed, Temperature
 
 if TYPE_CHECKING:
     from prepo_cli.data.loading import PromptDataset
@@ -29,14 +29,16 @@ class SamplingConfig(PromptsConfig):
 
     answer_column: str | None = None
     model: ModelConfig = Field(default_factory=ModelConfig)
-    k: int = Field(16, ge=1, description="samples per prompt")
-    temperature: float = Field(1.0, gt=0)
+    k: int = Field(16, ge=1, le=2**16, description="samples per prompt")
+    temperature: Temperature = 1.0
     top_p: float = Field(1.0, gt=0, le=1)
-    max_completion_length: int | None = Field(None, ge=1, description="tokens; by default what fits the model")
-    max_prompt_length: int | None = Field(None, ge=1, description="tokens; longer prompts are left out")
+    max_completion_length: int | None = Field(
+        None, ge=1, le=2**24, description="tokens; by default what fits the model"
+    )
+    max_prompt_length: int | None = Field(None, ge=1, le=2**24, description="tokens; longer prompts are left out")
     rewards: RewardConfig = Field(default_factory=RewardConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
     def with_lengths(self, context: int | None) -> Self:
         """The configuration with both lengths set to fit a context of that many tokens.
@@ -66,8 +68,8 @@ class ScoringConfig(PromptsConfig):
 
     model: ModelConfig = Field(default_factory=ModelConfig)
     scope: Literal["question", "prompt"] = "question"
-    max_prompt_length: int | None = Field(None, ge=1, description="tokens; longer prompts get no perplexity")
-    batch_tokens: int = Field(16384, ge=1, description="padded tokens per forward pass")
+    max_prompt_length: int | None = Field(None, ge=1, le=2**24, description="tokens; longer prompts get no perplexity")
+    batch_tokens: int = Field(16384, ge=1, le=2**40, description="padded tokens per forward pass")
     engine: EngineConfig = Field(default_factory=EngineConfig)
     output: Path
 
@@ -82,7 +84,7 @@ class EvalConfig(SamplingConfig):
 class PassRateConfig(SamplingConfig):
     """All settings of `prepo score-passrate`."""
 
-    k: int = Field(8, ge=1, description="samples per prompt")
+    k: int = Field(8, ge=1, le=2**16, description="samples per prompt")
     output: Path
 
 
@@ -90,7 +92,8 @@ def fingerprint(config: SamplingConfig, model_folder: str, dataset: PromptDatase
     """Hex digest of the settings, the model's files and the dataset's rows; batch size and workers are left out."""
     settings = config.model_dump(mode="json", exclude={"output_dir", "output", "engine"})
     settings["engine"] = config.engine.name
-    settings["rewards"].pop("workers")
+    for name in ("workers", "memory_gb"):
+        settings["rewards"].pop(name)
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
     digest_model(digest, Path(model_folder))
     for row in range(len(dataset)):

@@ -8,10 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
+from prepo_cli.text import plain
+
 
 def print_evaluation(summary: dict[str, Any], console: Console | None = None) -> None:
     """Print accuracies with their intervals, rows by source and by reward function, lengths, time and counts."""
-    console = console or Console(width=get_terminal_size((120, 24)).columns, markup=False, highlight=False)
+    console = console or Console(width=get_terminal_size((120, 24)).columns, markup=False, emoji=False, highlight=False)
     console.print(_measures(summary))
     if summary["by_source"]:
         console.print(_by_source(summary))
@@ -30,11 +32,11 @@ def print_evaluation(summary: dict[str, Any], console: Console | None = None) ->
         console.print(f"{summary['timeouts']:,} answers took too long to check and count as wrong")
     if summary["errors"]:
         console.print(f"{summary['errors']:,} answers could not be scored: a reward failed on them or was not finite")
-    console.print(f"samples: {summary['output_dir']}/samples.parquet", soft_wrap=True)
+    console.print(plain(f"samples: {summary['output_dir']}/samples.parquet"), soft_wrap=True)
 
 
 def _measures(summary: dict[str, Any]) -> Table:
-    title = f"{summary['model']} on {summary['dataset']}: {summary['prompts']:,} prompts x {summary['k']}"
+    title = plain(f"{summary['model']} on {summary['dataset']}: {summary['prompts']:,} prompts x {summary['k']}")
     table = Table("measure", _right("value"), _right("95% interval"), title=title, title_justify="left")
     for name, value in summary.items():
         if isinstance(value, dict) and "low" in value:
@@ -46,14 +48,14 @@ def _by_source(summary: dict[str, Any]) -> Table:
     avg = f"avg@{summary['k']}"
     table = Table("source", _right("prompts"), _right(avg), _right("95% interval"))
     for source, row in summary["by_source"].items():
-        table.add_row(source, f"{row['prompts']:,}", *_cells(row[avg]))
+        table.add_row(plain(source), f"{row['prompts']:,}", *_cells(row[avg]))
     return table
 
 
 def _rewards(by_function: dict[str, dict[str, float]]) -> Table:
     table = Table("reward", _right("mean"), _right("std"))
     for name, moments in by_function.items():
-        table.add_row(name, *(f"{moments[key]:.3f}" if key in moments else "" for key in ("mean", "std")))
+        table.add_row(plain(name), *(f"{moments[key]:.3f}" if key in moments else "" for key in ("mean", "std")))
     return table
 
 

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from prepo_cli import manifest
 from prepo_cli.config import ASSETS
 from prepo_cli.errors import UsageError, one_line
 from prepo_cli.policy.adapters import add_adapters
@@ -77,6 +78,27 @@ def load_model_spec(config: ModelConfig) -> ModelSpec:
             generation = None
     eos = _eos_token_ids(config, generation, settings.get_text_config(), tokenizer)
     return ModelSpec(tokenizer, eos, max_context_of(settings), name)
+
+
+def verify_model(config: ModelConfig) -> None:
+    """Check a model that prepo saved, in a run's `final` or a checkpoint, by its manifest; others have none.
+
+    Files that have been added to it are no fault.
+
+    Raises:
+        UsageError: a file is damaged or missing.
+    """
+    folder = Path(model_source(config.model_name_or_path))
+    owner = next((owner for owner in (folder, folder.parent) if manifest.has_manifest(owner)), None)
+    if owner is None:
+        return
+    try:
+        manifest.verify(owner, part=folder)
+    except manifest.Damaged as error:
+        raise UsageError(
+            f"model {folder} is damaged: {error}; save it again with prepo train --resume, or, if the change is yours, "
+            f"delete {owner / manifest.NAME}"
+        ) from error
 
 
 def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:

@@ -15,6 +15,10 @@ from prepo_cli.policy.adapters import hub_weights
 from prepo_cli.policy.scoring import pad_rows, spans_mask, token_batches
 
 FloatArray = npt.NDArray[np.float32]
+NOT_FINITE = (
+    "the model's log-probs are not finite: its weights are broken, or too large for its dtype; check the model, or try "
+    "--dtype float32 (training: model.dtype=float32) or a lower training.learning_rate"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,13 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def local_tensor(tensor: Tensor) -> Tensor:
+    """This process's share of a tensor that `fully_shard` may have sharded."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def size(parameter: nn.Parameter) -> int:
     """Number of elements of the unsharded parameter."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))

@@ -6,6 +6,7 @@ Only Hub names go there; of a local path the card shows just the last component.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from prepo_cli.engines import ENGINES
 from prepo_cli.losses import LOSSES
 from prepo_cli.sections import RunConfig, is_embedded
 from prepo_cli.statistics import interval_text
+from prepo_cli.text import plain
 from strategies.registry import find, parse
 
 Interval = Mapping[str, float]
@@ -45,9 +47,9 @@ def model_card(config: RunConfig, summary: Mapping[str, Any]) -> str:
     unpushed = " --set reporting.push_to_hub=false" if config.reporting.push_to_hub else ""
     parts = [
         f"---\n{data}{LICENCE}\n---",
-        f"# {base}, trained with prepo ({summary['recipe']})",
+        f"# {_literal(base)}, trained with prepo ({_literal(summary['recipe'])})",
         f"{_linked(base)} after {summary['steps']:,} steps of reinforcement learning with verifiable rewards "
-        f"({', '.join(config.rewards.functions)}) on {_linked(dataset, 'datasets/')}, "
+        f"({_literal(', '.join(config.rewards.functions))}) on {_linked(dataset, 'datasets/')}, "
         f"{config.training.loss_type} loss, seed {config.seed}.{_lora(config)}",
         *_strategies(config),
         *_results(config, summary),
@@ -107,7 +109,17 @@ def _model_name(config: RunConfig) -> str:
 def _linked(name: str, kind: str = "") -> str:
     if is_embedded(name):
         return f"prepo's embedded {'task' if kind else 'model'}"
-    return f"[{name}](https://huggingface.co/{kind}{name})" if hub_name(name) else f"`{name}`"
+    return f"[{name}](https://huggingface.co/{kind}{name})" if hub_name(name) else _code(name)
+
+
+def _literal(text: str) -> str:
+    """Text in which nothing is Markdown or HTML."""
+    return re.sub(r"([\\`*\[\]<>|&$~#])", r"\\\1", plain(text))
+
+
+def _code(text: str) -> str:
+    """Text as code, in a table too."""
+    return f"`{plain(text).replace('`', chr(39)).replace('|', '¦')}`"
 
 
 def _lora(config: RunConfig) -> str:
@@ -118,7 +130,7 @@ def _lora(config: RunConfig) -> str:
     targets = modules if isinstance(modules, str) else ", ".join(modules)
     return (
         f" Trained with LoRA adapters (rank {model.lora_r}, alpha {model.lora_alpha:g}, dropout "
-        f"{model.lora_dropout:g}, target modules {targets}), which are merged into these weights."
+        f"{model.lora_dropout:g}, target modules {_literal(targets)}), which are merged into these weights."
     )
 
 
@@ -128,9 +140,9 @@ def _strategies(config: RunConfig) -> Iterator[str]:
         for spec in parse(text):
             cls = find(slot, spec.name)
             values = cls.Params.model_validate(dict(spec.params)).model_dump(mode="json")
-            parameters = ", ".join(f"`{key}={value}`" for key, value in values.items() if value is not None)
+            parameters = ", ".join(_code(f"{key}={value}") for key, value in values.items() if value is not None)
             paper = f"[{cls.paper}]({ARXIV}{cls.paper})" if cls.paper else ""
-            rows.append([slot.replace("_", " "), f"`{spec.name}`", parameters, paper])
+            rows.append([slot.replace("_", " "), _code(spec.name), parameters, paper])
     yield "## Strategies"
     yield _table(["slot", "strategy", "parameters", "paper"], rows)
 
@@ -152,10 +164,10 @@ def _results(config: RunConfig, summary: Mapping[str, Any]) -> Iterator[str]:
     prompts = (after or before)["prompts"]
     yield "## Results"
     yield (
-        f"{shown(settings.dataset_name or '')}, split {settings.split}: {prompts:,} prompts, {settings.num_samples} "
-        f"samples each at temperature {settings.temperature:g} and top-p {settings.top_p:g}. `avg@k` is the mean "
-        "accuracy of k samples, `pass@k` the unbiased estimate of the chance that at least one of k samples is "
-        "correct, `maj@k` the accuracy of the majority answer."
+        f"{_literal(shown(settings.dataset_name or ''))}, split {_literal(settings.split)}: {prompts:,} prompts, "
+        f"{settings.num_samples} samples each at temperature {settings.temperature:g} and top-p {settings.top_p:g}. "
+        "`avg@k` is the mean accuracy of k samples, `pass@k` the unbiased estimate of the chance that at least one of "
+        "k samples is correct, `maj@k` the accuracy of the majority answer."
     )
     yield _table(["metric", "before", "after", "difference"], rows)
     yield "Brackets are 95% intervals from a bootstrap over prompts; the difference is paired by prompt."
@@ -173,12 +185,13 @@ def _snippet(config: RunConfig) -> str:
     trust = ", trust_remote_code=True" if config.model.trust_remote_code else ""
     system = config.data.system_prompt
     instruction = "" if system is None else f'{{"role": "system", "content": {system!r}}}, '
-    template = "".join(f", {key}={value!r}" for key, value in config.data.chat_template_kwargs.items())
+    arguments = config.data.chat_template_kwargs.items()
+    template = "".join(f", {key}={value!r}" for key, value in arguments if key.isidentifier())
     comment = "" if config.reporting.hub_model_id else "  # in the run folder"
     return f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-name = "{name}"{comment}
+name = {json.dumps(name)}{comment}
 tokenizer = AutoTokenizer.from_pretrained(name{trust})
 model = AutoModelForCausalLM.from_pretrained(name, dtype="auto"{trust})
 
@@ -217,7 +230,7 @@ def _papers(config: RunConfig) -> Iterator[tuple[str, str]]:
         for spec in parse(text):
             paper = find(slot, spec.name).paper
             if paper:
-                yield f"{slot.replace('_', ' ')} `{spec.name}`", paper
+                yield f"{slot.replace('_', ' ')} {_code(spec.name)}", paper
 
 
 def _intervals(results: Mapping[str, Any] | None) -> dict[str, Interval]:

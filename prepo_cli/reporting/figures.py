@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from prepo_cli.errors import UsageError
+from prepo_cli.files import atomic_path
+from prepo_cli.text import plain
+
+SOFTWARE = "prepo"
+"""Written into pictures, by which those that may be replaced are known."""
 BLUE, ORANGE, GREEN, RED, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9"
+LONGEST_TITLE = 90
 Line = dict[str, Any]
 
 
@@ -51,8 +58,23 @@ def perplexity_histogram(ppl: np.ndarray[Any, np.dtype[np.float64]], path: Path,
         axes.set_xscale("log")
         axes.set_xlabel("prompt perplexity")
         axes.set_ylabel("prompts")
-        axes.set_title(title, loc="left", fontsize=10)
+        set_title(axes, title)
         axes.legend(frameon=False)
+
+
+def set_title(axes: Any, title: str) -> None:
+    """Name a panel, dollar signs and all: they are not mathematics."""
+    axes.set_title(drawable(title, LONGEST_TITLE), loc="left", fontsize=10, parse_math=False)
+
+
+def drawable(text: str, limit: int) -> str:
+    """Text as pictures show it: on one line, cut if long, without characters that the font lacks."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    shown = plain(" ".join(text.split()))
+    shown = shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+    return "".join(c if font.get_char_index(ord(c)) else "\N{REPLACEMENT CHARACTER}" for c in shown)
 
 
 def held_out(axes: Any, evaluations: Sequence[Line], x: str, color: str, label: str) -> None:
@@ -96,6 +118,34 @@ def canvas(path: Path, rows: int = 1, height: float = 4.0, sharex: bool = True) 
             panel.grid(alpha=0.25)
             panel.spines[["top"]].set_visible(False)
         yield axes
-        figure.savefig(path, dpi=150)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=150, metadata={"Software": SOFTWARE})
     finally:
         pyplot.close(figure)
+
+
+def refuse_plot(path: Path, overwrite: bool) -> None:
+    """Refuse, before the work, a picture that can't be written or would replace a file.
+
+    Raises:
+        UsageError: why, and the cure.
+    """
+    if path.suffix != ".png":
+        raise UsageError(f"--plot {path}: the file name must end in .png")
+    if path.is_symlink() or path.exists():
+        if not _is_ours(path):
+            raise UsageError(f"--plot {path} already exists and was not drawn by prepo; choose another file")
+        if not overwrite:
+            raise UsageError(f"--plot {path} already exists: replace it with --overwrite, or choose another file")
+    if not path.parent.is_dir():
+        raise UsageError(f"--plot {path}: there is no folder {path.parent}; make it first")
+
+
+def _is_ours(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get("Software") == SOFTWARE
+    except OSError:  # also what is no picture
+        return False

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from prepo_cli import manifest
 from prepo_cli.config import read_yaml, validation_message
 from prepo_cli.errors import RunError, UsageError, one_line
 from prepo_cli.files import atomic_write
+from prepo_cli.ownership import write_unless_edited
 from prepo_cli.reporting.card import model_card
 from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.sections import RunConfig
@@ -51,7 +53,8 @@ def push_run(config: RunConfig, folder: Path, api: HfApi | None = None) -> str:
         api: the Hub client; by default one with the user's token.
 
     Raises:
-        UsageError: the repository name is missing, or the folder holds no finished run; RunError: the push failed.
+        UsageError: the repository name is missing, or the folder holds no finished run, or a damaged model.
+        RunError: the push failed.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HTTPError
@@ -62,6 +65,11 @@ def push_run(config: RunConfig, folder: Path, api: HfApi | None = None) -> str:
         raise UsageError(
             f"the run in {folder} is unfinished; finish it with: prepo train --resume --output-dir {folder}"
         )
+    if manifest.has_manifest(final):
+        try:
+            manifest.verify(final, part=final)
+        except manifest.Damaged as error:
+            raise UsageError(f"{final} is damaged: {error}; write it again with prepo train --resume") from error
     files = {path.relative_to(final).as_posix(): path for path in sorted(final.rglob("*")) if path.is_file()}
     files |= {name: folder / name for name in RUN_FILES if (folder / name).is_file()}
     api = api or HfApi()
@@ -105,7 +113,9 @@ def push_folder(folder: Path, hub_model_id: str | None = None, api: HfApi | None
     summary = json.loads(run.summary.read_text(encoding="utf-8"))
     card = folder / CARD
     if card.is_file() and card.read_text(encoding="utf-8") == model_card(config, summary):
-        atomic_write(card, model_card(target, summary))
+        text = model_card(target, summary)
+        if not write_unless_edited(folder, CARD, text):
+            atomic_write(card, text)  # the folder of an older prepo, without a marker
     return push_run(target, folder, api)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prepo_cli.reporting.figures import BLUE, RED, canvas
+from prepo_cli.reporting.figures import BLUE, RED, canvas, set_title
 
 
 def pass_rate_figure(report: dict[str, Any], path: Path, title: str) -> None:
@@ -17,7 +17,7 @@ def pass_rate_figure(report: dict[str, Any], path: Path, title: str) -> None:
     with canvas(path, rows=rows, height=3.6 * rows, sharex=False) as axes:
         upper, *lower = np.atleast_1d(axes)
         _distribution(upper, report)
-        upper.set_title(title, loc="left", fontsize=10)
+        set_title(upper, title)
         for panel in lower:
             _by_perplexity(panel, parts)
 

@@ -1,14 +1,19 @@
 """The run folder: everything a run writes, safe against a kill at any moment.
 
 Files are written atomically, lines of `metrics.jsonl` and `evaluations.jsonl` flushed one by one; a resumed run drops
-all lines that came after its checkpoint, and an incomplete last one.
+all lines that came after its checkpoint, and an incomplete last one. A marker lists what is prepo's in the folder, and
+overwriting a run deletes nothing else; a lock keeps other processes out.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +21,52 @@ from pydantic import BaseModel
 
 from prepo_cli.config import read_yaml, to_yaml
 from prepo_cli.errors import UsageError
-from prepo_cli.files import PARTIAL, append_line, atomic_path, atomic_write, atomic_write_json, read_lines
+from prepo_cli.files import (
+    PARTIAL,
+    append_line,
+    atomic_path,
+    atomic_write,
+    atomic_write_json,
+    read_lines,
+    readable_lines,
+)
+from prepo_cli.lock import locked
+from prepo_cli.manifest import has_manifest
+from prepo_cli.ownership import (
+    LOCK,
+    Marker,
+    is_unused,
+    read_marker,
+    refuse_foreign,
+    refuse_non_folder,
+    remove_owned,
+    write_unless_edited,
+)
 from prepo_cli.sections import MAY_CHANGE, RunConfig
+from prepo_cli.terminal import say
 
-OURS = ("metrics.jsonl", "evaluations.jsonl", "summary.json", "README.md", "learning_curve.png", "config.yaml")
+CARD = "README.md"
+FILES = ("metrics.jsonl", "evaluations.jsonl", "summary.json", "learning_curve.png", "config.yaml")
+FOLDERS = ("rollouts", "skipped", "checkpoints", "final")
+OURS = (
+    *FILES,
+    "rollouts/step_[0-9]*.parquet",
+    "skipped/step_[0-9]*.parquet",
+    "checkpoints/step-[0-9][0-9][0-9][0-9][0-9]*[0-9]/",
+    "final/",
+    "tensorboard/events.out.tfevents.*",
+    "wandb/id",
+    "wandb/latest-run",
+    "wandb/debug*.log",
+    "wandb/*run-*/*.wandb",
+    "wandb/*run-*/files/*",
+    "wandb/*run-*/logs/*",
+    "trackio/*.db*",
+)
+"""What a run writes, its trackers included, as the marker lists it; the model card has a digest there instead."""
+STEP_TABLE = re.compile(r"step_(\d+)\.parquet")
+LISTED_LINES = 5
+"""Damaged lines that are named, of many."""
 
 
 class RunFolder:
@@ -32,26 +79,51 @@ class RunFolder:
         self.evaluations = path / "evaluations.jsonl"
         self.summary = path / "summary.json"
         self.rollouts = path / "rollouts"
+        self.skipped = path / "skipped"
         self.checkpoints = path / "checkpoints"
         self.final = path / "final"
 
     @property
     def in_use(self) -> bool:
-        """Whether the folder holds anything but files that a kill left half written."""
-        return self.path.exists() and any(not path.name.startswith(PARTIAL) for path in self.path.iterdir())
+        """Whether the folder holds anything but what a kill leaves right after the start."""
+        return not is_unused(self.path)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the folder was made for a run."""
+        marker = read_marker(self.path)
+        return marker is not None and marker.kind == "run"
+
+    @contextmanager
+    def claimed(self, config: RunConfig, *, resume: bool, overwrite: bool, break_lock: bool = False) -> Iterator[None]:
+        """Keep other processes out of the folder, in which this run may start or go on.
+
+        Raises:
+            UsageError: it may not, or another process uses the folder.
+        """
+        self.check(config, resume=resume, overwrite=overwrite)
+        with locked(self.path / LOCK, self.path, break_lock):
+            self.check(config, resume=resume, overwrite=overwrite)  # another run may just have ended in it
+            yield
 
     def check(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
-        """Refuse, before anything is loaded, a folder that holds another run or can't be written to.
+        """Refuse, before anything is loaded, a folder that holds something else or can't be written to.
 
         Raises:
             UsageError: why, and the cure.
         """
+        refuse_non_folder(self.path)
+        marker = read_marker(self.path)
+        if marker is not None and marker.kind != "run":
+            raise UsageError(f"{self.path} belongs to a prepo {marker.kind}; choose another --output-dir")
         if resume:
+            if not self.config.is_file():
+                raise UsageError(f"nothing to resume: {self.path} holds no run; start without --resume")
             self._refuse_another_run(config)
-        elif self.in_use and not (overwrite and self.config.is_file()):
-            cure = "resume it with --resume, replace it with --overwrite" if self.config.is_file() else "empty it"
-            what = "a run" if self.config.is_file() else "other files"
-            raise UsageError(f"{self.path} already holds {what}: {cure}, or choose another --output-dir")
+        elif self.in_use and not (overwrite and marker is not None):
+            raise UsageError(f"{self.path} already holds {self._content(marker)}, or choose another --output-dir")
+        refuse_foreign(self.path, (CARD,), "choose another --output-dir")
+        self._refuse_wrong_kinds()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f"{PARTIAL}probe"
@@ -61,10 +133,16 @@ class RunFolder:
             raise UsageError(f"can't write to {self.path} ({error.strerror}); choose another --output-dir") from error
 
     def begin(self, config: RunConfig, *, resume: bool) -> None:
-        """Prepare the folder, deleting any run that is overwritten, and write the configuration."""
-        if not resume:
+        """Prepare the folder, deleting any run that is overwritten, and write the configuration.
+
+        A run of an older prepo that is resumed gets its marker here.
+        """
+        marker = read_marker(self.path)
+        if marker is not None and not resume:
             self._clear()
-        atomic_write(self.config, to_yaml(config))  # first, since a folder without it counts as somebody else's
+        written = marker.written if marker is not None and resume else {}
+        Marker("run", OURS, written).write(self.path)  # first, since a folder without it counts as somebody else's
+        atomic_write(self.config, to_yaml(config))
         self.rollouts.mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
 
@@ -78,29 +156,33 @@ class RunFolder:
 
     def write_rollouts(self, step: int, columns: Mapping[str, Sequence[Any]]) -> None:
         """The step's rollouts as parquet."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        _write_table(self.rollouts, step, columns)
 
-        with atomic_path(self.rollouts / f"step_{step:06d}.parquet") as temporary:
-            pq.write_table(pa.table({key: list(values) for key, values in columns.items()}), temporary)
+    def write_skipped(self, step: int, columns: Mapping[str, Sequence[Any]]) -> Path:
+        """The samples of the step's skipped updates as parquet."""
+        self.skipped.mkdir(exist_ok=True)
+        return _write_table(self.skipped, step, columns)
 
     def truncate(self, step: int, finished: bool) -> None:
         """Drop what a run that resumes before `step` will write again.
 
-        An evaluation due after a step is written before that step's checkpoint, the final one after the last.
+        An evaluation due after a step is written before that step's checkpoint, the final one after the last. A file
+        with damaged lines is copied before they are dropped.
         """
-        _rewrite(self.metrics, [line for line in read_lines(self.metrics) if line["step"] < step])
-        newest = step - 1 if finished else step
-        _rewrite(self.evaluations, [line for line in read_lines(self.evaluations) if line["step"] <= newest])
-        for path in self.rollouts.glob("step_*"):
-            if int(path.stem.removeprefix("step_")) >= step:
-                path.unlink()
+        _keep_lines(self.metrics, step - 1)
+        _keep_lines(self.evaluations, step - 1 if finished else step)
+        for folder in (self.rollouts, self.skipped):
+            for path in folder.iterdir() if folder.is_dir() else ():
+                found = STEP_TABLE.fullmatch(path.name)
+                if found and int(found[1]) >= step:
+                    path.unlink()
 
     def finish(self, config: RunConfig, summary: Mapping[str, Any]) -> None:
-        """Write the summary, the model card and the learning curve."""
+        """Write the summary, the model card and the learning curve; a README.md that is not prepo's stays."""
         from prepo_cli.reporting.card import model_card
 
-        atomic_write(self.path / "README.md", model_card(config, summary))
+        if not write_unless_edited(self.path, CARD, model_card(config, summary)):
+            say(f"{self.path / CARD} was not written by prepo and stays; there is no model card")
         if config.reporting.figures:
             from prepo_cli.reporting.figures import learning_curve
 
@@ -114,12 +196,32 @@ class RunFolder:
                 "resume without that change, or choose another --output-dir"
             )
 
+    def _content(self, marker: Marker | None) -> str:
+        """What a used folder holds, and how to go on."""
+        if marker is not None:
+            return "a run: resume it with --resume, replace it with --overwrite"
+        if self.config.is_file():
+            return "a run that this prepo did not start, which --overwrite leaves alone: resume it or delete it"
+        return "other files: empty it"
+
+    def _refuse_wrong_kinds(self) -> None:
+        for name in (*FILES, *FOLDERS):
+            path = self.path / name
+            if os.path.lexists(path) and path.is_dir() != (name in FOLDERS):
+                needed = "folder" if name in FOLDERS else "file"
+                raise UsageError(f"{path} is no {needed}, which a run needs there; move it")
+
     def _clear(self) -> None:
-        """Delete the run; its configuration, without which the folder would count as somebody else's, goes last."""
-        for folder in (self.rollouts, self.checkpoints, self.final):
-            shutil.rmtree(folder, ignore_errors=True)
-        for name in OURS:
-            (self.path / name).unlink(missing_ok=True)
+        """Delete the run. The marker stays, so that a kill leaves a folder that can be overwritten.
+
+        A checkpoint whose manifest is damaged does not say which files are prepo's, and is set aside.
+        """
+        for path in (*self.path.glob(f"{PARTIAL}*"), *self.checkpoints.glob(f"{PARTIAL}*")):
+            shutil.rmtree(path, ignore_errors=True)
+        remove_owned(self.path)
+        for path in self.checkpoints.glob("step-*"):
+            if has_manifest(path):
+                path.rename(_unused(path.with_name(f"damaged-{path.name}")))
 
 
 def differences(before: Mapping[str, Any], now: BaseModel, place: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -135,5 +237,33 @@ def differences(before: Mapping[str, Any], now: BaseModel, place: str = "") -> I
             yield f"{place}{name}", written, values[name]
 
 
-def _rewrite(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    atomic_write(path, "".join(json.dumps(line) + "\n" for line in lines))
+def _write_table(folder: Path, step: int, columns: Mapping[str, Sequence[Any]]) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = folder / f"step_{step:06d}.parquet"
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table({key: list(values) for key, values in columns.items()}), temporary)
+    return path
+
+
+def _keep_lines(path: Path, newest: int) -> None:
+    """Drop the lines of later steps than `newest`, and damaged ones, of which the file is copied first."""
+    lines, damaged = readable_lines(path)
+    if damaged:
+        copy = _unused(path.with_name(f"{path.name}.damaged"))
+        with atomic_path(copy) as temporary:
+            shutil.copyfile(path, temporary)
+        more = "" if len(damaged) <= LISTED_LINES else f" and {len(damaged) - LISTED_LINES:,} more"
+        where = ", ".join(map(str, damaged[:LISTED_LINES]))
+        say(
+            f"{path} is damaged in line {where}{more}: kept the lines that can be read, and the whole file as "
+            f"{copy.name}"
+        )
+    kept = [line for line in lines if line["step"] <= newest]
+    atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _unused(path: Path) -> Path:
+    """The path with the first number that is not in use."""
+    return next(p for n in count(1) if not os.path.lexists(p := path.with_name(f"{path.name}-{n}")))

@@ -22,7 +22,8 @@ def build_summary(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         "model": config.model.model_name_or_path,
         "dataset": config.data.dataset_name,
         "seed": config.seed,
-        "steps": len(metrics),
+        "steps": metrics[-1]["step"] + 1 if metrics else 0,
+        "skipped_steps": sum(line.get("skipped_steps") or 0 for line in metrics),
         "output_dir": str(folder.path),
         "cost": {name: metrics[-1][f"cost/{name}"] for name in COSTS} if metrics else {},
         "metric": key,
@@ -43,7 +44,7 @@ def build_summary(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
 
 def print_summary(summary: dict[str, Any]) -> None:
     """Print the summary as tables."""
-    from prepo_cli.terminal import table
+    from prepo_cli.terminal import line, table
 
     slots = ", ".join(f"{slot} {name}" for slot, name in summary["strategies"].items())
     rows = []
@@ -62,7 +63,7 @@ def print_summary(summary: dict[str, Any]) -> None:
             ["rollouts generated", "rollouts trained", "tokens generated", "tokens scored", "seconds"],
             [[*(f"{cost[name]:,}" for name in COSTS[:-1]), f"{cost['seconds']:,.1f}"]],
         )
-    print(f"run folder: {summary['output_dir']}")
+    line(f"run folder: {summary['output_dir']}")
 
 
 def _order(name: str) -> tuple[int, int]:

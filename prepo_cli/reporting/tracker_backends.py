@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from prepo_cli.errors import one_line
+from prepo_cli.files import atomic_write
 
 
 class TrackerError(Exception):
@@ -94,7 +95,8 @@ class Wandb:
                 mode=wandb_mode(),
                 dir=str(run.folder),
                 config=dict(run.config),
-                settings=wandb.Settings(silent=True, console="off"),
+                # The metadata would hold the command line, and with it the credentials of a server's address.
+                settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
             )
         upload = f"offline; upload with: wandb sync {run.folder / 'wandb'}/offline-run-*"
         self.note = upload if self._run.offline else str(self._run.url or "disabled by WANDB_MODE")
@@ -174,7 +176,7 @@ def _wandb_id(folder: Path) -> str:
     path = folder / "id"
     if not path.is_file():
         folder.mkdir(exist_ok=True)
-        path.write_text(secrets.token_hex(8), encoding="utf-8")
+        atomic_write(path, secrets.token_hex(8))
     return path.read_text(encoding="utf-8")
 
 

@@ -7,7 +7,6 @@ disabled while training continues. Whatever tracker libraries print goes to stde
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -77,15 +76,12 @@ class Trackers:
         Args:
             config: the resolved configuration, which the trackers display.
             folder: the run folder; it must be writable.
-            step: the step that the run resumes at; 0 for a new run, which deletes tracker data left in the folder.
+            step: the step that the run resumes at; 0 for a new run.
             backends: the tracker class for each name.
         """
         reporting = config.reporting
         self._first_step = step
         self._running: dict[str, Tracker] = {}
-        if step == 0:
-            for name in backends:
-                shutil.rmtree(folder / name, ignore_errors=True)
         run_name = reporting.run_name or folder.resolve().name
         run = TrackedRun(folder, reporting.project, run_name, config.model_dump(mode="json"), step)
         for name in dict.fromkeys(reporting.report_to):

@@ -1,9 +1,8 @@
-"""Worker processes for the `math` reward, with a hard time-out for each job.
+"""Worker processes with a hard time-out for every call.
 
-math-verify's own time-outs use signals, which fail off the main thread and can't interrupt a long computation in C;
-here a hanging worker is killed and replaced, and only the job it was running is lost. Workers are separate programs:
-not forked, since the parent holds torch's threads, and not spawned by multiprocessing, which would import the caller's
-main module again and with it torch. POSIX only.
+Own time-outs of a library or of the user's code use signals, which fail off the main thread and can't interrupt a long
+computation in C; here a worker that hangs is killed and replaced, and only the call it was busy with is lost. Nothing
+is pickled, and no write or read blocks, so that calls and answers may be of any size. POSIX only.
 """
 
 from __future__ import annotations
@@ -11,167 +10,233 @@ from __future__ import annotations
 import json
 import os
 import selectors
-import subprocess
-import sys
 import weakref
 from collections import deque
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from prepo_cli.errors import RunError
-from prepo_cli.rewards.verify import Job
+from prepo_cli.rewards import places
+from prepo_cli.rewards.forkserver import ForkServer, ServerLost, Worker
+from prepo_cli.rewards.worker import Role
 
-Outcome = Literal["right", "wrong", "timeout", "error"]
 MAX_CHUNK = 32
 CHUNKS_PER_WORKER = 4
-START_SECONDS = 120.0
-COMMAND = (sys.executable, "-P", "-m", "prepo_cli.rewards.worker")
+STARTS = 3
+"""Workers that may fail to start in a row."""
+SERVER_LOST = "the process that forks them died or hangs"
+Waiting = deque[deque[int]]
+"""Chunks of calls, by number."""
+
+
+class Call(NamedTuple):
+    """What a worker is asked, as JSON, and how many seconds it may take."""
+
+    payload: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Lost:
+    """No answer: the call took too long, or its worker died. `how` it ended and `place`, if known, are for people."""
+
+    kind: Literal["timeout", "died"]
+    how: str
+    place: str = ""
+
+
+Outcome = dict[str, Any] | Lost
+
+
+class StartError(RunError):
+    """No worker gets ready."""
 
 
 class WorkerPool:
-    """Up to `size` workers, started when first needed; `timeout_s` limits a single job."""
+    """Up to `size` workers of a role, started when first needed; `hear` gets what they print."""
 
-    def __init__(self, size: int, timeout_s: float) -> None:
-        self.size, self.timeout_s = size, timeout_s
-        self._workers: list[_Worker] = []
-        self._selector = selectors.DefaultSelector()
-        self._stop = weakref.finalize(self, _kill_all, self._workers, os.getpid())
+    def __init__(self, role: Role, size: int, what: str, hear: Callable[[bytes], None] = lambda text: None) -> None:
+        self.role, self.size, self.what, self.hear = role, size, what, hear
+        self._workers: list[Worker] = []
+        self._servers: list[ForkServer] = []
+        self._selector = selectors.PollSelector()  # which holds no descriptor
+        self._failed_starts = 0
+        self._stop = weakref.finalize(self, _stop_all, self._servers, os.getpid())
 
-    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """The outcome of each job; 'timeout' if it took too long, 'error' if it killed its worker.
+    def start(self) -> dict[str, bool]:
+        """Start a worker unless there is one; returns what it tells of its functions.
 
         Raises:
-            RunError: the workers do not start.
+            StartError: it does not get ready.
         """
-        outcomes: list[Outcome] = ["wrong"] * len(jobs)
-        size = max(1, min(MAX_CHUNK, len(jobs) // (self.size * CHUNKS_PER_WORKER)))
-        waiting = deque(deque(range(start, min(start + size, len(jobs)))) for start in range(0, len(jobs), size))
+        for _ in self._until(lambda: bool(self._workers) and self._workers[0].ready is not None, [], deque(), 1):
+            pass
+        return self._workers[0].ready or {}
+
+    def run(self, calls: Sequence[Call], width: int | None = None) -> Generator[tuple[int, Outcome], None, None]:
+        """The outcome of each call with its number, as they come; at most `width` workers take part.
+
+        Closing the generator before its end stops the workers.
+
+        Raises:
+            StartError: the workers do not start.
+        """
+        width = min(width or self.size, self.size)
+        size = max(1, min(MAX_CHUNK, len(calls) // (width * CHUNKS_PER_WORKER)))
+        waiting = deque(deque(range(start, min(start + size, len(calls)))) for start in range(0, len(calls), size))
+        return self._until(lambda: not waiting and not any(w.queue for w in self._workers), calls, waiting, width)
+
+    def close(self) -> None:
+        """Stop all workers; the next call starts new ones."""
+        while self._workers:
+            worker = self._workers[0]
+            self._listen(worker)
+            self._forget(worker)
+            worker.close()
+        _stop_all(self._servers, os.getpid())
+
+    def _until(
+        self, done: Callable[[], bool], calls: Sequence[Call], waiting: Waiting, width: int
+    ) -> Generator[tuple[int, Outcome], None, None]:
         try:
-            while waiting or any(worker.queue for worker in self._workers):
-                self._hand_out(jobs, waiting)
-                self._collect(outcomes, waiting)
+            while not done():
+                self._hand_out(calls, waiting, width)
+                yield from self._collect(calls, waiting)
         except BaseException:
             self.close()  # late answers to an abandoned call would be taken for answers to the next one
             raise
-        return outcomes
 
-    def close(self) -> None:
-        """Stop all workers; the next `run` starts new ones."""
-        for worker in list(self._workers):
-            self._drop(worker)
-
-    def _hand_out(self, jobs: Sequence[Job], waiting: deque[deque[int]]) -> None:
-        while len(self._workers) < min(self.size, len(waiting)):
-            self._add_worker()
-        for worker in list(self._workers):
-            if worker.ready and not worker.queue and waiting:
+    def _hand_out(self, calls: Sequence[Call], waiting: Waiting, width: int) -> None:
+        while len(self._workers) < min(width, max(1, len(waiting))):
+            self._add_worker(waiting)
+        for worker in self._workers[:width]:
+            if worker.ready is not None and not worker.queue and waiting:
                 chunk = waiting.popleft()
+                worker.unsent = memoryview(f"[{','.join(calls[i].payload for i in chunk)}]\n".encode("ascii"))
                 try:
-                    worker.send([jobs[i] for i in chunk])
-                except BrokenPipeError:  # it died while idle, not because of these jobs
+                    worker.write()
+                except BrokenPipeError:  # it died while idle, not because of these calls
                     waiting.appendleft(chunk)
-                    self._drop(worker)
-                else:
-                    worker.queue = chunk
-                    worker.deadline = monotonic() + self.timeout_s
+                    self._drop(worker, waiting)
+                    return
+                worker.queue = chunk
+                worker.deadline = monotonic() + calls[chunk[0]].seconds
+                if worker.unsent:
+                    self._selector.register(worker.jobs, selectors.EVENT_WRITE, worker)
 
-    def _add_worker(self) -> None:
-        worker = _Worker(self.timeout_s)
+    def _add_worker(self, waiting: Waiting) -> None:
+        try:
+            if not self._servers:
+                self._servers.append(ForkServer(self.role))
+            worker = Worker(self._servers[0])
+        except ServerLost:
+            self._lose_server(waiting)
+            return
         self._workers.append(worker)
         self._selector.register(worker.answers, selectors.EVENT_READ, worker)
+        self._selector.register(worker.prints, selectors.EVENT_READ, worker)
 
-    def _collect(self, outcomes: list[Outcome], waiting: deque[deque[int]]) -> None:
-        busy = [worker for worker in self._workers if worker.queue or not worker.ready]
-        if not busy:
-            return
-        pause = max(0.0, min(worker.deadline for worker in busy) - monotonic())
-        heard = [key.data for key, _ in self._selector.select(pause)]
-        for worker in heard:
-            lines = worker.read()
-            for line in lines or ():
-                self._handle_line(worker, line, outcomes)
-            if lines is None:
-                self._lose(worker, "error", outcomes, waiting)
+    def _collect(self, calls: Sequence[Call], waiting: Waiting) -> Iterator[tuple[int, Outcome]]:
+        busy = [worker for worker in self._workers if worker.queue or worker.ready is None]
+        pause = min((worker.deadline for worker in busy), default=0.0) - monotonic()
+        heard = set()
+        for key, _ in self._selector.select(max(0.0, pause)):
+            worker: Worker = key.data
+            if worker not in self._workers:  # lost a moment ago
+                continue
+            if key.fd == worker.prints:
+                self._listen(worker)
+            elif key.fd == worker.jobs:
+                self._send(worker, calls)
+            else:
+                heard.add(worker)
+                lines = worker.read()
+                for line in lines or ():
+                    yield from self._handle_line(worker, line, calls)
+                if lines is None:
+                    yield from self._lose(worker, "died", waiting)
         for worker in busy:
-            if worker not in heard and monotonic() >= worker.deadline:
-                self._lose(worker, "timeout", outcomes, waiting)
+            if worker in self._workers and worker not in heard and monotonic() >= worker.deadline:
+                worker.trace += worker.ask_for_trace()
+                yield from self._lose(worker, "timeout", waiting)
 
-    def _handle_line(self, worker: _Worker, line: str, outcomes: list[Outcome]) -> None:
-        if line.startswith("!"):
-            raise RunError(f"the math reward's workers failed to start: {line[1:]}")
-        if line == "ready":
-            worker.ready = True
-        else:
-            outcomes[worker.queue.popleft()] = "right" if line == "1" else "wrong"
-        worker.deadline = monotonic() + self.timeout_s
+    def _listen(self, worker: Worker) -> None:
+        text = worker.read_prints()
+        if text:
+            self.hear(text)
+        elif text == b"" and worker.prints in self._selector.get_map():
+            self._selector.unregister(worker.prints)
 
-    def _lose(self, worker: _Worker, outcome: Outcome, outcomes: list[Outcome], waiting: deque[deque[int]]) -> None:
-        """Stop the worker, record the outcome of its current job and put the rest of its chunk back."""
-        self._drop(worker)
-        if not worker.ready:
-            raise RunError(f"the math reward's workers failed to start (exit code {worker.process.returncode})")
-        if worker.queue:
-            outcomes[worker.queue.popleft()] = outcome
-        if worker.queue:
-            waiting.appendleft(worker.queue)
-            worker.queue = deque()
-
-    def _drop(self, worker: _Worker) -> None:
-        self._selector.unregister(worker.answers)
-        self._workers.remove(worker)
-        worker.kill()
-
-
-class _Worker:
-    """One process; `queue` holds the numbers of the jobs it has not answered yet, the current one first."""
-
-    def __init__(self, timeout_s: float) -> None:
-        root = str(Path(__file__).parents[2])
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([root, *(entry for entry in sys.path if entry)]),
-            "OMP_NUM_THREADS": "1",
-        }
-        self.process = subprocess.Popen(
-            [*COMMAND, str(timeout_s)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is for the run, which stops its workers itself
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.jobs, self.answers = self.process.stdin, self.process.stdout
-        self.queue: deque[int] = deque()
-        self.ready = False
-        self.deadline = monotonic() + START_SECONDS
-        self._unread = b""
-
-    def send(self, jobs: Sequence[Job]) -> None:
-        self.jobs.write(json.dumps(jobs).encode("ascii") + b"\n")
-        self.jobs.flush()
-
-    def read(self) -> list[str] | None:
-        """Complete lines received so far; None once the process has ended."""
-        data = os.read(self.answers.fileno(), 65536)
-        if not data:
-            return None
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        return [line.decode("ascii") for line in lines]
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.answers.close()
+    def _send(self, worker: Worker, calls: Sequence[Call]) -> None:
         try:
-            self.jobs.close()
-        except BrokenPipeError:  # nobody reads what was left in the buffer
+            if worker.write():  # as long as it reads, the call has not begun
+                worker.deadline = monotonic() + calls[worker.queue[0]].seconds
+        except BrokenPipeError:  # its death is heard of through the other pipe
+            worker.unsent = memoryview(b"")
+        if not worker.unsent:
+            self._selector.unregister(worker.jobs)
+
+    def _handle_line(self, worker: Worker, line: str, calls: Sequence[Call]) -> Iterator[tuple[int, Outcome]]:
+        if not line.startswith("{"):
+            worker.trace.append(line)
             return
+        message = json.loads(line)
+        if "failed" in message:
+            raise StartError(message["failed"])
+        if worker.ready is None:
+            worker.ready, self._failed_starts = message["ready"], 0
+        else:
+            yield worker.queue.popleft(), message
+            if worker.queue:
+                worker.deadline = monotonic() + calls[worker.queue[0]].seconds
+
+    def _lose(self, worker: Worker, kind: Literal["timeout", "died"], waiting: Waiting) -> Iterator[tuple[int, Lost]]:
+        """Stop the worker, tell of its current call, and put the rest of its chunk back."""
+        self._listen(worker)
+        place = places.of_trace(worker.trace)
+        how = self._drop(worker, waiting)
+        if worker.ready is None and how is not None:
+            late = "a worker did not get ready in time" if kind == "timeout" else f"a worker ended with {how}"
+            self._fail_start(late + (f" at {place}" if place else ""))
+        if worker.queue:
+            number = worker.queue.popleft()
+            if worker.queue:
+                waiting.appendleft(worker.queue)
+            yield number, Lost(kind, how or SERVER_LOST, place)
+
+    def _drop(self, worker: Worker, waiting: Waiting) -> str | None:
+        """End a worker and say how it ended; None if that is lost with the server, and all other workers with it."""
+        self._forget(worker)
+        try:
+            return worker.end()
+        except ServerLost:
+            self._lose_server(waiting)
+            return None
+
+    def _lose_server(self, waiting: Waiting) -> None:
+        for worker in list(self._workers):
+            self._forget(worker)
+            worker.close()
+            if worker.queue:
+                waiting.appendleft(worker.queue)
+        _stop_all(self._servers, os.getpid())
+        self._fail_start(SERVER_LOST)
+
+    def _fail_start(self, why: str) -> None:
+        self._failed_starts += 1
+        if self._failed_starts >= STARTS:
+            raise StartError(f"{self.what}: no worker starts ({why}, {STARTS} times in a row)")
+
+    def _forget(self, worker: Worker) -> None:
+        self._workers.remove(worker)
+        for descriptor in (worker.answers, worker.prints, worker.jobs):
+            if descriptor in self._selector.get_map():
+                self._selector.unregister(descriptor)
 
 
-def _kill_all(workers: list[_Worker], owner: int) -> None:
+def _stop_all(servers: list[ForkServer], owner: int) -> None:
     if os.getpid() == owner:  # a forked child that exits must not end its parent's workers
-        for worker in workers:
-            worker.kill()
+        while servers:
+            servers.pop().close()

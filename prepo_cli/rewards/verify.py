@@ -14,14 +14,19 @@ import re
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from prepo_cli.rewards.answers import BOX, given_answer
+from prepo_cli.rewards.answers import BOX, given_answer, normalise
+from prepo_cli.rewards.towers import too_long
 
 WHOLE_COMPLETION_CHARS = 50
 TAIL_CHARS = 2000
 MAX_ANSWER_CHARS = 2000
+MAX_DEPTH = 50
+"""Parsing takes seconds from some hundred nested brackets on."""
 # Twelve digits are exact in a double, in which math-verify compares a gold such as 27.0.
 INTEGER = re.compile(r"-?[0-9]{1,12}")
 GOLD_INTEGER = re.compile(r"(-?[0-9]{1,12})(?:\.0{1,3})?")
+BRACKET = re.compile(r"[()\[\]{}]")
+BINOMIAL = re.compile(r"binom\s*\{\s*[0-9]{6,}")
 DOLLAR = re.compile(r"(?<!\\)\$")
 
 
@@ -36,12 +41,14 @@ class Job(NamedTuple):
 def prepare(golds: tuple[str, ...], completion: str) -> Job | bool:
     """The job for a completion, or its verdict where no comparison is needed.
 
-    Answers far longer than any gold answer count as wrong without being parsed, so that garbage costs no time.
+    Answers far longer than any gold answer, or nested far deeper, count as wrong without being parsed, so that garbage
+    costs no time.
     """
     content = given_answer(completion)
     if content is not None:
         longest = max(MAX_ANSWER_CHARS, 4 * max(map(len, golds), default=0))
-        if not content.strip() or len(content) > longest:
+        deepest = max(MAX_DEPTH, *map(nesting, golds))
+        if not content.strip() or len(content) > longest or nesting(content) > deepest:
             return False
         quick = quick_verdict(golds, content)
         return Job(golds, content, "boxed") if quick is None else quick
@@ -52,6 +59,19 @@ def prepare(golds: tuple[str, ...], completion: str) -> Job | bool:
         return Job(golds, text, "short")
     tail = text[-TAIL_CHARS:]
     return Job(golds, tail, "tail") if "answer" in tail.lower() else False
+
+
+def nesting(text: str) -> int:
+    """How deep brackets of any kind are nested, closed or not.
+
+    >>> nesting("12"), nesting("f(x, [1, 2]) + (3)"), nesting("(((")
+    (0, 2, 3)
+    """
+    depth = deepest = 0
+    for bracket in BRACKET.findall(text):
+        depth += 1 if bracket in "([{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def quick_verdict(golds: tuple[str, ...], content: str) -> bool | None:
@@ -66,11 +86,20 @@ def quick_verdict(golds: tuple[str, ...], content: str) -> bool | None:
 
 
 def check(job: Job) -> bool:
-    """math-verify's verdict. Hostile text can make it hang or kill the process."""
+    """math-verify's verdict, but of numbers too long to compute only the same expression equals another.
+
+    Hostile text can make it hang or kill the process all the same.
+    """
     from math_verify import verify
 
-    target = _parse_answer(job.answer, job.kind)
-    return bool(target) and bool(verify(_parse_golds(job.golds), target, timeout_seconds=None))
+    if any(map(BINOMIAL.search, [job.answer, *job.golds])):  # computed while parsing
+        return normalise(job.answer) in map(normalise, job.golds)
+    target, golds = _parse_answer(job.answer, job.kind), _parse_golds(job.golds)
+    if any(map(too_long, [*target, *golds])):
+        if any(form == gold for form in target for gold in golds):
+            return True
+        target, golds = ([each for each in forms if not too_long(each)] for forms in (target, golds))
+    return bool(target) and bool(verify(golds, target, timeout_seconds=None))
 
 
 def _parse_answer(answer: str, kind: str) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from prepo_cli.sections.base import MAY_CHANGE, MayChange, Section
+from prepo_cli.sections.base import LARGEST_COUNT, MAY_CHANGE, MayChange, Section, Seed, Temperature
 from prepo_cli.sections.data import EMBEDDED, DataConfig, ModelConfig, PromptsConfig, is_embedded
 from prepo_cli.sections.engine import EngineConfig
 from prepo_cli.sections.rewards import VERDICTS, RewardConfig
@@ -19,6 +19,7 @@ __all__ = [
     "COST_LIMITS",
     "DEFAULT_RECIPE",
     "EMBEDDED",
+    "LARGEST_COUNT",
     "MAY_CHANGE",
     "VERDICTS",
     "DataConfig",
@@ -31,7 +32,9 @@ __all__ = [
     "RewardConfig",
     "RunConfig",
     "Section",
+    "Seed",
     "StrategiesConfig",
+    "Temperature",
     "TrainingConfig",
     "is_embedded",
 ]
@@ -54,12 +57,14 @@ class EvaluationConfig(Section):
 
     dataset_name: str | None = Field(None, description="default: none, or embedded when training on the embedded task")
     split: str = "test"
-    limit: int | None = Field(None, ge=1, description="use only the first rows")
-    num_samples: int = Field(16, ge=1, description="k of avg@k")
-    temperature: float = Field(1.0, gt=0)
+    limit: int | None = Field(None, ge=1, le=LARGEST_COUNT, description="use only the first rows")
+    num_samples: int = Field(16, ge=1, le=2**16, description="k of avg@k")
+    temperature: Temperature = 1.0
     top_p: float = Field(1.0, gt=0, le=1)
-    eval_steps: int | None = Field(None, ge=1, description="evaluate every this many steps as well")
-    eval_rollouts: int | None = Field(None, ge=1, description="evaluate every this many rollouts as well")
+    eval_steps: int | None = Field(None, ge=1, le=LARGEST_COUNT, description="evaluate every this many steps as well")
+    eval_rollouts: int | None = Field(
+        None, ge=1, le=LARGEST_COUNT, description="evaluate every this many rollouts as well"
+    )
     at_start: bool = Field(True, description="evaluate before the first step")
     at_end: bool = Field(True, description="evaluate after the last step")
 
@@ -83,7 +88,7 @@ class RunConfig(Section):
     """All settings of a run. `prepo train` writes the resolved configuration to config.yaml in the run folder."""
 
     recipe: str = DEFAULT_RECIPE
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     output_dir: MayChange[str] = Field("", description="run folder; runs/<recipe>-seed<seed> by default")
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 T = TypeVar("T")
 MAY_CHANGE = "may change on resume"
 MayChange = Annotated[T, MAY_CHANGE]
 """Marks a setting, or a whole section, that a resumed run may change: where and how it computes, not what."""
+
+LARGEST_COUNT = 10**12
+"""Of what only a run's length bounds: rows, steps, rollouts, tokens, seconds. No setting is without a bound."""
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Temperature = Annotated[float, Field(ge=1e-3, le=100)]
+"""Of sampling. Below it logits overflow, above it every token is equally likely."""
 
 
 class Section(BaseModel):

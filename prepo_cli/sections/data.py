@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from prepo_cli.sections.base import MayChange, Section
+from prepo_cli.sections.base import LARGEST_COUNT, MayChange, Section, Seed
 
 EMBEDDED = "embedded"
 
@@ -28,8 +28,8 @@ class ModelConfig(Section):
     gradient_checkpointing: MayChange[bool] = False
     trust_remote_code: bool = False
     use_peft: bool = Field(False, description="train LoRA adapters and freeze the base weights")
-    lora_r: int = Field(16, ge=1, description="LoRA rank")
-    lora_alpha: float = Field(32.0, gt=0, description="adapters are scaled by lora_alpha / lora_r")
+    lora_r: int = Field(16, ge=1, le=2**16, description="LoRA rank")
+    lora_alpha: float = Field(32.0, gt=0, le=1e6, description="adapters are scaled by lora_alpha / lora_r")
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     lora_target_modules: str | list[str] = Field("all-linear", description="modules that get adapters")
 
@@ -41,7 +41,7 @@ class PromptsConfig(Section):
         EMBEDDED, description="file, folder, short name, Hub name, 'embedded' or embedded:dead=0.8"
     )
     split: str = "train"
-    limit: int | None = Field(None, ge=1, description="use only the first rows")
+    limit: int | None = Field(None, ge=1, le=LARGEST_COUNT, description="use only the first rows")
     prompt_column: str | None = None
     skip_bad_rows: bool = False
     system_prompt: str | None = None
@@ -55,6 +55,6 @@ class DataConfig(PromptsConfig):
 
     dataset_config: str | None = Field(None, description="configuration of a Hub dataset")
     answer_column: str | None = None
-    seed: int | None = Field(None, ge=0, description="of the prompt order; by default the run's seed")
-    max_prompt_length: int = Field(2048, ge=1, description="tokens; longer prompts are left out and counted")
+    seed: Seed | None = Field(None, description="of the prompt order; by default the run's seed")
+    max_prompt_length: int = Field(2048, ge=1, le=2**24, description="tokens; longer prompts are left out and counted")
     charge_pass_rates: bool = Field(False, description="charge the rollouts behind pass rates that a strategy reads")

@@ -1,12 +1,41 @@
-"""The generation engines."""
+"""The generation engines.
+
+A server's address may hold credentials. They stay in memory: wherever the configuration is written or shown, the
+address is redacted, and `ADDRESS_VARIABLE` gives it in full to a run that reads its configuration from a file.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_serializer, field_validator
 
 from prepo_cli.sections.base import Section
+from prepo_cli.text import redacted
+
+ADDRESS_VARIABLE = "PREPO_VLLM_SERVER_URL"
+LOCAL = "http://127.0.0.1:8000"
+NOT_AN_ADDRESS = (
+    "engine.vllm_server_base_url is not a server's address; write http://HOST:PORT, IPv6 as http://[::1]:8000, and "
+    "special characters of a password percent-encoded"
+)
+"""Without the address, as it may be a special character of its password that breaks it."""
+
+
+def is_address(address: str) -> bool:
+    """Whether this is an http or https address.
+
+    >>> is_address("http://me:secret@[::1]:8000/v1"), is_address("localhost:8000"), is_address("http://me:a/b@host")
+    (True, False, False)
+    """
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or a broken IPv6 address
+        return False
+    return usable and address.isascii() and address.isprintable() and " " not in address
 
 
 class EngineConfig(Section):
@@ -15,18 +44,24 @@ class EngineConfig(Section):
     name: Literal["hf", "vllm", "vllm-server"] = Field(
         "hf", description="hf: transformers in process; vllm: vLLM in process; vllm-server: a running vLLM server"
     )
-    max_batch_tokens: int = Field(131072, ge=1, description="hf: limit on rows x context in one decoding batch")
-    vllm_gpu_memory_utilization: float = Field(0.3, gt=0, le=1, description="vllm: share of the GPU's memory")
-    vllm_tensor_parallel_size: int = Field(1, ge=1, description="vllm: number of GPUs per engine")
-    vllm_max_model_length: int | None = Field(
-        None, ge=2, description="vllm: context length in tokens; by default what the run needs"
+    max_batch_tokens: int = Field(
+        131072, ge=1, le=2**40, description="hf: limit on rows x context in one decoding batch"
     )
-    vllm_max_num_seqs: int = Field(256, ge=1, description="vllm: rollouts decoded concurrently")
+    vllm_gpu_memory_utilization: float = Field(0.3, gt=0, le=1, description="vllm: share of the GPU's memory")
+    vllm_tensor_parallel_size: int = Field(1, ge=1, le=1024, description="vllm: number of GPUs per engine")
+    vllm_max_model_length: int | None = Field(
+        None, ge=2, le=2**24, description="vllm: context length in tokens; by default what the run needs"
+    )
+    vllm_max_num_seqs: int = Field(256, ge=1, le=2**20, description="vllm: rollouts decoded concurrently")
     vllm_enforce_eager: bool = Field(False, description="vllm: disable compilation and CUDA graphs")
     vllm_enable_sleep_mode: bool = Field(True, description="vllm: free its memory during the update (GPUs only)")
-    vllm_server_base_url: str = Field("http://127.0.0.1:8000", description="vllm-server: its URL")
+    vllm_server_base_url: str = Field(
+        default_factory=lambda: os.environ.get(ADDRESS_VARIABLE) or LOCAL,
+        repr=False,
+        description=f"vllm-server: its URL, by default ${ADDRESS_VARIABLE} or {LOCAL}; its credentials are not stored",
+    )
     vllm_server_timeout_s: float = Field(
-        240.0, gt=0, description="vllm-server: how long to wait for an unreachable server, in seconds"
+        240.0, gt=0, le=86_400, description="vllm-server: how long to wait for an unreachable server, in seconds"
     )
     vllm_weight_sync: Literal["auto", "nccl", "disk"] = Field(
         "auto", description="vllm-server: how new weights are transferred; auto uses nccl on GPUs, else disk"
@@ -37,7 +72,26 @@ class EngineConfig(Section):
     vllm_importance_sampling_mode: Literal[
         "none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
     ] = Field("token_truncate", description="correction for the gap between the engine's log-probs and the trainer's")
-    vllm_importance_sampling_cap: float = Field(2.0, ge=1, description="upper limit of the ratio trainer / engine")
-    vllm_max_logp_difference: float = Field(
-        0.5, gt=0, description="largest mean gap over a step between the engine's log-probs and the trainer's"
+    vllm_importance_sampling_cap: float = Field(
+        2.0, ge=1, le=1e6, description="upper limit of the ratio trainer / engine"
     )
+    vllm_max_logp_difference: float = Field(
+        0.5, gt=0, le=1e6, description="largest mean gap over a step between the engine's log-probs and the trainer's"
+    )
+
+    @property
+    def secret_environment(self) -> dict[str, str]:
+        """What a process that reads this configuration from a file must find in its environment."""
+        address = self.vllm_server_base_url
+        return {} if redacted(address) == address else {ADDRESS_VARIABLE: address}
+
+    @field_validator("vllm_server_base_url")
+    @classmethod
+    def _is_an_address(cls, address: str) -> str:
+        if not is_address(address):
+            raise ValueError(NOT_AN_ADDRESS)
+        return address
+
+    @field_serializer("vllm_server_base_url")
+    def _without_credentials(self, address: str) -> str:
+        return redacted(address)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field, model_validator
 
 from prepo_cli.sections.base import MayChange, Section
@@ -18,17 +20,40 @@ class RewardConfig(Section):
     """
 
     functions: list[str] = Field(["math"], min_length=1, description="math, exact, boxed or package.module:function")
-    weights: list[float] | None = Field(None, description="one per function; 1 each by default")
+    weights: list[Annotated[float, Field(ge=-1e6, le=1e6)]] | None = Field(
+        None, description="one per function; 1 each by default"
+    )
     verdict: str | None = Field(
         None,
         description="the function that decides correctness; by default the first of math, exact, boxed among them, "
         "else the first",
     )
     correct_reward: float = Field(
-        1.0, description="a rollout is correct if the verdict function's own, unweighted value reaches this"
+        1.0,
+        ge=-1e6,
+        le=1e6,
+        description="a rollout is correct if the verdict function's own, unweighted value reaches this",
     )
-    timeout_s: float = Field(5.0, gt=0, description="for checking one completion; past it the completion is wrong")
-    workers: MayChange[int | None] = Field(None, ge=1, description="processes; by default one per core, at most 8")
+    timeout_s: float = Field(
+        5.0,
+        gt=0,
+        le=86_400,
+        description="for checking one completion; a call of your own function has it for each completion of its list",
+    )
+    batch_timeout_s: float = Field(
+        600.0, gt=0, le=86_400, description="limit on one call of your own function over whole lists, in seconds"
+    )
+    on_error: Literal["stop", "zero", "skip"] = Field(
+        "stop",
+        description="what a failure of your own function does: stop the run, count that completion as 0, or skip it, "
+        "as if the function did not apply",
+    )
+    memory_gb: MayChange[float | None] = Field(
+        None, gt=0, le=1e6, description="limit for a process of your own functions; by default half the machine's"
+    )
+    workers: MayChange[int | None] = Field(
+        None, ge=1, le=1024, description="processes; by default one per core, at most 8"
+    )
 
     @property
     def verdict_function(self) -> str:

@@ -7,53 +7,69 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from prepo_cli.losses import LOSSES
-from prepo_cli.sections.base import MayChange, Section
+from prepo_cli.sections.base import LARGEST_COUNT, MayChange, Section
 from strategies.registry import did_you_mean
 
 COST_LIMITS = ("max_rollouts", "max_tokens", "max_seconds")
 """Settings of `training` that end a run at a cost."""
+MOST_ROLLOUTS = 2**22
+"""Of a step, on average; more fit in no machine's memory."""
 
 
 class TrainingConfig(Section):
     """Rollouts per step, optimiser, loss and checkpoints."""
 
-    total_steps: int | None = Field(200, ge=1, description="none by default where a cost limit is set")
-    max_rollouts: int | None = Field(None, ge=1, description="end with the step that reaches this many rollouts")
+    total_steps: int | None = Field(
+        200, ge=1, le=LARGEST_COUNT, description="none by default where a cost limit is set"
+    )
+    max_rollouts: int | None = Field(
+        None, ge=1, le=LARGEST_COUNT, description="end with the step that reaches this many rollouts"
+    )
     max_tokens: int | None = Field(
-        None, ge=1, description="end with the step that reaches this many tokens, generated and scored"
+        None, ge=1, le=10**18, description="end with the step that reaches this many tokens, generated and scored"
     )
     max_seconds: float | None = Field(
-        None, gt=0, description="end with the step that reaches this training time, evaluations not counted"
+        None,
+        gt=0,
+        le=LARGEST_COUNT,
+        description="end with the step that reaches this training time, evaluations not counted",
     )
-    prompts_per_step: int = Field(256, ge=1, description="groups in a training batch (K)")
-    num_generations: int = Field(8, ge=2, description="rollouts per prompt, on average (G)")
-    max_completion_length: int = Field(2560, ge=1, description="tokens")
+    prompts_per_step: int = Field(256, ge=1, le=2**20, description="groups in a training batch (K)")
+    num_generations: int = Field(8, ge=2, le=2**16, description="rollouts per prompt, on average (G)")
+    max_completion_length: int = Field(2560, ge=1, le=2**24, description="tokens")
     top_p: float = Field(1.0, gt=0, le=1)
-    max_rounds: int = Field(10, ge=1, description="rounds of rollouts that a step may use to fill its batch")
-    learning_rate: float = Field(1e-6, gt=0)
+    max_rounds: int = Field(10, ge=1, le=10_000, description="rounds of rollouts that a step may use to fill its batch")
+    learning_rate: float = Field(1e-6, gt=0, le=1)
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(0, ge=0, le=LARGEST_COUNT)
+    weight_decay: float = Field(0.0, ge=0, le=10)
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
-    adam_epsilon: float = Field(1e-8, gt=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    adam_epsilon: float = Field(1e-8, gt=0, le=1)
+    max_grad_norm: float = Field(1.0, gt=0, le=1e9)
     loss_type: str = Field("dapo", description=f"how token losses are averaged: {', '.join(LOSSES)}")
     epsilon: float = Field(0.2, ge=0, lt=1, description="lower clip range")
-    epsilon_high: float = Field(0.28, ge=0, description="upper clip range")
+    epsilon_high: float = Field(0.28, ge=0, le=1e6, description="upper clip range")
     beta: float = Field(
-        0.0, ge=0, description="weight of the KL term to the initial policy; 0 loads no reference model"
+        0.0, ge=0, le=1e3, description="weight of the KL term to the initial policy; 0 loads no reference model"
     )
     scale_rewards: Literal["group", "batch", "none"] = "group"
     importance_sampling_level: Literal["token", "sequence"] = "token"
     mask_truncated_completions: bool = False
-    num_iterations: int = Field(1, ge=1, description="passes over each batch")
-    mini_batch_prompts: int | None = Field(None, ge=1, description="groups per optimiser step; all by default")
-    max_tokens_per_micro_batch: MayChange[int] = Field(
-        16384, ge=1, description="padded tokens per forward and backward pass"
+    num_iterations: int = Field(1, ge=1, le=1000, description="passes over each batch")
+    max_skipped_steps: MayChange[int] = Field(
+        5, ge=1, le=10_000, description="stop once this many updates in a row are skipped because they aren't finite"
     )
-    save_steps: MayChange[int] = Field(50, ge=1)
-    save_total_limit: MayChange[int | None] = Field(2, ge=1, description="number of checkpoints to keep")
+    mini_batch_prompts: int | None = Field(
+        None, ge=1, le=2**20, description="groups per optimiser step; all by default"
+    )
+    max_tokens_per_micro_batch: MayChange[int] = Field(
+        16384, ge=1, le=2**40, description="padded tokens per forward and backward pass"
+    )
+    save_steps: MayChange[int] = Field(50, ge=1, le=LARGEST_COUNT)
+    save_total_limit: MayChange[int | None] = Field(
+        2, ge=1, le=LARGEST_COUNT, description="number of checkpoints to keep"
+    )
     mixed_precision: Literal["no", "bf16"] = "no"
     fsdp: MayChange[bool] = Field(False, description="shard weights, gradients and optimiser state over all processes")
 
@@ -61,6 +77,16 @@ class TrainingConfig(Section):
     def _some_limit(self) -> TrainingConfig:
         if self.total_steps is None and all(getattr(self, limit) is None for limit in COST_LIMITS):
             raise ValueError("nothing ends the run; set training.total_steps, max_rollouts, max_tokens or max_seconds")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_in_memory(self) -> TrainingConfig:
+        rollouts = self.prompts_per_step * self.num_generations
+        if rollouts > MOST_ROLLOUTS:
+            raise ValueError(
+                f"training.prompts_per_step x training.num_generations is {rollouts:,} rollouts per step; lower one so "
+                f"that it is at most {MOST_ROLLOUTS:,}"
+            )
         return self
 
     @field_validator("loss_type")

@@ -18,11 +18,18 @@ EPSILON = 1e-6
 def advantages(
     rewards_N: npt.NDArray[np.float64], group_N: npt.NDArray[np.integer[Any]], scale_rewards: str = "group"
 ) -> npt.NDArray[np.float64]:
-    """Advantages [N] of rollouts with rewards [N] in groups numbered [N].
+    """Advantages [N] of rollouts with rewards [N] in groups numbered [N]; not finite if sums of rewards overflow.
 
     >>> advantages(np.array([1.0, 0.0, 1.0, 1.0]), np.array([0, 0, 1, 1]), "none")
     array([ 0.5, -0.5,  0. ,  0. ])
     """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _advantages(rewards_N, group_N, scale_rewards)
+
+
+def _advantages(
+    rewards_N: npt.NDArray[np.float64], group_N: npt.NDArray[np.integer[Any]], scale_rewards: str
+) -> npt.NDArray[np.float64]:
     _, group_N = np.unique(group_N, return_inverse=True)
     counts_G = np.bincount(group_N)
     means_G = np.bincount(group_N, rewards_N) / counts_G

@@ -83,7 +83,7 @@ def step_metrics(
         "step": report.step,
         "epoch": report.epoch,
         "reward": float(np.mean([sample.reward for sample in samples])),
-        "reward_std": float(np.mean([r.std(ddof=1) if len(r) > 1 else 0.0 for r in rewards])),
+        "reward_std": float(np.mean([_deviation(r) for r in rewards])),
         "reward_trained": report.reward,
         **reward_metrics(step.scores),
         "frac_reward_zero_std": float(np.mean([r.min() == r.max() for r in rewards])),
@@ -133,6 +133,11 @@ def rollout_rows(step: Collected, question: Callable[[int], str], scored: Mappin
 
 def _group_numbers(groups: Groups) -> IntArray:
     return np.array([number for number, group in enumerate(groups) for _ in group], dtype=np.int64)
+
+
+def _deviation(rewards_N: FloatArray) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite where squares of rewards are
+        return float(rewards_N.std(ddof=1)) if len(rewards_N) > 1 else 0.0
 
 
 def _share(groups: Groups, test: Callable[[Sequence[Sample]], bool]) -> float:

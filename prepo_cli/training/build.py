@@ -12,16 +12,19 @@ from prepo_cli.engines import build_engine
 from prepo_cli.errors import UsageError
 from prepo_cli.policy.loading import load_policy
 from prepo_cli.policy.policy import Policy
+from prepo_cli.policy.weights_digest import weights_digest
 from prepo_cli.sections import RunConfig
 from prepo_cli.training import checkpoint
 from prepo_cli.training.learner import Learner
+from prepo_cli.training.schedule import refuse_overwriting
 
 
 def build_learner(config: RunConfig, processes: Processes, resume_from: Path | None) -> Learner:
     """Load the policy, the reference and the optimiser, and start the engine; `resume_from` is a checkpoint.
 
     Raises:
-        UsageError: the model can't be loaded, the lengths don't fit it, or the engine can't be used.
+        UsageError: the model can't be loaded, the learning rate or the lengths don't fit it, or the engine can't be
+        used.
     """
     training = config.training
     model, adapters = config.model, None
@@ -32,8 +35,11 @@ def build_learner(config: RunConfig, processes: Processes, resume_from: Path | N
     # A model that will be sharded is loaded on the CPU, so that no GPU ever has to hold all of it.
     device = torch.device("cpu") if processes.sharded else processes.device
     policy = load_policy(model, train=True, device=device, adapters=adapters, seed=config.seed)
+    refuse_overwriting(training.learning_rate, [p for p in policy.model.parameters() if p.requires_grad])
     separate_reference = training.beta > 0 and policy.adapter is None
     reference = load_policy(config.model, device=device) if separate_reference else None
+    frozen = reference if policy.adapter is None else policy
+    frozen_weights = None if frozen is None else weights_digest(frozen.model)  # before they are sharded
     layout = build_layout(policy, processes, training)
     if reference is not None:
         layout.place_reference(reference)
@@ -49,7 +55,7 @@ def build_learner(config: RunConfig, processes: Processes, resume_from: Path | N
         num_processes=processes.count,
         is_main=processes.is_main,
     )
-    return Learner(config, processes, policy, layout, engine, reference)
+    return Learner(config, processes, policy, layout, engine, reference, frozen_weights)
 
 
 def longest_prompt(config: RunConfig, policy: Policy) -> int:

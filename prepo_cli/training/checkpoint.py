@@ -1,9 +1,13 @@
-"""Checkpoints, written atomically: each is complete or absent.
+"""Checkpoints, written atomically and verified before they are loaded: each is whole, or not used.
 
-A checkpoint is written to a temporary folder, flushed to disk and renamed. It holds the model in the hub's format with
-its tokenizer (or the adapters alone), the optimiser's full state by parameter name in `optimizer.pt` (the learning rate
-is a function of the step), and the remaining state (the stream's position, counters, every strategy's state) in
-`state.json`, with arrays in `strategies.npz` and nothing pickled. It does not depend on the number of processes.
+A checkpoint is written to a temporary folder, gets a manifest, is flushed to disk and renamed. It holds the model in
+the hub's format with its tokenizer (or the adapters alone), the optimiser's full state by parameter name in
+`optimizer.pt` (the learning rate is a function of the step), and the remaining state (the stream's position, counters,
+every strategy's state) in `state.json`, with arrays in `strategies.npz` and nothing pickled. It does not depend on the
+number of processes.
+
+A damaged checkpoint is never deleted. Once a run resumes from an older one it is called `damaged-step-000123`, so that
+it neither counts among the newest, which are kept, nor stands in the way of the run's own step 123.
 """
 
 from __future__ import annotations
@@ -11,56 +15,73 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from prepo_cli.errors import RunError, UsageError
-from prepo_cli.files import PARTIAL, flush
+from prepo_cli import manifest
+from prepo_cli.errors import UsageError
+from prepo_cli.files import PARTIAL
+from prepo_cli.manifest import Damaged
+from prepo_cli.ownership import remove_listed
 from prepo_cli.policy.policy import Policy
+from prepo_cli.policy.tensors import size
+from prepo_cli.terminal import say
+from prepo_cli.training.whole_folder import whole_folder
 
-STATE_VERSION = 3
-OPTIMIZER = "optimizer.pt"
+STATE_VERSION = 4
+OPTIMIZER, STATE, ARRAYS = "optimizer.pt", "state.json", "strategies.npz"
+STEP, DAMAGED = "step-", "damaged-"
 _ARRAY = "__array__"
 
 
 def save(
-    folder: Path, step: int, write_tensors: Callable[[Path], None], state: Mapping[str, Any], keep: int | None
+    folder: Path,
+    step: int,
+    write_tensors: Callable[[Path], None],
+    state: Mapping[str, Any],
+    keep: int | None,
+    expected_bytes: int = 0,
 ) -> Path:
     """Write `folder/step-000123`, then delete all but the newest `keep` checkpoints.
 
     Args:
         write_tensors: writes model and optimiser into the folder it is given.
+        expected_bytes: about how much is written, where no earlier checkpoint shows it.
 
     Raises:
         RunError: the disk is full or not writable; checkpoints written before are untouched.
     """
-    final = folder / f"step-{step:06d}"
-    partial = folder / f"{PARTIAL}{final.name}"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    final, earlier = folder / f"{STEP}{step:06d}", existing(folder)
+    for left in folder.glob(f"{PARTIAL}{STEP}*"):
+        shutil.rmtree(left)
+    with whole_folder(final, _bytes(earlier[-1]) if earlier else expected_bytes) as partial:
         write_tensors(partial)
         write_state(partial, state)
-        for path in (*partial.rglob("*"), partial):
-            flush(path)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        flush(folder)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(
-            f"can't write checkpoint {final} ({error.strerror or error}); earlier ones are intact; fix that, then "
-            "continue with --resume"
-        ) from error
+        if final.exists():
+            _set_aside(final)
     if keep is not None:
-        for old in existing(folder)[:-keep]:
-            shutil.rmtree(old)
+        kept = existing(folder)[-keep:]
+        for old in sorted({*folder.glob(f"{STEP}*")}.difference(kept)):
+            remove_listed(old)
+            if _is_checkpoint(old):  # without a manifest that tells which files are ours
+                _set_aside(old)
     return final
+
+
+def expected_bytes(policy: Policy, trained: Sequence[torch.nn.Parameter]) -> int:
+    """About the size of a checkpoint: the weights that are saved (with adapters, only theirs) and both moments."""
+    return model_bytes(policy.model.parameters() if policy.adapter is None else trained) + 2 * model_bytes(trained)
+
+
+def model_bytes(parameters: Iterable[torch.nn.Parameter]) -> int:
+    """The size of all weights."""
+    return sum(size(parameter) * parameter.element_size() for parameter in parameters)
 
 
 def write_model(folder: Path, policy: Policy, state: Mapping[str, torch.Tensor]) -> None:
@@ -106,35 +127,85 @@ def read_optimizer(checkpoint: Path) -> dict[str, Any]:
 
 
 def existing(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+    """Complete checkpoints, oldest first, whole or damaged."""
+    return sorted(path for path in folder.glob(f"{STEP}*") if _is_checkpoint(path))
 
 
 def newest(folder: Path) -> Path:
-    """The newest complete checkpoint; raises UsageError if there is none."""
-    found = existing(folder)
-    if not found:
+    """The newest whole checkpoint, verified; newer ones, which are damaged, are named and set aside.
+
+    Raises:
+        UsageError: there is none, or it has another version's format.
+    """
+    broken: list[Damaged] = []
+    for checkpoint in reversed(existing(folder)):
+        try:
+            _refuse_other_version(checkpoint)
+            manifest.verify(checkpoint)
+        except Damaged as error:
+            broken.append(error)
+            continue
+        for damage in broken:
+            kept = _set_aside(damage.folder)
+            say(
+                f"checkpoint {damage.folder.name} is damaged: {damage}; resuming from {checkpoint.name}, and the "
+                f"damaged one is kept as {kept.name}"
+            )
+        return checkpoint
+    if not broken:
         raise UsageError(f"nothing to resume: {folder} holds no complete checkpoint; start without --resume")
-    return found[-1]
+    raise UsageError(
+        f"nothing to resume: no checkpoint in {folder} is whole; {broken[0].folder.name}: {broken[0]}; put a good copy "
+        "in its place, or start over with --overwrite"
+    )
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / STATE).is_file() or manifest.has_manifest(path)
+
+
+def _refuse_other_version(checkpoint: Path) -> None:
+    """Refuse an older version's checkpoint, which has no manifest to be verified by."""
+    if not manifest.has_manifest(checkpoint):
+        try:
+            version = json.loads((checkpoint / STATE).read_bytes())["version"]
+        except (OSError, ValueError, TypeError, KeyError):
+            return
+        _refuse_version(checkpoint, version)
+
+
+def _refuse_version(checkpoint: Path, version: Any) -> None:
+    if version != STATE_VERSION:
+        raise UsageError(
+            f"{checkpoint} has format version {version}, but this prepo reads only version {STATE_VERSION}; resume "
+            "with the prepo that wrote it, or start over with --overwrite"
+        )
+
+
+def _set_aside(checkpoint: Path) -> Path:
+    """Rename a damaged checkpoint, which is nobody's to delete."""
+    names = (f"{DAMAGED}{checkpoint.name}" + (f"-{number}" if number else "") for number in count())
+    kept = next(path for path in map(checkpoint.with_name, names) if not path.exists())
+    return checkpoint.rename(kept)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*"))
 
 
 def write_state(checkpoint: Path, state: Mapping[str, Any]) -> None:
     """Write the state besides model and optimiser: scalars as JSON, arrays as npz, nothing pickled."""
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     document = {"version": STATE_VERSION, "state": _split(state, arrays, "")}
-    (checkpoint / "state.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
-    with (checkpoint / "strategies.npz").open("wb") as file:
+    (checkpoint / STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+    with (checkpoint / ARRAYS).open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """What `write_state` wrote; raises UsageError if another version of prepo wrote it."""
-    document = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    if document["version"] != STATE_VERSION:
-        raise UsageError(
-            f"{checkpoint} has format version {document['version']}, but this prepo reads only version "
-            f"{STATE_VERSION}; resume with the prepo that wrote it, or start over with --overwrite"
-        )
+    document = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    _refuse_version(checkpoint, document["version"])
     with np.load(checkpoint / "strategies.npz", allow_pickle=False) as arrays:
         joined = _join(document["state"], arrays)
     assert isinstance(joined, dict)

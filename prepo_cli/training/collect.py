@@ -17,6 +17,7 @@ from prepo_cli.data.rendering import Rendered
 from prepo_cli.data.stream import PromptStream
 from prepo_cli.engines.base import Generator, Request
 from prepo_cli.rewards.judge import Judge, columns_of
+from prepo_cli.rewards.metrics import refuse_unscored
 from prepo_cli.sections import TrainingConfig
 from prepo_cli.training.lengths import ExpectedLengths
 from prepo_cli.training.rollouts import Collected, Sample, record
@@ -44,7 +45,11 @@ class Collector:
         self.lengths = ExpectedLengths(strategies.run.num_prompts)
 
     def collect(self, ctx: StepContext) -> Collected:
-        """Roll out until `prompts_per_step` groups are kept, or the rounds are used up."""
+        """Roll out until `prompts_per_step` groups are kept, or the rounds are used up.
+
+        Raises:
+            RunError: no reward function scored any of the rollouts.
+        """
         wanted = self.training.prompts_per_step
         step = Collected()
         numbers: Counter[str] = Counter()
@@ -57,6 +62,7 @@ class Collector:
             step.rounds += 1
             full = len(step.kept) >= wanted
             if full or not self.strategies.filter.refills or step.rounds >= self.training.max_rounds:
+                refuse_unscored([scores.by_function for scores in step.scores], f"step {ctx.step}")
                 return step
 
     def _filter(self, groups: list[list[Sample]], ctx: StepContext, missing: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prepo_cli.data.loading import load_prompts
+from prepo_cli.data.loading import PromptDataset, load_prompts
 from prepo_cli.data.prompts import Prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.errors import UsageError
@@ -35,6 +35,11 @@ class TrainingEvaluation:
             )
             prompts = Prompts(dataset, renderer, max_prompt_length)
             self._evaluator = Evaluator(team, team.learner.policy.tokenizer, prompts, judge, sampling)
+
+    @property
+    def datasets(self) -> dict[str, PromptDataset]:
+        """The evaluation set by what messages call it, if there is one."""
+        return {} if self._evaluator is None else {"evaluation set": self._evaluator.dataset}
 
     def is_due(self, progress: Progress, rolled_out: int) -> bool:
         """Whether one is due after a step of `rolled_out` rollouts, apart from the one at the end of the run."""

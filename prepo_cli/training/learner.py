@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from math import isfinite, nan
 from pathlib import Path
 
 import torch
@@ -23,12 +24,16 @@ from prepo_cli.training import checkpoint
 from prepo_cli.training.loss import LossOptions, aggregate, token_loss
 from prepo_cli.training.mismatch import correction
 from prepo_cli.training.sample import MicroBatch, TrainingSample
-from prepo_cli.training.update_stats import UpdateStats
+from prepo_cli.training.update_stats import SkippedSample, UpdateStats
 from strategies.types import derive_seed
 
 
 class Learner:
-    """One process's share of the computation. `reference` is a separate policy, if the KL term needs one."""
+    """One process's share of the computation.
+
+    `reference` is a separate policy, if the KL term needs one. `frozen_weights` is the digest of the weights that no
+    checkpoint holds: those of the reference, or of the base of adapters.
+    """
 
     def __init__(
         self,
@@ -38,9 +43,11 @@ class Learner:
         layout: Layout,
         engine: Engine,
         reference: Policy | None = None,
+        frozen_weights: str | None = None,
     ) -> None:
         self.config, self.processes, self.policy = config, processes, policy
         self.layout, self.engine, self.reference = layout, engine, reference
+        self.frozen_weights = frozen_weights
         self.options = LossOptions.of(config.training)
 
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
@@ -80,17 +87,25 @@ class Learner:
         step: int,
         with_entropy: bool,
     ) -> UpdateStats:
-        """One optimiser step; every process has the same number of micro-batches. Returns this process's sums."""
+        """One optimiser step; every process has the same number of micro-batches. Returns this process's sums.
+
+        A loss or gradient that isn't finite, in any process, makes all of them skip the step.
+        """
         self.engine.sleep()
         torch.manual_seed(derive_seed(self.config.seed, "torch", step, self.processes.index))
         self.layout.trained.train()
-        stats = UpdateStats()
+        stats, computed = UpdateStats(), list[SkippedSample]()
         for number, samples in enumerate(micro_batches, start=1):
             with self.layout.micro_batch(last=number == len(micro_batches)):
-                stats += self._backward(samples, divisor, with_entropy)
+                sums, tokens = self._backward(samples, divisor, with_entropy)
+            stats, computed = stats + sums, computed + tokens
         norm = self.layout.step(learning_rate)
         # All processes take part in the same step; only the main process counts it.
-        return stats + UpdateStats(optimizer_steps=1, grad_norm=norm) if self.processes.is_main else stats
+        counted = int(self.processes.is_main)
+        if not isfinite(norm):
+            return UpdateStats(skipped_steps=counted, skipped=tuple(computed))
+        broken = not self.layout.finite()
+        return stats + UpdateStats(optimizer_steps=counted, grad_norm=counted * norm, broken_weights=broken)
 
     def sync(self) -> None:
         """Send the policy's weights to the engine; every process of a sharded policy takes part."""
@@ -118,7 +133,9 @@ class Learner:
         if writes:
             checkpoint.export_model(Path(folder), self.policy, state)
 
-    def _backward(self, samples: Sequence[TrainingSample], divisor: float, with_entropy: bool) -> UpdateStats:
+    def _backward(
+        self, samples: Sequence[TrainingSample], divisor: float, with_entropy: bool
+    ) -> tuple[UpdateStats, list[SkippedSample]]:
         """Add one micro-batch's gradients; a process without samples runs a filler alongside the others."""
         filler = not samples
         if filler:
@@ -135,15 +152,22 @@ class Learner:
         factor_M = batch.factor_M * corrected.weight_M
         result = token_loss(logprob_M, before_M, factor_M, batch.sequence_M, self.options, batch.reference_M)
         loss = aggregate(result.loss_M, batch.sequence_M, self.options)
+        value = loss.item()
+        # A loss that isn't finite may have a finite gradient; as NaN it reaches every process, and none takes the step.
+        factor = 0.0 if filler else 1.0 if isfinite(value) else nan
         # Gradients are averaged over processes, but the divisor already covers the samples of all of them.
-        self.layout.backward(loss / divisor * self.processes.count * (0.0 if filler else 1.0))
+        self.layout.backward(loss / divisor * self.processes.count * factor)
         if filler:
-            return UpdateStats()
-        return corrected.stats + UpdateStats(
+            return UpdateStats(), []
+        stats = corrected.stats + UpdateStats(
             tokens=len(logprob_M),
-            loss=loss.item(),
+            loss=value,
             clipped_low=result.clipped_low_M.sum().item(),
             clipped_high=result.clipped_high_M.sum().item(),
             kl=None if batch.reference_M is None else result.kl_M.sum().item(),
             entropy=None if entropy_M is None else entropy_M.sum().item(),
         )
+        counts = [sample.num_tokens for sample in samples]
+        logprobs, losses = (column.detach().cpu().split(counts) for column in (logprob_M, result.loss_M))
+        parts = zip(samples, logprobs, losses, strict=True)
+        return stats, [SkippedSample(sample, one.numpy(), other.numpy()) for sample, one, other in parts]

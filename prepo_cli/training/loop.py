@@ -25,6 +25,7 @@ def train_step(run: Run) -> None:
     """One step."""
     training, strategies, progress = run.config.training, run.strategies, run.progress
     watch = Stopwatch()
+    run.begin_step()
     ctx = run.context()
     rate = learning_rate(training, ctx.step, ctx.spent)
 
@@ -37,7 +38,9 @@ def train_step(run: Run) -> None:
     weights_NT = strategies.weigh(batch, ctx)
     samples = training_samples(groups, weights_NT)
     watch.lap("logprob")
+    run.begin_update()
     update = run.updater.update(samples, rate, ctx.step, with_entropy=batch.entropy_NT is None)
+    run.record_skipped(ctx.step, update)
     watch.lap("update")
     run.sync_engine()
     watch.lap("sync")

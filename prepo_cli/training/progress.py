@@ -10,16 +10,21 @@ from prepo_cli.training.costs import Costs
 
 @dataclass
 class Progress:
-    """`step` counts finished steps; `stop_requested` ends the run after the current one."""
+    """`step` counts finished steps; `evaluation_due` if the evaluation after the last one is missing.
+
+    `stop_requested` ends the run after the current step.
+    """
 
     step: int = 0
     costs: Costs = field(default_factory=Costs)
+    evaluation_due: bool = False
     stop_requested: bool = False
 
     def state_dict(self) -> dict[str, Any]:
         """The part that checkpoints hold."""
-        return {"step": self.step, "costs": asdict(self.costs)}
+        return {"step": self.step, "costs": asdict(self.costs), "evaluation_due": self.evaluation_due}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.step, self.costs = state["step"], Costs(**state["costs"])
+        self.evaluation_due = state["evaluation_due"]

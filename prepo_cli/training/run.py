@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from prepo_cli.data.loading import load_configured_prompts
+from prepo_cli.data.fingerprint import fingerprint, refuse_changes
+from prepo_cli.data.loading import PromptDataset, load_configured_prompts
 from prepo_cli.data.prompts import Prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.data.stream import PromptStream
-from prepo_cli.errors import UsageError
+from prepo_cli.errors import RunError, UsageError, one_line
 from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RunConfig
+from prepo_cli.terminal import say
 from prepo_cli.training import checkpoint
 from prepo_cli.training.batch import record_weights, rollout_rows
 from prepo_cli.training.build import longest_prompt
@@ -28,10 +32,13 @@ from prepo_cli.training.log import RunLog
 from prepo_cli.training.probe import PolicyProbe
 from prepo_cli.training.progress import Progress
 from prepo_cli.training.rollouts import Collected
+from prepo_cli.training.skips import SAVED_STEPS, skipped_rows
 from prepo_cli.training.stored_pass_rates import account_for_pass_rates, check_pass_rates
 from prepo_cli.training.stored_ppl import check_stored_ppl
 from prepo_cli.training.team import Team
 from prepo_cli.training.update import Updater
+from prepo_cli.training.update_stats import UpdateStats
+from prepo_cli.training.whole_folder import whole_folder
 from strategies import StrategySet
 from strategies.types import FloatArray, RunInfo, StepContext
 
@@ -70,6 +77,8 @@ class Run:
             if self.finished:
                 raise UsageError("measuring the pass rates took all that the run may cost; raise its limit")
         self._checkpoint_seconds = 0.0
+        self._saved_step = 0
+        self._sound: dict[str, Any] | None = None
 
     @property
     def finished(self) -> bool:
@@ -109,10 +118,39 @@ class Run:
         if self.monitor is not None:
             self.monitor.refuse_stale(metrics["step"], metrics.get("sampling/logp_difference", 0.0))
 
+    def begin_step(self) -> None:
+        """Keep the state that a step starts from, since collecting rollouts changes the stream and the strategies."""
+        self._sound = deepcopy(self.state_dict()) if self.progress.step > self._saved_step else None
+
+    def begin_update(self) -> None:
+        """From here until its metrics are written, a step can't be saved: weights and state are of different steps."""
+        self._sound = None
+
+    def record_skipped(self, step: int, update: UpdateStats) -> None:
+        """Report a step's skipped updates, and save their samples for inspection if few steps had any so far."""
+        if not update.skipped_steps:
+            return
+        skips, where = self.updater.skips, ""
+        if skips.saved_steps < SAVED_STEPS:
+            skips.saved_steps += 1
+            where = f"; their samples are in {self.folder.write_skipped(step, skipped_rows(update.skipped))}"
+        say(f"step {step}: {update.skipped_steps} of its updates skipped, the loss or gradient is not finite{where}")
+
     def after_step(self, rolled_out: int) -> None:
-        """Evaluate and save if due, after a step of that many rollouts."""
+        """Evaluate and save if due, after a step of that many rollouts.
+
+        Raises:
+            RunError: too many updates in a row were skipped; a checkpoint with the last good weights is written.
+        """
         step = self.progress.step
-        if self.evaluation.is_due(self.progress, rolled_out) and not self.finished:
+        self.progress.evaluation_due = self.evaluation.is_due(self.progress, rolled_out) and not self.finished
+        self._sound = self.state_dict()
+        if self.updater.skips.exhausted:
+            raise RunError(
+                f"the last {self.updater.skips.in_a_row} updates were skipped because their loss or gradient is not "
+                f"finite: see {self.folder.skipped}; the weights before them are in {self.save()}"
+            )
+        if self.progress.evaluation_due:
             self.evaluate()
         if step % self.config.training.save_steps == 0 or self.finished or self.progress.stop_requested:
             self.save()
@@ -122,13 +160,37 @@ class Run:
         line = self.evaluation.run(self.progress)
         if line is not None:
             self.log.evaluation(line)
+        self.progress.evaluation_due = False
 
-    def save(self) -> None:
+    def save(self) -> Path:
         """Write a checkpoint of everything that affects the next step."""
+        self._sound = None  # where saving fails, there is no use in trying again
         started = perf_counter()
-        folder, keep = self.folder.checkpoints, self.config.training.save_total_limit
-        checkpoint.save(folder, self.progress.step, self.team.save, self.state_dict(), keep)
+        path = self._save(self.state_dict())
         self._checkpoint_seconds = perf_counter() - started
+        return path
+
+    def rescue(self) -> None:
+        """After a failure, write a checkpoint if the run has a sound state that none holds yet.
+
+        It has one while rollouts are collected (also in rewards and strategies) and scored: the state before the step,
+        whose weights are still unchanged. It has one after a step, while the policy is evaluated. It has none from the
+        first optimiser step until the step's metrics are written, when a checkpoint itself could not be written, or
+        when the failure came in the middle of what several processes do together.
+        """
+        state, self._sound = self._sound, None
+        if state is None or not self.team.processes.reachable:
+            return
+        try:
+            say(f"saved {self._save(state).name}; --resume continues from there")
+        except (RunError, RuntimeError) as error:  # a device that failed may not give the weights
+            say(f"the state before the failure can't be saved: {one_line(error)}")
+
+    def export(self) -> None:
+        """Write the trained model in the hub's format."""
+        needed = checkpoint.model_bytes(self.learner.policy.model.parameters())
+        with whole_folder(self.folder.final, needed) as partial:
+            self.team.export(partial)
 
     def state_dict(self) -> dict[str, Any]:
         """The state besides model and optimiser."""
@@ -137,12 +199,16 @@ class Run:
             "stream": self.stream.state_dict(),
             "strategies": self.strategies.state_dict(),
             "lengths": self.collector.lengths.state_dict(),
+            "skips": self.updater.skips.state_dict(),
         }
 
     def resume(self, folder: Path) -> None:
         """Continue from a checkpoint, whose model and optimiser the learner has already loaded."""
-        self.load_state_dict(checkpoint.read_state(folder))
-        self.folder.truncate(self.progress.step, self.finished)
+        state = checkpoint.read_state(folder)
+        refuse_changes(state["fingerprint"], self._fingerprint, self._datasets)
+        self.load_state_dict(state)
+        self._saved_step = self.progress.step
+        self.folder.truncate(self.progress.step, self.finished or self.progress.evaluation_due)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
@@ -150,6 +216,26 @@ class Run:
         self.stream.load_state_dict(state["stream"])
         self.strategies.load_state_dict(state["strategies"])
         self.collector.lengths.load_state_dict(state["lengths"])
+        self.updater.skips.load_state_dict(state["skips"])
+
+    def _save(self, state: Mapping[str, Any]) -> Path:
+        keep, step = self.config.training.save_total_limit, state["progress"]["step"]
+        expected = checkpoint.expected_bytes(self.learner.policy, self.learner.layout.parameters)
+        state = {**state, "fingerprint": self._fingerprint}
+        path = checkpoint.save(self.folder.checkpoints, step, self.team.save, state, keep, expected)
+        self._saved_step = step
+        return path
+
+    @property
+    def _datasets(self) -> dict[str, PromptDataset]:
+        return {"training set": self.dataset, **self.evaluation.datasets}
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        """What must be the same when a run is resumed, though no checkpoint holds it."""
+        frozen = self.learner.frozen_weights
+        more = {} if frozen is None else {"base_model": frozen}
+        return fingerprint(self._datasets, self.prompts.renderer, **more)
 
     def _run_info(self) -> RunInfo:
         training = self.config.training

@@ -28,6 +28,10 @@ class TrainingSample:
     old_logprob_T: FloatArray | None = None
     """None on-policy: the update's own forward pass computes it."""
     reference_logprob_T: FloatArray | None = None
+    prompt_id: str = ""
+    reward: float = 0.0
+    advantage: float = 0.0
+    """Like prompt and reward, only for the file of an update that is skipped."""
 
     @property
     def num_tokens(self) -> int:
@@ -59,6 +63,9 @@ def training_samples(groups: Sequence[Sequence[Sample]], weights_NT: FloatArray)
             group=number,
             old_logprob_T=sample.old_logprobs,
             reference_logprob_T=sample.reference_logprobs,
+            prompt_id=sample.prompt.id,
+            reward=sample.reward,
+            advantage=sample.advantage,
         )
         for (number, sample), weight_T in zip(rows, weights_NT, strict=True)
     ]
@@ -97,7 +104,8 @@ class MicroBatch:
 
 
 def _joined(parts: Sequence[FloatArray], device: Any) -> Tensor:
-    return torch.from_numpy(np.concatenate(parts).astype(np.float32)).to(device)
+    with np.errstate(over="ignore"):  # what is infinite in float32 makes the loss so, and the update is skipped
+        return torch.from_numpy(np.concatenate(parts).astype(np.float32)).to(device)
 
 
 def _joined_if_known(parts: Sequence[FloatArray | None], device: Any) -> Tensor | None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import torch
+from torch import nn
+
+from prepo_cli.errors import UsageError
 from prepo_cli.sections import TrainingConfig
 
 
@@ -23,3 +28,23 @@ def learning_rate(config: TrainingConfig, step: int, spent: float | None = None)
     done = min(spent, 1.0)
     decay = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
     return config.learning_rate * warmup * decay[config.lr_scheduler_type]
+
+
+def refuse_overwriting(learning_rate: float, weights: Sequence[nn.Parameter]) -> None:
+    """Refuse a learning rate above the weights' own size: AdamW moves each weight by about the rate in a step.
+
+    >>> refuse_overwriting(0.5, [nn.Parameter(torch.full((4,), 0.1))])
+    Traceback (most recent call last):
+    prepo_cli.errors.UsageError: training.learning_rate=0.5 is above the root mean square of the trained weights, 0.1: \
+the first update would overwrite the model; use one far below it
+
+    Raises:
+        UsageError: it is above their root mean square.
+    """
+    norm = float(torch.nn.utils.get_total_norm([weight.detach() for weight in weights]))
+    size = norm / math.sqrt(sum(weight.numel() for weight in weights))
+    if learning_rate > size:
+        raise UsageError(
+            f"training.learning_rate={learning_rate:g} is above the root mean square of the trained weights, "
+            f"{size:.2g}: the first update would overwrite the model; use one far below it"
+        )

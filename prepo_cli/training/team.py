@@ -6,7 +6,7 @@ finish together; forward passes are batched by padded tokens, the same number of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines.base import Progress, Request, Rollout
-from prepo_cli.policy.policy import ScoreBatch, Scores, perplexities, score_batches
+from prepo_cli.errors import RunError
+from prepo_cli.policy.policy import NOT_FINITE, ScoreBatch, Scores, perplexities, score_batches
 from prepo_cli.policy.scoring import token_batches
 from prepo_cli.training.learner import Learner
 from prepo_cli.training.sample import TrainingSample
@@ -30,7 +31,16 @@ class Team:
         self.tokens_scored = 0
 
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
-        """Rollouts of each request; several processes report progress only at the end of a call."""
+        """Rollouts of each request; several processes report progress only at the end of a call.
+
+        Raises:
+            RunError: a log-prob isn't finite.
+        """
+        results = self._generate(requests, progress)
+        refuse_infinite(rollout.logprobs for group in results for rollout in group)
+        return results
+
+    def _generate(self, requests: Sequence[Request], progress: Progress | None) -> list[list[Rollout]]:
         if self.processes.count == 1 or self.learner.engine.serves_all:
             return self.learner.generate(requests, progress)
         shares = split_by_cost([expected_cost(request) for request in requests], self.processes.count)
@@ -57,7 +67,11 @@ class Team:
         of_reference: bool = False,
         charged: bool = True,
     ) -> Scores:
-        """Log-probs and entropies of each row's tokens in [start, end), under the policy or the reference."""
+        """Log-probs and entropies of each row's tokens in [start, end), under the policy or the reference.
+
+        Raises:
+            RunError: a log-prob isn't finite.
+        """
         if charged:
             self.tokens_scored += sum(map(len, rows))
         planned = list(score_batches(rows, spans, temperatures, self.max_batch_tokens, with_entropy))
@@ -71,6 +85,7 @@ class Team:
             for (indices, _), scores in zip(share, part, strict=True):
                 for i, score in zip(indices, scores, strict=False):  # a filler has a score and no index
                     results[i] = score
+        refuse_infinite(logprobs for logprobs, _ in results)
         return results
 
     def perplexity(self, rows: list[list[int]], spans: list[tuple[int, int]]) -> npt.NDArray[np.float64]:
@@ -104,6 +119,12 @@ class Team:
         """Tokens scored since the last call."""
         total, self.tokens_scored = self.tokens_scored, 0
         return total
+
+
+def refuse_infinite(rows: Iterable[npt.NDArray[np.float32]]) -> None:
+    """Raise RunError if a log-prob isn't finite; nothing after it would mean anything."""
+    if not all(np.isfinite(row).all() for row in rows):
+        raise RunError(NOT_FINITE)
 
 
 def expected_cost(request: Request) -> float:

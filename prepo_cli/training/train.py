@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from prepo_cli import signals
 from prepo_cli.distributed.processes import Processes
+from prepo_cli.policy.loading import verify_model
 from prepo_cli.policy.tensors import size
 from prepo_cli.reporting.hub import check_hub
 from prepo_cli.reporting.run_folder import RunFolder
@@ -26,31 +28,46 @@ from prepo_cli.training.progress import Progress
 from prepo_cli.training.run import Run
 
 
-def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any] | None:
+def train(
+    config: RunConfig, *, resume: bool = False, overwrite: bool = False, break_lock: bool = False
+) -> dict[str, Any] | None:
     """Start or resume a run; returns its summary on the main process, None on the others.
+
+    The main process keeps the run folder's lock; `break_lock` takes over that of a process on another machine.
+    Where a failure ends the training loop, it saves a sound state that no checkpoint holds yet: see `Run.rescue`.
 
     Raises:
         UsageError: bad configuration or data; RunError: a failure at run time; KeyboardInterrupt: after saving.
     """
     processes = Processes(config.training)
     folder = RunFolder(Path(config.output_dir))
+    judge: Judge | None = None
+    with ExitStack() as claim:
 
-    def check() -> Path | None:
-        check_trackers(config)
-        check_hub(config)
-        newest = checkpoint.newest(folder.checkpoints) if resume else None
-        folder.check(config, resume=resume, overwrite=overwrite)
-        Judge(config.rewards)  # rejects unknown functions
-        return newest
+        def check() -> Path | None:
+            nonlocal judge
+            check_trackers(config)
+            check_hub(config)
+            claim.enter_context(folder.claimed(config, resume=resume, overwrite=overwrite, break_lock=break_lock))
+            judge = claim.enter_context(Judge(config.rewards))
+            if not resume or config.model.use_peft or config.training.beta > 0:  # else only checkpoints are loaded
+                verify_model(config.model)
+            return checkpoint.newest(folder.checkpoints) if resume else None
 
-    resume_from = processes.share(check)
+        resume_from = processes.share(check)
+        return _train(config, folder, processes, judge, resume_from)
+
+
+def _train(
+    config: RunConfig, folder: RunFolder, processes: Processes, judge: Judge | None, resume_from: Path | None
+) -> dict[str, Any] | None:
+    """What all processes do once the main one has claimed the run folder."""
     summary = None
     with ExitStack() as stack:
         with collection_paused():
             learner = build_learner(config, processes, resume_from)
-            if processes.is_main:
+            if judge is not None:  # on the main process
                 stack.enter_context(processes.controlling())
-                judge = stack.enter_context(Judge(config.rewards))
                 run = Run(config, folder, judge, learner)
         if processes.is_main:
             summary = _control(run, resume_from)
@@ -74,7 +91,9 @@ def _control(run: Run, resume_from: Path | None) -> dict[str, Any]:
         run.sync_engine()
         if config.evaluation.at_start and progress.step == 0:
             run.evaluate()
-        with _stop_after_step(progress), run.log.display_steps():
+        with _stop_after_step(progress), run.log.display_steps(), _saved_on_failure(run):
+            if progress.evaluation_due:
+                run.evaluate()
             train_loop(run)
         if not run.finished:
             raise KeyboardInterrupt(f"stopped after step {progress.step}; continue with --resume")
@@ -82,7 +101,7 @@ def _control(run: Run, resume_from: Path | None) -> dict[str, Any]:
             run.evaluate()
     if run.stream.left_out:
         say(f"{run.stream.left_out:,} prompts were left out: longer than {run.prompts.max_length:,} tokens")
-    run.team.export(folder.final)
+    run.export()
     summary = build_summary(config, folder)
     folder.finish(config, summary)
     return summary
@@ -90,23 +109,32 @@ def _control(run: Run, resume_from: Path | None) -> dict[str, Any]:
 
 @contextmanager
 def _stop_after_step(progress: Progress) -> Iterator[None]:
-    """On the first interrupt (or SIGTERM) save and stop after the current step, on a second one stop immediately."""
+    """On the first signal save and stop after the current step, on a second interrupt or SIGTERM stop immediately."""
+    insistent: list[int] = []
 
     def request(number: int, frame: Any) -> None:
-        if progress.stop_requested:
-            raise KeyboardInterrupt("stopped immediately; continue from the last checkpoint with --resume")
+        if number == signal.SIGHUP:
+            signals.leave_terminal()
+        if number in signals.INSISTENT:
+            if insistent:
+                raise KeyboardInterrupt("stopped immediately; continue from the last checkpoint with --resume")
+            insistent.append(number)
         progress.stop_requested = True
-        say("stopping after this step, then saving; interrupt again to stop immediately")
+        with suppress(OSError, RuntimeError):  # it may have come in the middle of another line
+            say("stopping after this step, then saving; interrupt again to stop immediately")
 
-    try:
-        before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # signals can only be set in the main thread
-        before = {}
+    with signals.handled(request):
+        yield
+
+
+@contextmanager
+def _saved_on_failure(run: Run) -> Iterator[None]:
+    """If the training loop fails, save what can be saved; an interrupt that asks to stop immediately saves nothing."""
     try:
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    except Exception:
+        run.rescue()
+        raise
 
 
 def announce(run: Run) -> None:

@@ -8,6 +8,8 @@ and the engine does not report, and for the reference.
 
 Mini-batches consist of complete groups, in an order derived from the run's seed. In the selector's order (by
 perplexity, say) the last mini-batch of every step would contain the same kind of prompts.
+
+An update whose loss or gradient isn't finite is skipped, as if it had never been tried; so many in a row end the step.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from prepo_cli.errors import RunError
 from prepo_cli.policy.policy import Scores
 from prepo_cli.sections import TrainingConfig
 from prepo_cli.training.loss import LossOptions, divisor
 from prepo_cli.training.rollouts import Sample
 from prepo_cli.training.sample import TrainingSample
+from prepo_cli.training.skips import Skips
 from prepo_cli.training.team import Team
 from prepo_cli.training.update_stats import UpdateStats
 from strategies.types import derive_seed
@@ -39,6 +43,7 @@ class Updater:
 
     def __init__(self, training: TrainingConfig, team: Team, options: LossOptions, exact: bool, seed: int) -> None:
         self.training, self.team, self.options, self.exact, self.seed = training, team, options, exact, seed
+        self.skips = Skips(training.max_skipped_steps)
 
     def prepare(self, groups: Sequence[Sequence[Sample]], needs_entropy: bool) -> None:
         """Set the log-probs and entropies that must be known before the first optimiser step."""
@@ -59,11 +64,17 @@ class Updater:
     def update(
         self, batch: Sequence[TrainingSample], learning_rate: float, step: int, with_entropy: bool = False
     ) -> UpdateStats:
-        """All optimiser steps of a batch; `with_entropy` also measures the tokens' entropy."""
+        """All optimiser steps of a batch; `with_entropy` also measures the tokens' entropy.
+
+        Raises:
+            RunError: the weights aren't finite any more.
+        """
         stats = UpdateStats()
         for iteration in range(self.training.num_iterations):
             for mini_batch in self._mini_batches(batch, step, iteration):
                 stats += self._optimizer_step(mini_batch, learning_rate, step, with_entropy)
+                if self.skips.exhausted:
+                    return stats
         return stats
 
     def _optimizer_step(
@@ -72,8 +83,16 @@ class Updater:
         loss_divisor = divisor(sum(sample.num_tokens for sample in batch), len(batch), self.options)
         # Samples without a gradient count in the divisor but need no forward pass.
         batch = [sample for sample in batch if sample.has_gradient]
-        stats = UpdateStats(divisor=loss_divisor)
-        return stats + self.team.step(batch, loss_divisor, learning_rate, step, with_entropy) if batch else stats
+        if not batch:
+            return UpdateStats(divisor=loss_divisor)
+        stats = self.team.step(batch, loss_divisor, learning_rate, step, with_entropy)
+        if stats.broken_weights:
+            raise RunError(
+                f"the update of step {step} made weights infinite or NaN, though its gradient was finite; lower "
+                "training.learning_rate, or go on from the last checkpoint with --resume"
+            )
+        self.skips.count(skipped=bool(stats.skipped_steps))
+        return stats if stats.skipped_steps else stats + UpdateStats(divisor=loss_divisor)
 
     def _mini_batches(
         self, batch: Sequence[TrainingSample], step: int, iteration: int

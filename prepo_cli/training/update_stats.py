@@ -8,6 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
+from prepo_cli.training.sample import TrainingSample
+from strategies.types import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedSample:
+    """A sample of a skipped update, with the log-prob and loss of each of its completion tokens."""
+
+    sample: TrainingSample
+    logprob_T: FloatArray
+    loss_T: FloatArray
+
 
 @dataclass(frozen=True)
 class UpdateStats:
@@ -19,6 +31,11 @@ class UpdateStats:
 
     tokens: int = 0
     optimizer_steps: int = 0
+    skipped_steps: int = 0
+    """Optimiser steps that were not taken because the loss or the gradient wasn't finite; in no other sum."""
+    skipped: tuple[SkippedSample, ...] = ()
+    broken_weights: bool = False
+    """Whether the weights aren't finite after a step."""
     loss: float = 0.0
     divisor: float = 0.0
     grad_norm: float = 0.0
@@ -42,6 +59,9 @@ class UpdateStats:
         return UpdateStats(
             tokens=self.tokens + other.tokens,
             optimizer_steps=self.optimizer_steps + other.optimizer_steps,
+            skipped_steps=self.skipped_steps + other.skipped_steps,
+            skipped=self.skipped + other.skipped,
+            broken_weights=self.broken_weights or other.broken_weights,
             loss=self.loss + other.loss,
             divisor=self.divisor + other.divisor,
             grad_norm=self.grad_norm + other.grad_norm,
@@ -68,6 +88,7 @@ class UpdateStats:
         found = {
             "loss": self.loss / self.divisor if self.divisor else 0.0,
             "grad_norm": self.grad_norm / self.optimizer_steps if self.optimizer_steps else 0.0,
+            "skipped_steps": self.skipped_steps,
         }
         if not self.tokens:
             return found

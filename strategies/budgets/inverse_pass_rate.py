@@ -65,9 +65,9 @@ class InversePassRate(BudgetAllocator):
     class Params(StrategyParams):
         """The limits."""
 
-        minimum: int = Field(2, ge=2, description="minimum number of rollouts per prompt")
+        minimum: int = Field(2, ge=2, le=2**16, description="minimum number of rollouts per prompt")
         maximum: int | None = Field(
-            None, ge=2, description="maximum number of rollouts per prompt (default: 4 x num_generations)"
+            None, ge=2, le=2**16, description="maximum number of rollouts per prompt (default: 4 x num_generations)"
         )
 
     @classmethod

@@ -57,7 +57,7 @@ class Knapsack(BudgetAllocator):
     class Params(StrategyParams):
         """The lower bound."""
 
-        minimum: int = Field(2, ge=2, description="minimum number of rollouts per prompt")
+        minimum: int = Field(2, ge=2, le=2**16, description="minimum number of rollouts per prompt")
 
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:

@@ -55,10 +55,10 @@ class PilotCommit(BudgetAllocator):
         """Number of pilots, and upper bound."""
 
         pilots: int | None = Field(
-            None, ge=2, description="pilot rollouts per prompt (default: half of num_generations)"
+            None, ge=2, le=2**16, description="pilot rollouts per prompt (default: half of num_generations)"
         )
         maximum: int | None = Field(
-            None, ge=2, description="maximum number of rollouts per prompt (default: 4 x num_generations)"
+            None, ge=2, le=2**16, description="maximum number of rollouts per prompt (default: 4 x num_generations)"
         )
 
         def resolved(self, num_generations: int) -> tuple[int, int]:

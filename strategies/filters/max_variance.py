@@ -47,7 +47,9 @@ class MaxVariance(RolloutFilter):
         """How many rollouts to train on, as a share or a number."""
 
         share: float = Field(0.5, gt=0, le=1, description="share of a group's rollouts to train on, at least 2 of them")
-        count: int | None = Field(None, ge=2, description="number of a group's rollouts to train on; overrides share")
+        count: int | None = Field(
+            None, ge=2, le=2**16, description="number of a group's rollouts to train on; overrides share"
+        )
 
     def keep(self, group: Group, ctx: StepContext) -> BoolArray:
         n = len(group.completions)

@@ -39,7 +39,7 @@ class Bandit(Selector):
         """Memory and sharpness."""
 
         alpha: float = Field(0.5, gt=0, le=1, description="weight of the latest step in Q")
-        tau: float = Field(1.0, gt=0, description="temperature of the softmax over Q")
+        tau: float = Field(1.0, ge=1e-6, le=1e6, description="temperature of the softmax over Q")
 
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:

@@ -37,19 +37,23 @@ class Calibrated(Selector):
     class Params(PerplexityParams):
         """How much evidence counts, and for how long."""
 
-        ratio: float = Field(0.1, gt=0, le=1, description="kept prompts / candidate prompts (K / B)")
+        ratio: float = Field(0.1, ge=1e-4, le=1, description="kept prompts / candidate prompts (K / B)")
         decay: float = Field(
             0.7, ge=0, le=1, description="share of a prompt's older rollouts that still counts after a visit"
         )
         forget: float = Field(
             0.98, gt=0, le=1, description="share of the regression's precision that remains after a step"
         )
-        half_life: float = Field(64, gt=0, description="steps in which the number of recent visits falls by half")
-        rescore: int = Field(64, ge=1, description="steps after which a candidate's perplexity is scored again")
+        half_life: float = Field(
+            64, gt=0, le=1e6, description="steps in which the number of recent visits falls by half"
+        )
+        rescore: int = Field(
+            64, ge=1, le=10**9, description="steps after which a candidate's perplexity is scored again"
+        )
         pooled: bool = Field(True, description="give each source an intercept and a slope of its own")
         length: bool = Field(True, description="predict from the prompt's length too")
         strength: float | None = Field(
-            None, gt=0, description="pseudo-rollouts that the predicted rate counts as; learned by default"
+            None, gt=0, le=1e6, description="pseudo-rollouts that the predicted rate counts as; learned by default"
         )
 
     @classmethod

@@ -13,7 +13,7 @@ from strategies.types import RunInfo
 class CandidateParams(StrategyParams):
     """`ratio` is K / B, the share of the candidates that is kept."""
 
-    ratio: float = Field(0.2, gt=0, le=1, description="kept prompts / candidate prompts (K / B)")
+    ratio: float = Field(0.2, ge=1e-4, le=1, description="kept prompts / candidate prompts (K / B)")
 
     def candidates(self, n: int, run: RunInfo) -> int:
         """B, how many candidates to draw for n kept: at most one pass over the training set, at least n.

@@ -31,9 +31,9 @@ class Difficulty(Selector):
         """How the target moves."""
 
         start: float = Field(0.0, ge=0, le=1, description="initial target, as a position in the range of difficulties")
-        eta: float = Field(0.5, gt=0, description="largest change of the target in a step")
-        alpha: float = Field(2.0, gt=0, description="sensitivity to the mean reward")
-        beta: float = Field(0.5, description="mean reward at which the target stays where it is")
+        eta: float = Field(0.5, gt=0, le=1e6, description="largest change of the target in a step")
+        alpha: float = Field(2.0, gt=0, le=1e6, description="sensitivity to the mean reward")
+        beta: float = Field(0.5, ge=-1e6, le=1e6, description="mean reward at which the target stays where it is")
 
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:

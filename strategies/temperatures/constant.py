@@ -16,7 +16,7 @@ class Constant(TemperatureSchedule):
     class Params(StrategyParams):
         """The temperature."""
 
-        value: float = Field(1.0, gt=0, description="sampling temperature")
+        value: float = Field(1.0, ge=1e-3, le=100, description="sampling temperature")
 
     def temperature(self, ctx: StepContext) -> float:
         return float(self.params.value)

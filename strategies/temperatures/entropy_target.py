@@ -63,9 +63,9 @@ class EntropyTarget(TemperatureSchedule):
     class Params(StrategyParams):
         """Start, bounds and annealing."""
 
-        start: float = Field(1.0, gt=0, description="temperature of the first step")
-        minimum: float = Field(0.1, gt=0, description="lowest temperature")
-        maximum: float = Field(2.0, gt=0, description="highest temperature")
+        start: float = Field(1.0, ge=1e-3, le=100, description="temperature of the first step")
+        minimum: float = Field(0.1, ge=1e-3, le=100, description="lowest temperature")
+        maximum: float = Field(2.0, ge=1e-3, le=100, description="highest temperature")
         anneal_share: float = Field(
             0.4,
             ge=0,

@@ -50,7 +50,7 @@ class RelEntropy(RolloutWeighting):
         mean: Literal["token", "sequence"] = Field(
             "token", description="mean over the batch's tokens or over its rollouts"
         )
-        max_weight: float | None = Field(None, gt=0, description="upper bound on the weights (default: none)")
+        max_weight: float | None = Field(None, gt=0, le=1e6, description="upper bound on the weights (default: none)")
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)

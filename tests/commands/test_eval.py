@@ -21,7 +21,7 @@ from prepo_cli.evaluation import evaluator as evaluator_module
 from prepo_cli.evaluation import session
 from prepo_cli.evaluation.settings import EvalConfig
 from prepo_cli.main import main
-from tests.evaluation.answering import CUT, Characters, SumEngine, Sums, render
+from tests.evaluation.answering import CUT, CharacterRenderer, Characters, SumEngine, Sums
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -46,7 +46,7 @@ def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[SumEngine]:
     monkeypatch.setattr(session, "model_source", lambda name: str(tmp_path / "model"))
     monkeypatch.setattr(loading, "load_prompts", load)
     monkeypatch.setattr(session, "build_engine", build)
-    monkeypatch.setattr(session, "Renderer", lambda tokenizer, system_prompt, template_kwargs: render)
+    monkeypatch.setattr(session, "Renderer", lambda tokenizer, system_prompt, template_kwargs: CharacterRenderer())
     monkeypatch.setattr(evaluator_module, "ROLLOUTS_AT_ONCE", 16)
     monkeypatch.chdir(tmp_path)
     return made
@@ -80,10 +80,13 @@ def test_samples_summary_config_and_table(run: Run) -> None:
     assert all(row["truncated"] == (row["text"] == CUT) == (row["answer"] is None) for row in rows)
     config = yaml.safe_load(Path("out/config.yaml").read_text(encoding="utf-8"))
     assert (config["k"], config["max_completion_length"], config["max_prompt_length"]) == (4, 32, 32)
-    assert sorted(path.name for path in Path("out").iterdir()) == ["config.yaml", "samples.parquet", "summary.json"]
+    files = [".prepo.json", "config.yaml", "samples.parquet", "summary.json"]
+    assert sorted(path.name for path in Path("out").iterdir()) == files
 
 
 def test_json_is_one_object_and_the_default_folder_is_named_after_what_is_evaluated(run: Run) -> None:
+    Path("runs/demo/final").mkdir(parents=True)
+    Path("runs/demo/final/config.json").touch()
     code, out, _ = run("--k", "2", "--json", "--model", "runs/demo/final")
     assert code == 0
     assert json.loads(out)["output_dir"] == "evals/demo-20"
@@ -97,6 +100,7 @@ def test_an_interrupted_evaluation_goes_on(run: Run, engines: list[SumEngine]) -
 
     engines.append(SumEngine(before=interrupt))
     arguments = ["--k", "4", "--reward", "math", "--reward", "tests.rewards.graded:sometimes"]
+    arguments += ["--set", "rewards.on_error=skip"]
     code, out, err = run(*arguments, "--output-dir", "out")
     assert (code, out) == (130, "")
     assert "run the same command to resume" in " ".join(err.split())
@@ -177,7 +181,7 @@ def test_a_training_runs_folder_is_never_written_to(run: Run) -> None:
         (["--dtype", "float8"], "float32"),
         (["--max-completion-length", "64"], "context of 64 tokens"),
         (["--max-prompt-length", "1"], "--max-prompt-length"),
-        (["--output-dir", "file/out"], "can't write"),
+        (["--output-dir", "file/out"], "where a folder is needed"),
     ],
 )
 def test_bad_input_is_one_line(run: Run, arguments: list[str], message: str) -> None:

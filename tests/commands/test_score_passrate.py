@@ -110,7 +110,7 @@ def test_a_killed_scoring_goes_on_and_writes_the_same_file(
     script = (
         "import os, signal, sys\n"
         "from prepo_cli.evaluation import evaluator\n"
-        "from prepo_cli.files import Chunks\n"
+        "from prepo_cli.chunks import Chunks\n"
         "from prepo_cli.main import main\n"
         "evaluator.ROLLOUTS_AT_ONCE = 24\n"
         "write = Chunks.write\n"

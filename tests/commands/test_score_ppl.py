@@ -14,12 +14,12 @@ import pytest
 from datasets import concatenate_datasets, load_dataset
 from typer.testing import CliRunner
 
+from prepo_cli.chunks import Chunks
 from prepo_cli.data.loading import load_prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.evaluation import ppl_scoring
 from prepo_cli.evaluation.score_context import PerplexityContext
 from prepo_cli.evaluation.settings import ScoringConfig
-from prepo_cli.files import Chunks
 from prepo_cli.main import app
 from prepo_cli.policy.loading import load_policy
 from prepo_cli.sections import ModelConfig

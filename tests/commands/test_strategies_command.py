@@ -32,7 +32,7 @@ def test_lists_every_strategy_under_its_slot() -> None:
     assert titles == [f"--{slot.replace('_', '-')}" for slot in SLOTS]
     for cls in registry.listed():
         assert f" {cls.name} " in shown.stdout
-    assert "ratio=0.2 (> 0, <= 1)" in shown.stdout
+    assert "ratio=0.2 (>= 0.0001, <= 1)" in shown.stdout
     assert "2511.00794" in shown.stdout
 
 
@@ -46,13 +46,13 @@ def test_json_holds_what_the_classes_declare() -> None:
         "name": "ratio",
         "type": "float",
         "default": 0.2,
-        "bounds": "> 0, <= 1",
+        "bounds": ">= 0.0001, <= 1",
         "description": "kept prompts / candidate prompts (K / B)",
     }
     pacing = next(p for p in schedule["parameters"] if p["name"] == "pacing")
     assert (pacing["type"], pacing["default"]) == ("linear | quadratic | sqrt", "linear")
     clip = next(p for p in by_key["weighting", "rel-entropy"]["parameters"] if p["name"] == "max_weight")
-    assert (clip["type"], clip["default"], clip["bounds"]) == ("float | null", None, "> 0")
+    assert (clip["type"], clip["default"], clip["bounds"]) == ("float | null", None, "> 0, <= 1e+06")
 
 
 @pytest.mark.parametrize("slot", [*SLOTS, "temperature-schedule"])

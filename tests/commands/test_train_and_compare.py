@@ -51,7 +51,7 @@ def test_a_run_folder_holds_the_documented_files(runs: Path) -> None:
     names = {path.name for path in (runs / "prepo").iterdir()}
     assert names == {
         "config.yaml", "metrics.jsonl", "evaluations.jsonl", "rollouts", "checkpoints", "final", "summary.json",
-        "README.md", "learning_curve.png",
+        "README.md", "learning_curve.png", ".prepo.json",
     }  # fmt: skip
     assert (runs / "prepo" / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
     assert [line["step"] for line in lines(runs / "prepo" / "evaluations.jsonl")] == [0, 1, 2, 3]

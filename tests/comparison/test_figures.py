@@ -22,6 +22,7 @@ from prepo_cli.comparison.figures.cost_ratios import NARROWEST, WIDEST, limits
 from prepo_cli.comparison.figures.perplexity import pass_rates_by_decile
 from prepo_cli.comparison.figures.scene import Scene, band, by_progress
 from prepo_cli.comparison.groups import MOST_FILES, Groups, by_bin, sample_groups
+from prepo_cli.comparison.output import WRITTEN
 from prepo_cli.comparison.result import Comparison, CostRatio, Recipe
 from prepo_cli.comparison.style import label, panel_grid, styles
 from prepo_cli.errors import UsageError
@@ -71,6 +72,11 @@ def test_every_picture_is_a_png_and_an_svg_that_states_its_title(drawn: dict[str
     for title, path in drawn.items():
         assert path.read_bytes().startswith(PNG)
         assert title in texts(path)
+
+
+def test_the_folder_is_claimed_for_all_pictures(drawn: dict[str, Path]) -> None:
+    written = {path.name for png in drawn.values() for path in png.parent.iterdir()}
+    assert len(written) > 10 and written <= set(WRITTEN)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +167,8 @@ def test_hostile_names_are_drawn_as_they_are(tmp_path: Path) -> None:
 
 def test_a_label_is_short_and_drawable() -> None:
     assert label("a\tb") == "a b"
+    assert label("\x1b[31m\u202ex") == r"\x1b[31m\u202ex"
+    assert label("_hidden") == " _hidden"  # matplotlib would leave it out of the legend
     assert len(label("x" * 100)) == 36 and label("x" * 100).endswith("…")
     assert label("統計") == "\N{REPLACEMENT CHARACTER}" * 2
 

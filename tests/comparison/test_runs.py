@@ -232,6 +232,13 @@ def test_what_pyarrow_refuses_is_read_all_the_same(tmp_path: Path, line: bytes, 
     np.testing.assert_array_equal(columns["step"], [0, 1, 0])
 
 
+def test_a_null_which_crashes_pyarrow_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b"null\n" + GOOD)
+    with pytest.raises(UsageError, match=r"metrics\.jsonl:1: not a JSON object"):
+        read_columns(file)
+
+
 @pytest.mark.parametrize("line", [GOOD[:-1] * 2, b'{"step": 1,\n"reward": 2}', b"\n", b'{"step": 1} x', b"NaN"])
 def test_what_pyarrow_takes_for_lines_is_refused_if_it_is_none(tmp_path: Path, line: bytes) -> None:
     file = tmp_path / "metrics.jsonl"

@@ -113,7 +113,9 @@ def test_bad_rows_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
     assert [row["prompt"] for row in dataset.usable()] == ["1 + 1?", "y"]
 
 
-@pytest.mark.parametrize("name", ["missing.jsonl", "./folder/x.parquet", "/nowhere/at/all"])
+@pytest.mark.parametrize(
+    "name", ["missing.jsonl", "./folder/x.parquet", "/nowhere/at/all", "./" + "x" * 5000, "nul\0.csv"]
+)
 def test_missing_files_are_not_searched_for_on_the_hub(name: str) -> None:
     with pytest.raises(UsageError, match="no such dataset file"):
         load_prompts(name)

@@ -16,6 +16,7 @@ import pytest
 
 from prepo_cli.distributed.processes import Processes
 from prepo_cli.errors import UsageError
+from prepo_cli.manifest import verify
 from prepo_cli.sections import TrainingConfig
 from tests.metrics import metrics
 from tests.models import save_model
@@ -78,6 +79,20 @@ def test_a_checkpoint_resumes_in_another_layout(
     started = interrupted(runs(recipe, before), tmp_path / "run", after=2)
     replay(started, after, RECIPES[recipe], resume=True)
     assert_same_run(runs(recipe, "one"), started)
+
+
+def test_all_processes_resume_from_the_newest_whole_checkpoint(
+    runs: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    run = interrupted(runs("adapters", "one"), tmp_path / "run", after=3)
+    adapters = run / "checkpoints" / "step-000003" / "model" / "adapter_model.safetensors"
+    content = adapters.read_bytes()
+    adapters.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    replay(run, "two", RECIPES["adapters"], resume=True)
+    assert_same_run(runs("adapters", "one"), run)
+    saved = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert saved == ["damaged-step-000003", *(f"step-{step:06d}" for step in range(1, 6))]
+    verify(run / "final")
 
 
 def test_a_full_reference_is_sharded_too(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_what_the_users_file_sets_is_kept_and_the_rest_is_prepos(
     assert "reduce_bucket_size" not in config["zero_optimization"]
     assert config["prescale_gradients"] is True
     assert config["gradient_clipping"] == 0.7
-    assert config["bf16"] == {"enabled": True}
+    assert config["bf16"] == {"enabled": True, "check_grad_overflow": True}
     assert (config["train_batch_size"], config["gradient_accumulation_steps"]) == (4, 1)
 
 

@@ -39,6 +39,10 @@ class FakeVllm:
         self.settings: dict[str, Any] = {"logprobs_mode": "processed_logprobs", "dtype": "torch.float32"}
         self.backend: dict[str, Any] | None = None
         self.developer = True
+        self.garbage: dict[str, bytes] = {}  # by path, what is answered instead of JSON
+        self.headers: dict[str, str] = {}  # sent with every answer
+        self.drips: set[str] = set()  # paths that are answered a byte at a time, for ever
+        self.requests: list[tuple[str, dict[str, str]]] = []
         self.restart_after: str | None = None  # a path whose next answer is followed by a restart
         self.lock = threading.Lock()
         self.server = _listen(self, 0)
@@ -72,7 +76,7 @@ class FakeVllm:
             return 404, {"detail": "Not Found"}
         if path == "/weight_info":
             return 200, {"weight_version": self.version}
-        if path.startswith("/server_info"):
+        if path == "/server_info":
             return 200, {"vllm_config": {"model_config": self.settings, "weight_transfer_config": self.backend}}
         if path == "/collective_rpc":
             assert body["method"] == "reload_weights"
@@ -119,6 +123,7 @@ def _listen(fake: FakeVllm, port: int) -> ThreadingHTTPServer:
         def respond(self, body: dict[str, Any]) -> None:
             with fake.lock:
                 fake.paths.append(self.path)
+                fake.requests.append((self.path, dict(self.headers)))
                 fake.busy += 1
                 fake.most_busy = max(fake.most_busy, fake.busy)
             status = fake.hook(self.path, "before")
@@ -127,7 +132,7 @@ def _listen(fake: FakeVllm, port: int) -> ThreadingHTTPServer:
                 with fake.lock:
                     dead = self.life != fake.life
                     if not dead:
-                        status, answer = fake.answer(self.path, body)
+                        status, answer = fake.answer(self.path.partition("?")[0], body)
                 status = -1 if dead else fake.hook(self.path, "after") or status
             if status == 0:
                 fake.released.wait()
@@ -137,14 +142,19 @@ def _listen(fake: FakeVllm, port: int) -> ThreadingHTTPServer:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
-            raw = json.dumps(answer).encode()
+            raw = fake.garbage.get(self.path, json.dumps(answer).encode())
             self.send_response(int(status or 500))
             self.send_header("Content-Length", str(len(raw)))
+            for name, value in fake.headers.items():
+                self.send_header(name, value)
             if self.path == fake.restart_after:
                 fake.restart_after = None
                 self.send_header("Connection", "close")
                 fake.restart()
             self.end_headers()
+            if self.path in fake.drips:
+                while not fake.released.wait(0.05):
+                    self.wfile.write(b" ")
             self.wfile.write(raw)
 
         def log_message(self, format: str, *args: Any) -> None:

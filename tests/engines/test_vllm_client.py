@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from prepo_cli.engines import vllm_http, vllm_server
+from prepo_cli.engines import vllm_connections, vllm_http, vllm_server
 from prepo_cli.engines.base import Request
 from prepo_cli.engines.vllm_server import VllmServerEngine
 from prepo_cli.engines.vllm_transfer import pieces
@@ -158,7 +158,7 @@ def test_an_answer_from_before_the_weights_were_restored_does_not_count(
                 time.sleep(0.01)
 
     fake.hook = hold_the_first_answer
-    monkeypatch.setattr(vllm_http.CallGroup, "abort", lambda group: None)  # which would end the held call
+    monkeypatch.setattr(vllm_connections.CallGroup, "abort", lambda group: None)  # which would end the held call
     check(MANY[:2], engine.generate(MANY[:2]), 5)
     assert len(fake.bodies) == 4
 
@@ -279,8 +279,6 @@ def test_a_server_that_is_set_up_wrongly_is_one_line_with_the_cure(fake: FakeVll
             connect(fake, tmp_path)
         assert "\n" not in str(caught.value)
         setattr(fake, attribute, before)
-    with pytest.raises(UsageError, match="http://HOST:PORT"):
-        connect(fake, tmp_path, vllm_server_base_url="localhost:8000")
     with pytest.raises(UsageError, match="--weight-transfer-config"):
         connect(fake, tmp_path, vllm_weight_sync="nccl")
     connect(fake, tmp_path, vllm_server_base_url=fake.url + "/v1/")

@@ -51,10 +51,19 @@ class Characters:
         return "".join(map(chr, token_ids)).replace(chr(EOS), "" if skip_special_tokens else "<eos>")
 
 
-def render(messages: list[dict[str, str]]) -> Any:
-    """What a Renderer makes of messages."""
-    token_ids = [ord(character) for character in messages[-1]["content"]]
-    return SimpleNamespace(token_ids=token_ids, question_span=(0, len(token_ids)))
+class CharacterRenderer:
+    """Renders messages as the code points of the last one; `asked` are those rendered so far."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, messages: list[dict[str, str]]) -> Any:
+        self.asked.append(messages[-1]["content"])
+        token_ids = [ord(character) for character in messages[-1]["content"]]
+        return SimpleNamespace(token_ids=token_ids, question_span=(0, len(token_ids)))
+
+    def is_longer(self, messages: list[dict[str, str]], limit: int) -> bool:
+        return len(messages[-1]["content"]) > 10 * limit
 
 
 @dataclass

@@ -55,6 +55,21 @@ def test_rows_keep_their_order_and_the_bad_ones_stay_out(
     assert table["square"][:] == [None if row % 5 == 0 else row * row / 2 for row in range(ROWS)]
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_no_digit_of_another_column_is_lost(tmp_path: Path, ending: str) -> None:
+    numbers = [0.1234567890123456 + row for row in range(ROWS)]
+    mixed = [{"a": [1, None]}, "text", 2**53 + 1, None, 0.5] + [["x"]] * (ROWS - 5)
+    dataset = make_dataset(tmp_path, number=numbers, mixed=mixed, answer=[2**60 + 1] * ROWS)
+    out = tmp_path / f"out.{ending}"
+    added = AddedColumns(dataset, out, "mark", chunks_of(4))
+    added.compute(squares)
+    added.write()
+    again = load_prompts(str(out), need_answer=False)
+    assert [again.fields(row)["number"] for row in range(ROWS)] == numbers
+    assert [again.fields(row)["mixed"] for row in range(ROWS)] == mixed
+    assert {again.fields(row)["answer"] for row in range(ROWS)} == {str(2**60 + 1)}
+
+
 def test_only_missing_chunks_are_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from prepo_cli.evaluation.results import Evaluation
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RewardConfig
 from strategies.types import derive_seed
-from tests.evaluation.answering import CUT, Characters, SumEngine, Sums, render
+from tests.evaluation.answering import CUT, CharacterRenderer, Characters, SumEngine, Sums
 
 BOXED = RewardConfig(functions=["boxed"])
 SAMPLING = Sampling(k=8, temperature=0.7, top_p=0.9, max_completion_length=33, seed=5)
@@ -27,8 +27,9 @@ def answered(
     rewards: RewardConfig = BOXED,
     longest: int = 99,
 ) -> Evaluation:
+    prompts = Prompts(Sums(30), CharacterRenderer(), longest)
     with Judge(rewards) as judge:
-        return Evaluator(engine, Characters(), Prompts(Sums(30), render, longest), judge, SAMPLING).evaluate(progress)
+        return Evaluator(engine, Characters(), prompts, judge, SAMPLING).evaluate(progress)
 
 
 def test_every_prompt_is_answered_k_times_by_its_own_seeds() -> None:
@@ -82,16 +83,11 @@ def test_before_and_after_share_their_random_numbers() -> None:
 
 
 def test_prompts_are_rendered_once_for_all_evaluations() -> None:
-    rendered: list[str] = []
-
-    def counted(messages: list[dict[str, str]]) -> Any:
-        rendered.append(messages[-1]["content"])
-        return render(messages)
-
+    renderer = CharacterRenderer()
     with Judge(BOXED) as judge:
-        evaluator = Evaluator(SumEngine(), Characters(), Prompts(Sums(30), counted, 99), judge, SAMPLING)
+        evaluator = Evaluator(SumEngine(), Characters(), Prompts(Sums(30), renderer, 99), judge, SAMPLING)
         first, second = evaluator.evaluate(), evaluator.evaluate()
-    assert sorted(rendered) == sorted(Sums(30).question(row) for row in range(30))
+    assert sorted(renderer.asked) == sorted(Sums(30).question(row) for row in range(30))
     np.testing.assert_array_equal(first.correct_PK, second.correct_PK)
 
 

@@ -193,3 +193,23 @@ def test_the_snippet_runs(system: str | None, capsys: pytest.CaptureFixture[str]
     if system is not None:
         assert found["messages"][0] == {"role": "system", "content": system}
     assert capsys.readouterr().out.endswith("\n")
+
+
+def test_nothing_in_a_name_is_markup(tmp_path: Path) -> None:
+    hostile = "x`|<img src=a>\x1b[31m $y$ [a](b)\n# heading"
+    config = configuration(
+        data__dataset_name=f"{tmp_path}/{hostile}.jsonl",
+        evaluation__dataset_name=f"{tmp_path}/{hostile}.jsonl",
+        evaluation__split=hostile,
+        rewards__functions=["exact", hostile],
+        data__chat_template_kwargs={"good": 1, "x); import os #": 2},
+        reporting__hub_model_id='me/a"; import os',
+    )
+    card = model_card(config, summary(recipe=hostile))
+    body = card.split("\n---\n", 1)[1]
+    assert "\x1b" not in card and "import os #" not in card
+    assert "\n# heading" not in body and "<img" not in body.replace("\\<img", "").replace("`x'¦<img", "")
+    assert 'name = "me/a\\"; import os"' in body
+    assert front_matter(card)["model-index"][0]["results"][0]["dataset"]["split"] == hostile
+    heads = [line for line in body.splitlines() if line.startswith("# ")]
+    assert len(heads) == 1

@@ -176,14 +176,13 @@ def test_a_resumed_run_sends_no_earlier_steps(tmp_path: Path) -> None:
     assert rows[1][1] == {"reward": 4.0}
 
 
-def test_a_new_run_deletes_the_data_of_an_overwritten_one(tmp_path: Path) -> None:
-    left = tmp_path / "tensorboard" / "events.out"
+def test_what_lies_in_a_trackers_folder_is_not_deleted(tmp_path: Path) -> None:
+    left = tmp_path / "tensorboard" / "mine"
     left.parent.mkdir()
     left.touch()
-    Trackers(configuration(), tmp_path, 3, Backends()).close()
-    assert left.exists()
-    Trackers(configuration(), tmp_path, 0, Backends()).close()
-    assert not left.exists()
+    for step in (0, 3):
+        Trackers(configuration(), tmp_path, step, Backends()).close()
+        assert left.exists()
 
 
 @pytest.mark.parametrize("spec", [None, ModuleSpec("wandb", None)])

@@ -1,4 +1,4 @@
-"""A reward function that does not apply to some completions and fails on others."""
+"""Reward functions whose values the tests choose."""
 
 from __future__ import annotations
 
@@ -15,3 +15,18 @@ def sometimes(prompts: list[str], completions: list[str], **columns: Any) -> lis
         else:
             values.append(math.nan if completion.endswith("7}") else len(completion) / 20)
     return values
+
+
+def first(prompts: list[str], completions: list[str], **columns: Any) -> list[float | None]:
+    """The values of the column 'first'."""
+    return list(columns["first"])
+
+
+def second(prompts: list[str], completions: list[str], **columns: Any) -> list[float | None]:
+    """The values of the column 'second'."""
+    return list(columns["second"])
+
+
+def always(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    """1, as a reward for short answers often is."""
+    return [1.0] * len(completions)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,10 @@ number = 7
 
 
 @pytest.fixture(autouse=True)
-def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_rewards.py").write_text(OWN, encoding="utf-8")
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(0)\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    yield
-    sys.modules.pop("own_rewards", None)
 
 
 def score(functions: Sequence[str], completions: Sequence[str], answers: Sequence[Any], **options: Any) -> Any:
@@ -63,8 +61,7 @@ def test_math_through_workers() -> None:
 
 
 def test_hostile_answers_cost_their_completions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    hostile = str(Path(__file__).with_name("hostile.py"))
-    monkeypatch.setattr("prepo_cli.rewards.pool.COMMAND", (sys.executable, hostile))
+    monkeypatch.setattr("prepo_cli.rewards.forkserver.MODULE", "tests.rewards.hostile")
     completions = [r"\boxed{yes}", r"\boxed{hang}", r"\boxed{die}", r"\boxed{hang}", r"\boxed{yes}", r"\boxed{no}"]
     scores = score(["math"], completions, ["0.5"] * 6, timeout_s=0.5)
     np.testing.assert_array_equal(scores.rewards_N, [1, 0, 0, 0, 1, 0])
@@ -95,7 +92,7 @@ def test_columns_reach_the_function() -> None:
 
 
 def test_what_is_not_finite_is_left_out_and_counted() -> None:
-    scores = score(["own_rewards:broken", "own_rewards:length"], ["a", "b", "c"], ["x"] * 3)
+    scores = score(["own_rewards:broken", "own_rewards:length"], ["a", "b", "c"], ["x"] * 3, on_error="skip")
     np.testing.assert_allclose(scores.rewards_N, [0.1, 0.1, 0.1])
     assert scores.errors == 2
 
@@ -107,6 +104,7 @@ def test_what_is_not_finite_is_left_out_and_counted() -> None:
         ("nowhere.at_all:f", "PYTHONPATH"),
         ("own_rewards:lenght", "fails to import: AttributeError"),
         ("own_rewards:number", "is of type int; name a function"),
+        ("leaves:f", "fails to import at .*leaves.py:2: SystemExit: 0$"),
     ],
 )
 def test_names_are_checked_before_any_work(name: str, message: str) -> None:
@@ -118,7 +116,7 @@ def test_names_are_checked_before_any_work(name: str, message: str) -> None:
 def test_faults_of_own_functions_name_them() -> None:
     with pytest.raises(UsageError, match="'own_rewards:too_few' returned 1 values for 2 completions"):
         score(["own_rewards:too_few"], ["a", "b"], ["x", "x"])
-    with pytest.raises(RunError, match="'own_rewards:fails' failed: KeyError"):
+    with pytest.raises(RunError, match=r"'own_rewards:fails' failed at .*own_rewards.py:11: KeyError: 'gold';"):
         score(["own_rewards:fails"], ["a"], ["x"])
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -16,22 +18,7 @@ from prepo_cli.errors import UsageError
 from prepo_cli.rewards.judge import Judge, Scores
 from prepo_cli.sections import RewardConfig
 
-FIRST, SECOND = f"{__name__}:first", f"{__name__}:second"
-
-
-def first(prompts: list[str], completions: list[str], **columns: Any) -> list[float | None]:
-    """The values of the column 'first'."""
-    return list(columns["first"])
-
-
-def second(prompts: list[str], completions: list[str], **columns: Any) -> list[float | None]:
-    """The values of the column 'second'."""
-    return list(columns["second"])
-
-
-def always(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
-    """1, as a reward for short answers often is."""
-    return [1.0] * len(completions)
+FIRST, SECOND, ALWAYS = (f"tests.rewards.graded:{name}" for name in ("first", "second", "always"))
 
 
 def scored(completions: list[str], answers: list[str], config: RewardConfig, **columns: Any) -> Scores:
@@ -40,7 +27,7 @@ def scored(completions: list[str], answers: list[str], config: RewardConfig, **c
 
 
 def test_a_second_function_that_is_always_1_makes_nothing_correct() -> None:
-    config = RewardConfig(functions=["math", f"{__name__}:always"])
+    config = RewardConfig(functions=["math", ALWAYS])
     scores = scored([r"\boxed{1}", r"\boxed{2}", ""], ["1"] * 3, config)
     np.testing.assert_array_equal(scores.rewards_N, [2, 1, 1])
     np.testing.assert_array_equal(scores.correct_N, [True, False, False])
@@ -58,28 +45,36 @@ values = st.none() | st.floats(-1e6, 1e6) | st.sampled_from([0.0, 1.0, math.nan,
 weights = st.floats(-1e3, 1e3)
 
 
+@pytest.fixture(scope="module")
+def judges() -> Iterator[list[Judge]]:
+    """One for each set and order of functions, since each has processes of its own."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(Judge(RewardConfig(functions=functions, verdict=FIRST, on_error="skip", workers=1)))
+            for functions in ([FIRST, SECOND], [SECOND, FIRST], [FIRST])
+        ]
+
+
 @given(
     st.lists(st.tuples(values, values), min_size=1, max_size=6),
     st.tuples(weights, weights),
-    st.sampled_from([(FIRST, SECOND), (SECOND, FIRST)]),
+    st.sampled_from([0, 1, 2]),
     st.floats(-10, 10),
 )
 def test_only_the_verdict_function_decides(
+    judges: list[Judge],
     rows: list[tuple[float | None, float | None]],
     weights: tuple[float, float],
-    functions: tuple[str, str],
+    which: int,
     correct_reward: float,
 ) -> None:
     own = [row[0] for row in rows]
+    judge = judges[which]
+    judge._weights, judge._correct_reward = list(weights)[: len(judge._functions)], correct_reward
     columns = {"first": own, "second": [row[1] for row in rows]}
-    config = RewardConfig(
-        functions=list(functions), weights=list(weights), verdict=FIRST, correct_reward=correct_reward
-    )
-    scores = scored(["c"] * len(rows), ["a"] * len(rows), config, **columns)
+    scores = judge(["q"] * len(rows), ["c"] * len(rows), columns)
     naive = [v is not None and math.isfinite(v) and v >= correct_reward - 1e-6 for v in own]
     assert scores.correct_N.tolist() == naive
-    alone = RewardConfig(functions=[FIRST], correct_reward=correct_reward)
-    assert scored(["c"] * len(rows), ["a"] * len(rows), alone, **columns).correct_N.tolist() == naive
 
 
 def test_correct_reward_is_on_the_verdict_functions_own_scale() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import pytest
 from hypothesis import example, given, settings
@@ -122,3 +123,39 @@ def test_endless_answers_are_wrong_without_a_look() -> None:
     assert prepare(("12",), "\\boxed{" + "1+" * 50_000 + "1}") is False
     assert prepare(("12",), "garbage " * 12_500) is False
     assert isinstance(prepare(("1+" * 1000,), "\\boxed{" + "1+" * 1500 + "1}"), Job)
+
+
+@pytest.mark.parametrize("garbage", ["(" * 900, "{" * 900 + "1" + "}" * 900, "[" * 51, "\\frac{" * 300])
+def test_answers_nested_out_of_reason_are_wrong_without_a_look(garbage: str) -> None:
+    assert prepare(("12",), f"\\boxed{{{garbage}}}") is False
+    assert isinstance(prepare(("(" * 60 + "1" + ")" * 60,), "\\boxed{" + "(" * 55 + "1" + ")" * 55 + "}"), Job)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "9^{9^{9^{9}}}",
+        "10^{10^{10}}",
+        "(10!)!",
+        "2^{-100000000}",
+        r"\frac{1}{9^{9^9}}",
+        r"\sqrt{9^{9^9}} + 1",
+        r"\binom{100000000}{50000000}",
+        "9^{99999999999999999999}",
+    ],
+)
+def test_numbers_too_long_to_compute_equal_only_themselves(answer: str) -> None:
+    assert check(Job(("5",), answer, "boxed")) is False
+    assert check(Job(("5", answer), answer, "boxed")) is True
+    assert check(Job((answer,), "5", "boxed")) is False
+
+
+def test_towers_are_compared_as_expressions() -> None:
+    assert check(Job(("9^{9^{9}}",), "{9}^{9^9}", "boxed")) is True
+
+
+@pytest.mark.parametrize("answer", ["2^{100}", "2^{2^{2^{2}}}", "20!", r"\binom{50}{25}", "10^{-5}"])
+def test_numbers_that_can_be_computed_are(answer: str) -> None:
+    value = {"2^{100}": 2**100, "2^{2^{2^{2}}}": 65536, "20!": math.factorial(20), "10^{-5}": "0.00001"}
+    gold = str(value.get(answer, math.comb(50, 25)))
+    assert check(Job((gold,), answer, "boxed")) is True

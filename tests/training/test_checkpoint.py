@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -11,14 +16,20 @@ import numpy as np
 import pytest
 import torch
 
+from prepo_cli import manifest
+from prepo_cli.config import ASSETS
 from prepo_cli.distributed.layout import Replicated
 from prepo_cli.distributed.processes import Processes
 from prepo_cli.errors import RunError, UsageError
+from prepo_cli.policy.loading import load_tokenizer
 from prepo_cli.policy.policy import Policy
 from prepo_cli.policy.tensors import full_state
 from prepo_cli.sections import TrainingConfig
 from prepo_cli.training import checkpoint
+from prepo_cli.training.whole_folder import whole_folder
 from tests.models import make_policy
+
+ROOT = Path(__file__).parents[2]
 
 
 class NoTokenizer:
@@ -92,26 +103,259 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path).name == "step-000100"
 
 
-def test_a_full_disk_leaves_older_checkpoints_and_no_broken_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def fake(folder: Path, step: int, keep: int | None = None, size: int = 40) -> Path:
+    """A checkpoint without a real model."""
+
+    def write(partial: Path) -> None:
+        (partial / "model").mkdir()
+        (partial / "model" / "model.safetensors").write_bytes(bytes(size))
+        (partial / "model" / "chat_template.jinja").write_text("{{ messages }}")
+        (partial / checkpoint.OPTIMIZER).write_bytes(bytes(size))
+
+    return checkpoint.save(folder, step, write, STATE, keep)
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("file", ["model/model.safetensors", "model/chat_template.jinja", "optimizer.pt",
+                                  "state.json", "strategies.npz", "prepo-manifest.json"])  # fmt: skip
+def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str
 ) -> None:
-    save(tmp_path, 1)
+    for step in (1, 2, 3):
+        fake(tmp_path, step)
+    flip(tmp_path / "step-000003" / file, 77)
+    (tmp_path / "step-000002" / "model" / "chat_template.jinja").unlink()
+    assert checkpoint.newest(tmp_path) == tmp_path / "step-000001"
+    said = capsys.readouterr().err
+    problem = "damaged" if "manifest" in file else "content differs"
+    assert f"checkpoint step-000003 is damaged: {file}: {problem}; resuming from step-000001" in said
+    assert "checkpoint step-000002 is damaged: model/chat_template.jinja: missing; resuming from step-000001" in said
+    assert names(tmp_path) == ["damaged-step-000002", "damaged-step-000003", "step-000001"]
+    assert checkpoint.newest(tmp_path) == tmp_path / "step-000001"
+    assert capsys.readouterr().err == ""
 
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(RunError, match="No space left"):
-        save(tmp_path, 2)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
+def test_one_bit_anywhere_in_a_real_checkpoint_is_found(tmp_path: Path) -> None:
+    older, newer = save(tmp_path, 1), save(tmp_path, 2)
+    files = [path for path in sorted(newer.rglob("*")) if path.is_file()]
+    assert len(files) >= 6
+    rng = np.random.default_rng(0)
+    for number in range(200):
+        path = files[number % len(files)]
+        bit = int(rng.integers(8 * path.stat().st_size))
+        flip(path, bit)
+        assert checkpoint.newest(tmp_path) == older, (path, bit)
+        (tmp_path / f"{checkpoint.DAMAGED}{newer.name}").rename(newer)
+        flip(path, bit)
+    assert checkpoint.newest(tmp_path) == newer
+
+
+def test_no_file_of_a_real_checkpoint_may_be_missing_or_added(tmp_path: Path) -> None:
+    older, newer = save(tmp_path, 1), save(tmp_path, 2)
+    for path in [path for path in newer.rglob("*") if path.is_file()]:
+        away = path.rename(tmp_path / "away")
+        assert checkpoint.newest(tmp_path) == older, path
+        (tmp_path / f"{checkpoint.DAMAGED}{newer.name}").rename(newer)
+        away.rename(path)
+    (newer / "model" / "added_tokens.json").write_text("{}")
+    assert checkpoint.newest(tmp_path) == older
+
+
+def test_no_whole_checkpoint_is_an_error_that_changes_nothing(tmp_path: Path) -> None:
+    for step in (1, 2):
+        flip(fake(tmp_path, step) / "optimizer.pt", 5)
+    with pytest.raises(
+        UsageError, match=r"no checkpoint in .* is whole; step-000002: optimizer.pt: content differs; put"
+    ):
+        checkpoint.newest(tmp_path)
+    assert names(tmp_path) == ["step-000001", "step-000002"]
+
+
+def test_damaged_checkpoints_neither_count_nor_stand_in_the_way(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        fake(tmp_path, step)
+    for _ in range(2):
+        flip(tmp_path / "step-000003" / "optimizer.pt", 5)
+        assert checkpoint.newest(tmp_path).name == "step-000002"
+        fake(tmp_path, 3, keep=2)
+        assert [path.name for path in checkpoint.existing(tmp_path)] == ["step-000002", "step-000003"]
+        assert checkpoint.newest(tmp_path).name == "step-000003"
+    assert names(tmp_path)[:2] == ["damaged-step-000003", "damaged-step-000003-1"]
+    (tmp_path / "step-000004").mkdir()
+    (tmp_path / "step-000004" / "notes").write_text("mine")
+    assert checkpoint.newest(fake(tmp_path, 4, keep=1).parent).name == "step-000004"
+    assert (tmp_path / "damaged-step-000004" / "notes").read_text() == "mine"
+
+
+def test_old_checkpoints_are_deleted_but_not_what_others_put_there(tmp_path: Path) -> None:
+    (fake(tmp_path, 1) / "model" / "notes").write_text("mine")
+    (fake(tmp_path, 2) / "prepo-manifest.json").write_text("{}")
+    fake(tmp_path, 3, keep=1)
+    assert [path.name for path in checkpoint.existing(tmp_path)] == ["step-000003"]
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.glob("step-000001/**/*") if path.is_file()] == [
+        "step-000001/model/notes"
+    ]
+    assert (tmp_path / "damaged-step-000002" / "optimizer.pt").is_file()
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """The kernel refuses to let files grow beyond this, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_wherever_the_disk_is_full_it_is_one_line_and_nothing_is_left(tmp_path: Path) -> None:
+    """Every file's writer, Python's, torch's, safetensors' or tokenizers', fails in turn."""
+    policy, layout = parts()
+    policy.tokenizer = load_tokenizer(str(ASSETS / "model"))
+    write = partial(write_tensors, policy, layout)
+    whole = checkpoint.save(tmp_path / "whole", 1, write, STATE, None)
+    sizes = {path.stat().st_size for path in whole.rglob("*") if path.is_file()}
+    for size in sizes:
+        with largest_file(size - 1), pytest.raises(RunError) as raised:
+            checkpoint.save(tmp_path / "full", 2, write, STATE, None)
+        assert "step-000002 (" in str(raised.value)
+        assert "earlier checkpoints are intact" in str(raised.value)
+        assert "\n" not in str(raised.value)
+        assert names(tmp_path / "full") == []
+    assert checkpoint.newest(checkpoint.save(tmp_path / "full", 2, write, STATE, None).parent).name == "step-000002"
+
+
+def test_free_space_is_checked_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(tmp_path, 1, size=1_500_000)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2_900_000))
+
+    def write(folder: Path) -> None:
+        raise AssertionError
+
+    with pytest.raises(RunError, match=r"step-000002 \(No space .*: 2.9 MB free, 3.0 MB needed\); .* free some space"):
+        checkpoint.save(tmp_path, 2, write, STATE, None, expected_bytes=1)
+    with pytest.raises(RunError, match=r"step-000002 \(No space .*: 2.9 MB free, 3.1 MB needed\)"):
+        checkpoint.save(tmp_path / "other", 2, write, STATE, None, expected_bytes=3_100_000)
+    assert names(tmp_path) == ["other", "step-000001"]
+    monkeypatch.undo()
+    assert checkpoint.newest(fake(tmp_path, 2).parent).name == "step-000002"
+
+
+def test_the_size_of_a_checkpoint_is_known_beforehand(tmp_path: Path) -> None:
+    policy, layout = parts()
+    expected = checkpoint.expected_bytes(policy, layout.parameters)
+    saved = checkpoint.save(tmp_path, 1, partial(write_tensors, policy, layout), STATE, None)
+    tensors = sum((saved / name).stat().st_size for name in ("model/model.safetensors", "optimizer.pt"))
+    assert expected == pytest.approx(tensors, rel=0.4)  # of a model so small that names take a third
+    assert expected < tensors
+
+
+def test_an_error_that_is_not_the_disks_is_not_renamed(tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        raise ValueError("no such tensor")
+
+    with pytest.raises(ValueError, match="no such tensor"):
+        checkpoint.save(tmp_path, 2, write, STATE, None)
+    assert names(tmp_path) == []
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    """Processes die before an operation on files, each at a later one, while they save and delete the one before."""
+    fake(tmp_path, 1)
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from prepo_cli.training.checkpoint import newest\n"
+        "from tests.chaos.striking import strike_at\n"
+        "from tests.training.test_checkpoint import fake\n"
+        "os.fsync = lambda descriptor: None  # slow, and without effect on what a kill leaves\n"
+        "folder, status, operation = Path(sys.argv[1]), 1, 0\n"
+        "while status:\n"
+        "    before, operation = newest(folder), operation + 2\n"
+        "    step = int(before.name[5:]) + 1\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        strike_at(operation, [str(folder)])\n"
+        "        fake(folder, step, keep=1)\n"
+        "        os._exit(0)\n"
+        "    status = os.waitpid(child, 0)[1]\n"
+        "    print(status, newest(folder).name == f'step-{step:06d}')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
+                          check=True)  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "0 True"
+    assert {*lines[:-1]} == {"9 False", "9 True"}  # killed before and after the checkpoint is whole
+    assert len(lines) > 20
+    assert done.stderr == ""
+    assert len(names(tmp_path)) == 1, "what kills left half written or half deleted is gone"
+
+
+def test_an_export_replaces_its_files_and_leaves_others(tmp_path: Path) -> None:
+    final = tmp_path / "final"
+
+    def export(text: str) -> None:
+        with whole_folder(final, 10) as folder:
+            (folder / "sub").mkdir()
+            (folder / "sub" / "model").write_text(text)
+
+    export("one")
+    (final / "thesis.tex").write_text("mine")
+    export("two")
+    manifest.verify(final, part=final)
+    assert (final / "sub" / "model").read_text() == "two"
+    assert (final / "thesis.tex").read_text() == "mine"
+    assert names(tmp_path) == ["final"]
+
+
+def test_an_export_killed_while_it_replaces_files_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    final = tmp_path / "final"
+    replace, replaced = Path.replace, []
+
+    def export(text: str) -> None:
+        with whole_folder(final, 0) as folder:
+            for name in ("config.json", "model.safetensors"):
+                (folder / name).write_text(text)
+
+    def strike(self: Path, target: Path) -> Path:
+        if target.parent == final:
+            if replaced:
+                raise KeyboardInterrupt
+            replaced.append(target)
+        return replace(self, target)
+
+    export("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", strike)
+        with pytest.raises(KeyboardInterrupt):
+            export("two")
+    with pytest.raises(manifest.Damaged, match=f"{replaced[0].name}: content differs"):
+        manifest.verify(final, part=final)
+    export("two")
+    manifest.verify(final)
 
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
-    checkpoint.write_state(tmp_path, {"step": 1})
-    document = json.loads((tmp_path / "state.json").read_text(encoding="utf-8"))
-    (tmp_path / "state.json").write_text(json.dumps(document | {"version": 2}), encoding="utf-8")
-    with pytest.raises(UsageError, match=r"version 2, but this prepo reads only version 3; .*--overwrite"):
-        checkpoint.read_state(tmp_path)
+    saved = fake(tmp_path, 3)
+    document = json.loads((saved / "state.json").read_text(encoding="utf-8"))
+    (saved / "state.json").write_text(json.dumps(document | {"version": 3}), encoding="utf-8")
+    (saved / "prepo-manifest.json").unlink()
+    old = r"version 3, but this prepo reads only version 4; .*--overwrite"
+    with pytest.raises(UsageError, match=old):
+        checkpoint.newest(tmp_path)
+    with pytest.raises(UsageError, match=old):
+        checkpoint.read_state(saved)
 
 
 def test_a_torn_folder_is_no_checkpoint(tmp_path: Path) -> None:

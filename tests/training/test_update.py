@@ -208,7 +208,7 @@ def test_no_gradient_no_step() -> None:
     for sample in (sample for group in groups for sample in group):
         sample.advantage = 0.0
     stats = make_updater(policy, still(policy)).update(weighted(groups), 0.1, 0)
-    assert (stats.optimizer_steps, stats.metrics()) == (0, {"loss": 0.0, "grad_norm": 0.0})
+    assert (stats.optimizer_steps, stats.metrics()) == (0, {"loss": 0.0, "grad_norm": 0.0, "skipped_steps": 0})
 
 
 def test_mini_batches_hold_every_group_once_in_an_order_of_their_own() -> None:

@@ -43,5 +43,5 @@ def test_grouping_changes_nothing(parts: list[UpdateStats], cut: int) -> None:
 
 
 def test_nothing_done_is_logged_as_nothing() -> None:
-    assert UpdateStats().metrics() == {"loss": 0.0, "grad_norm": 0.0}
+    assert UpdateStats().metrics() == {"loss": 0.0, "grad_norm": 0.0, "skipped_steps": 0}
     assert UpdateStats().mean_entropy is None

@@ -1,0 +1,212 @@
+"""The user's own reward functions, run in worker processes: what a call may cost, and what becomes of a failure.
+
+A function over whole lists is called once, in the first worker, which keeps what the module holds (a model, a cache)
+from call to call. A function of one completion is called for each, in all workers. With `rewards.on_error` zero or
+skip, a call over lists that fails is repeated on halves until the completions at fault are found; one that takes too
+long, on single completions, which have shorter time-outs.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+import os
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from prepo_cli.errors import RunError, UsageError
+from prepo_cli.rewards.pool import Call, Lost, Outcome, StartError, WorkerPool
+from prepo_cli.rewards.wire import encode
+from prepo_cli.rewards.worker import Role
+from prepo_cli.sections import RewardConfig
+from prepo_cli.terminal import say
+from prepo_cli.text import plain
+
+LATEST_CALLS = 16
+"""If more than half of so many calls in a row are lost, the run stops instead of going on at that pace."""
+PRINTED_BYTES = 8192
+"""What is shown of the prints during one batch."""
+
+
+class OwnFunctions:
+    """All functions of the user's, in one pool, so that modules are imported once."""
+
+    def __init__(self, config: RewardConfig, size: int) -> None:
+        """Import the functions in a worker.
+
+        Raises:
+            UsageError: one does not import, or is no function.
+        """
+        self.config = config
+        names = [name for name in config.functions if ":" in name]
+        memory = int(config.memory_gb * 2**30) if config.memory_gb else machine_memory() // 2
+        self.pool = WorkerPool(Role(names, memory), size, f"reward '{names[0]}'", self._hear)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._printed = 0
+        self.told: set[str] = set()
+        self.lost: deque[bool] = deque(maxlen=LATEST_CALLS)
+        try:
+            self._one_at_a_time = self.pool.start()
+        except StartError as error:
+            raise UsageError(str(error)) from error
+
+    def __call__(
+        self,
+        name: str,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+        counts: dict[str, int],
+    ) -> npt.NDArray[np.float64]:
+        """A function's values [N], NaN where it does not apply; adds to `counts` of timeouts and errors.
+
+        Raises:
+            UsageError: it returned no list, or one of the wrong length;
+            RunError: it failed and `on_error` is stop, its process does not start, or most calls are lost.
+        """
+        self._printed = 0
+        batch = _Batch(self, name, prompts, completions, columns, counts)
+        if self._one_at_a_time[name]:
+            batch.each(range(len(completions)), self.pool.size)
+        else:
+            batch.whole(range(len(completions)))
+        return batch.values_N
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self.pool.close()
+
+    def _hear(self, text: bytes) -> None:
+        room, self._printed = PRINTED_BYTES - self._printed, self._printed + len(text)
+        if room > 0:
+            lines = self._decoder.decode(text[:room]).replace("\r", "\n").split("\n")
+            sys.stderr.write("\n".join(map(plain, lines)))
+            sys.stderr.flush()
+            if self._printed > PRINTED_BYTES:
+                sys.stderr.write("\n")
+                say(f"what reward functions print beyond {PRINTED_BYTES:,} bytes a batch is left out")
+
+    def decide(self, name: str, lost: bool) -> None:
+        """Note whether a call was lost, and stop the run when most are."""
+        self.lost.append(lost)
+        if len(self.lost) == LATEST_CALLS and sum(self.lost) > LATEST_CALLS / 2:
+            raise RunError(
+                f"reward '{name}': {sum(self.lost)} of the latest {LATEST_CALLS} calls took longer than "
+                f"rewards.timeout_s={self.config.timeout_s:g} or ended their process; mend it, or raise the time-out"
+            )
+
+
+class _Batch:
+    """One function over one batch: its values so far."""
+
+    def __init__(
+        self,
+        own: OwnFunctions,
+        name: str,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+        counts: dict[str, int],
+    ) -> None:
+        self.own, self.name, self.counts, self.config = own, name, counts, own.config
+        self.prompts, self.completions = prompts, completions
+        self.columns = {key: column for key, column in columns.items() if key not in ("prompts", "completions")}
+        self.values_N = np.full(len(completions), np.nan)
+
+    def whole(self, indices: Sequence[int]) -> None:
+        """Call the function once with these completions; if that fails, find those at fault."""
+        seconds = min(self.config.timeout_s * len(indices), self.config.batch_timeout_s)
+        [(_, outcome)] = self.own.pool.run([self._call(indices, seconds)], width=1)
+        failed = isinstance(outcome, Lost) or "fault" in outcome
+        if not failed or len(indices) == 1 or self.config.on_error == "stop":
+            self._take(indices, outcome, seconds)
+        elif isinstance(outcome, Lost) and outcome.kind == "timeout":
+            self.each(indices, width=1)
+        else:
+            half = len(indices) // 2
+            self.whole(indices[:half])
+            self.whole(indices[half:])
+
+    def each(self, indices: Sequence[int], width: int) -> None:
+        """Call the function for each completion by itself."""
+        seconds = self.config.timeout_s
+        with closing(self.own.pool.run([self._call([i], seconds) for i in indices], width)) as outcomes:
+            for number, outcome in outcomes:
+                self._take([indices[number]], outcome, seconds)
+
+    def _call(self, indices: Sequence[int], seconds: float) -> Call:
+        def chosen(column: Sequence[Any]) -> list[Any]:
+            return [column[i] for i in indices]
+
+        columns = {key: chosen(column) for key, column in self.columns.items()}
+        try:
+            return Call(encode([self.name, chosen(self.prompts), chosen(self.completions), columns]), seconds)
+        except (TypeError, ValueError):
+            self._leave_out_columns()
+            return self._call(indices, seconds)
+
+    def _leave_out_columns(self) -> None:
+        """Drop columns that JSON can't carry, such as images."""
+        for key, column in list(self.columns.items()):
+            try:
+                encode(list(column))
+            except (TypeError, ValueError) as error:
+                del self.columns[key]
+                self._tell(f"column '{key}'", f"column '{key}' is not passed to reward functions: it holds {error}")
+
+    def _take(self, indices: Sequence[int], outcome: Outcome, seconds: float) -> None:
+        """Enter the values of a call, and fail where there is none."""
+        self.own.decide(self.name, isinstance(outcome, Lost))
+        if isinstance(outcome, Lost):
+            self._fail(indices, outcome.kind, _lost(outcome, len(indices), seconds), self._remedy(outcome, seconds))
+        elif "breach" in outcome:
+            raise UsageError(f"reward '{self.name}' {outcome['breach']}")
+        elif "fault" in outcome:
+            self._fail(indices, "error", outcome["fault"])
+        else:
+            for i, value in zip(indices, outcome["values"], strict=True):
+                if isinstance(value, str):
+                    self._fail([i], "error", f"returned {value}, where a finite number or None belongs")
+                else:
+                    self.values_N[i] = math.nan if value is None else value
+
+    def _remedy(self, outcome: Lost, seconds: float) -> str:
+        if outcome.kind == "died":
+            return "mend it"
+        return f"raise rewards.{'timeout_s' if seconds < self.config.batch_timeout_s else 'batch_timeout_s'}"
+
+    def _fail(self, indices: Sequence[int], kind: str, what: str, remedy: str = "mend it") -> None:
+        if self.config.on_error == "stop":
+            raise RunError(
+                f"reward '{self.name}' {what}; {remedy}, or leave such completions out with rewards.on_error=skip"
+            )
+        zero = self.config.on_error == "zero"
+        self.values_N[list(indices)] = 0.0 if zero else math.nan
+        self.counts["timeout" if kind == "timeout" else "error"] += len(indices)
+        effect = "count as 0" if zero else "are left out"
+        self._tell(self.name, f"reward '{self.name}' {what}; completions on which it fails {effect} (said once)")
+
+    def _tell(self, key: str, text: str) -> None:
+        if key not in self.own.told:
+            self.own.told.add(key)
+            say(text)
+
+
+def _lost(outcome: Lost, count: int, seconds: float) -> str:
+    at = f" at {outcome.place}" if outcome.place else ""
+    if outcome.kind == "timeout":
+        what = "a completion" if count == 1 else f"{count:,} completions"
+        return f"took longer than {seconds:g} s for {what}{at and f' (it was{at})'}"
+    how = "SIGKILL, perhaps for want of memory" if outcome.how == "SIGKILL" else outcome.how
+    return f"ended its process with {how}{at}"
+
+
+def machine_memory() -> int:
+    """The machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
