@@ -4,9 +4,12 @@ INSTALLED := .venv/installed
 VLLM_BIN := .venv-vllm/bin
 VLLM_INSTALLED := .venv-vllm/installed
 # A worker for each core, each with one thread (tests/conftest.py); neighbours stay together as they share fixtures.
-PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+PYTEST := $(BIN)/python -m pytest --ignore tests/chaos --ignore tests/fuzz --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help install demo test test-browser test-vllm check docs clean
+KILLS ?= 30
+CASES ?= 1250
+
+.PHONY: help install demo test test-browser test-vllm chaos check docs clean
 
 help:
 	@echo "make install   set up .venv (once)"
@@ -14,6 +17,7 @@ help:
 	@echo "make test      run the tests"
 	@echo "make test-browser run the tests of the comparison page, in Chromium"
 	@echo "make test-vllm run the tests that need vLLM, on its CPU build, in .venv-vllm"
+	@echo "make chaos     kill a run KILLS times (default: 30) and try eight kinds of input in CASES cases each (1250)"
 	@echo "make check     what CI runs besides test-vllm and test-browser: ruff, mypy, docs, tests"
 	@echo "make docs      regenerate docs/commands.md"
 	@echo "make clean     remove .venv, .venv-vllm and caches"
@@ -43,6 +47,9 @@ test: install
 test-browser: install
 	@command -v chromium >/dev/null || { echo "make: no 'chromium' here; install it (on Debian: apt-get install chromium)" >&2; exit 1; }
 	$(BIN)/python -m pytest tests/browser
+
+chaos: install
+	PREPO_KILLS=$(KILLS) PREPO_CASES=$(CASES) $(BIN)/python -m pytest tests/chaos tests/fuzz
 
 # vLLM's CPU build brings CUDA builds of packages that text models do without and that break importing transformers.
 # constraints-vllm.txt replaces the pins that vLLM does not accept.

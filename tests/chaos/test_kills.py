@@ -22,10 +22,10 @@ from tests.metrics import timeless
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("PREPO_KILLS", "6"))
 INSIDE = 3
-"""Every third kill strikes while a checkpoint or the configuration is written."""
+"""The first of every three kills strikes while a checkpoint or the configuration is written."""
 STEPS = 4 * KILLS
 SETTINGS = [
-    "--recipe", "everything", "--seed", "3", "--total-steps", str(STEPS), "--json",
+    "--recipe", "everything", "--seed", "3", "--steps", str(STEPS), "--json",
     *[f"--set={setting}" for setting in (
         "training.prompts_per_step=6", "training.num_generations=4", "training.max_completion_length=48",
         "training.save_steps=1", "training.save_total_limit=3", "training.learning_rate=2e-4",
