@@ -160,11 +160,13 @@ def _take(descriptor: int) -> bool | None:
 def _refuse_holder(holder: Holder | None, free: bool | None, what: Path, break_lock: bool) -> None:
     """Refuse a holder that is alive, or may be; tell of one that is not."""
     if free is False or (free is None and holder is not None and holder.is_alive):
-        raise UsageError(f"{what} is in use by {holder or 'another process'}; wait until it ends, or end it")
+        raise UsageError(f"{what} is in use by {holder or 'another process'}; wait for it to end, or stop it")
     if holder is None:
         return
     if not holder.is_here and not break_lock:
-        raise UsageError(f"{what} is in use by {holder}, another machine; if that has ended, pass --break-lock")
+        raise UsageError(
+            f"{what} is in use by {holder}, on another machine; if that process has ended, pass --break-lock"
+        )
     say(f"{what} was in use by {holder}, which ended without releasing it; taking over")
 
 

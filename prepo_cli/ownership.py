@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from itertools import takewhile
+from itertools import count, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -70,7 +70,7 @@ def read_marker(folder: Path) -> Marker | None:
         raise UsageError(f"can't read {path} ({error.strerror}); choose another folder") from error
     except (ValueError, TypeError, KeyError, RecursionError):
         raise UsageError(
-            f"{path} is damaged, so it can't be told which files here are prepo's; choose another folder"
+            f"{path} is damaged, so prepo can't tell which files here are its own; choose another folder"
         ) from None
 
 
@@ -120,6 +120,17 @@ def remove_owned(folder: Path) -> None:
                 path.unlink()
             for parent in takewhile(folder.__ne__, path.parents):
                 _remove_if_empty(parent)
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a damaged folder, which is nobody's to delete, to damaged-<name>; returns the new path."""
+    return folder.rename(unused(folder.with_name(f"damaged-{folder.name}")))
+
+
+def unused(path: Path) -> Path:
+    """The path itself, or with the first number with which nothing has that name."""
+    names = (f"{path.name}-{number}" if number else path.name for number in count())
+    return next(free for free in map(path.with_name, names) if not os.path.lexists(free))
 
 
 def remove_listed(folder: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_second_process_is_refused_and_the_first_unharmed(path: Path) -> None:
     before = path.read_bytes()
     for break_lock in (False, True):
         with (
-            pytest.raises(UsageError, match=rf"^out is in use by process {first.pid} on \S+ since 20\d\d-.* end it$"),
+            pytest.raises(UsageError, match=rf"^out is in use by process {first.pid} on \S+ since 20\d\d-.* stop it$"),
             locked(path, Path("out"), break_lock),
         ):
             pass
@@ -181,7 +181,10 @@ def test_a_process_that_outlives_the_one_that_forked_it_does_not_hold_it(path: P
 )
 def test_another_machines_lock_needs_break_lock(path: Path, content: str) -> None:
     path.write_text(content)
-    with pytest.raises(UsageError, match=r"another machine; if that has ended, pass --break-lock"), locked(path, path):
+    with (
+        pytest.raises(UsageError, match=r"on another machine; if that process has ended, pass --break-lock"),
+        locked(path, path),
+    ):
         pass
     assert path.read_text() == content
     with locked(path, path, break_lock=True):

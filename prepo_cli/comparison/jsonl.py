@@ -56,7 +56,7 @@ def objects(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, dict[str, A
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise UsageError(f"{path}:{number + 1}: not a JSON object; mend or delete this line")
+            raise UsageError(f"{path}:{number + 1}: not a JSON object; fix or delete this line")
         yield number, row
 
 

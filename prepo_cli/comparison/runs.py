@@ -139,7 +139,7 @@ def _evaluations(
 
 
 def _evaluation(place: str, line: Mapping[str, Any], metric: str) -> EvaluationLine:
-    cure = "mend or delete this line"
+    cure = "fix or delete this line"
     if metric not in line:
         raise UsageError(f"{place}: no {metric}; {cure}")
     return checked(EvaluationLine, {**line, "accuracy": line[metric]}, place, cure)

@@ -86,6 +86,5 @@ class ControlTokens:
             ids = tuple(token for token, (start, _) in tokens if start >= len(context))
             if border and not self._control.intersection(ids):
                 return ids
-        return self._as_text(text[:1]) + self._as_text(
-            text[1:]
-        )  # an added token that isn't special, or the vocabulary's
+        # The text itself is in the vocabulary, or an added token that isn't special.
+        return self._as_text(text[:1]) + self._as_text(text[1:])

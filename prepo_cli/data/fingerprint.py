@@ -25,7 +25,7 @@ from prepo_cli.text import brief
 Checksums = npt.NDArray[np.uint32]
 ROWS_AT_ONCE = 100_000
 SAMPLED_TOKENS = 2000
-CURE = "go on with the one that the run started with, or start over with --overwrite"
+CURE = "resume with the one that the run started with, or start over with --overwrite"
 
 
 def fingerprint(datasets: Mapping[str, PromptDataset], renderer: Renderer, **more: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], datasets: M
     """
     for name, digest in now["digests"].items():
         if saved["digests"].get(name) != digest:
-            raise UsageError(f"the {name.replace('_', ' ')} is not the checkpoint's; {CURE}")
+            raise UsageError(f"the {name.replace('_', ' ')} differs from the checkpoint's; {CURE}")
     for name, rows in now["rows"].items():
         before, dataset = saved["rows"][name], datasets[name]
         if len(before) != len(rows):

@@ -35,8 +35,6 @@ MAX_COLUMNS = 1000
 NESTED = frozenset((dict, list))
 READER_VERSION = 1
 """Part of the cached tables' names: increase it when rows are read in another way."""
-
-
 END = b"\xff\xff\xff\xff\0\0\0\0"
 """The last bytes of every Arrow stream; one cut off between two batches would pass for whole."""
 Advance = Callable[[int], None]
@@ -106,7 +104,7 @@ def _refuse_unreadable(path: Path) -> None:
     if path.suffix not in FORMATS:
         raise UsageError(f"{path}: unsupported file format '{path.suffix}'; use one of {', '.join(FORMATS)}")
     if not kind:
-        raise UsageError(f"{path} is no regular file; save the data in one of {', '.join(FORMATS)} first")
+        raise UsageError(f"{path} is not a regular file; save the data in one of {', '.join(FORMATS)} first")
     if not state.st_size:
         raise UsageError(f"{path} is empty")
 

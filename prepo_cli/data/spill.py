@@ -18,6 +18,7 @@ import pyarrow as pa
 
 Types = dict[str, pa.DataType]
 _MISFITS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
+"""What Arrow raises where values do not fit a type."""
 
 
 class Spill:

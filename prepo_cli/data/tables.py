@@ -117,7 +117,7 @@ def _joined(name: str, readings: Sequence[Reading]) -> Table:
     try:
         # Without a given fingerprint, all rows would be hashed.
         return Table(datasets.Dataset(table, fingerprint="rows"), name, readings)
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, NotImplementedError) as error:  # as `datasets` refuses types of different kinds
         raise UsageError(f"{name} can't be read: {one_line(error)}") from error
 
 

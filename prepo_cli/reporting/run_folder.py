@@ -13,7 +13,6 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,8 @@ from prepo_cli.ownership import (
     refuse_foreign,
     refuse_non_folder,
     remove_owned,
+    set_aside,
+    unused,
     write_unless_edited,
 )
 from prepo_cli.sections import MAY_CHANGE, RunConfig
@@ -182,7 +183,7 @@ class RunFolder:
         from prepo_cli.reporting.card import model_card
 
         if not write_unless_edited(self.path, CARD, model_card(config, summary)):
-            say(f"{self.path / CARD} was not written by prepo and stays; there is no model card")
+            say(f"{self.path / CARD} was not written by prepo, so it is kept, and no model card is written")
         if config.reporting.figures:
             from prepo_cli.reporting.figures import learning_curve
 
@@ -209,7 +210,7 @@ class RunFolder:
             path = self.path / name
             if os.path.lexists(path) and path.is_dir() != (name in FOLDERS):
                 needed = "folder" if name in FOLDERS else "file"
-                raise UsageError(f"{path} is no {needed}, which a run needs there; move it")
+                raise UsageError(f"{path} is not a {needed}, but a run needs one there; move it")
 
     def _clear(self) -> None:
         """Delete the run. The marker stays, so that a kill leaves a folder that can be overwritten.
@@ -221,7 +222,7 @@ class RunFolder:
         remove_owned(self.path)
         for path in self.checkpoints.glob("step-*"):
             if has_manifest(path):
-                path.rename(_unused(path.with_name(f"damaged-{path.name}")))
+                set_aside(path)
 
 
 def differences(before: Mapping[str, Any], now: BaseModel, place: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -251,7 +252,7 @@ def _keep_lines(path: Path, newest: int) -> None:
     """Drop the lines of later steps than `newest`, and damaged ones, of which the file is copied first."""
     lines, damaged = readable_lines(path)
     if damaged:
-        copy = _unused(path.with_name(f"{path.name}.damaged"))
+        copy = unused(path.with_name(f"{path.name}.damaged"))
         with atomic_path(copy) as temporary:
             shutil.copyfile(path, temporary)
         more = "" if len(damaged) <= LISTED_LINES else f" and {len(damaged) - LISTED_LINES:,} more"
@@ -262,8 +263,3 @@ def _keep_lines(path: Path, newest: int) -> None:
         )
     kept = [line for line in lines if line["step"] <= newest]
     atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept))
-
-
-def _unused(path: Path) -> Path:
-    """The path with the first number that is not in use."""
-    return next(p for n in count(1) if not os.path.lexists(p := path.with_name(f"{path.name}-{n}")))

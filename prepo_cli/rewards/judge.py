@@ -19,7 +19,7 @@ from prepo_cli.errors import UsageError
 from prepo_cli.machine import cores
 from prepo_cli.rewards.answers import alternatives
 from prepo_cli.rewards.functions import MATH, find
-from prepo_cli.rewards.own import OwnFunctions
+from prepo_cli.rewards.own import Batch, OwnFunctions
 from prepo_cli.rewards.pool import Call, Lost, WorkerPool
 from prepo_cli.rewards.verify import Job, prepare
 from prepo_cli.rewards.worker import Role
@@ -84,13 +84,13 @@ class Judge:
         """
         if not completions:
             return Scores(np.zeros(0), {name: np.zeros(0) for name in self._functions}, np.zeros(0, np.bool_), 0, 0)
-        counts = {"timeout": 0, "error": 0}
-        by_function = {name: self._values(name, prompts, completions, columns, counts) for name in self._functions}
+        batch = Batch(prompts, completions, columns)
+        by_function = {name: self._values(name, batch) for name in self._functions}
         total_N = np.zeros(len(completions))
         for weight, values_N in zip(self._weights, by_function.values(), strict=True):
             total_N += weight * np.where(np.isnan(values_N), 0.0, values_N)
         correct_N = by_function[self._verdict] >= self._correct_reward - TOLERANCE  # NaN, not applicable: not correct
-        return Scores(total_N, by_function, correct_N, counts["timeout"], counts["error"])
+        return Scores(total_N, by_function, correct_N, batch.timeouts, batch.errors)
 
     def close(self) -> None:
         """Stop the workers."""
@@ -106,28 +106,22 @@ class Judge:
     ) -> None:
         self.close()
 
-    def _values(
-        self,
-        name: str,
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        columns: Mapping[str, Sequence[Any]],
-        counts: dict[str, int],
-    ) -> FloatArray:
+    def _values(self, name: str, batch: Batch) -> FloatArray:
         """One function's values [N], NaN where it does not apply."""
         function = self._functions[name]
         if function is not None:
-            values = function(prompts, completions, answer=_answers(name, columns))
+            values = function(batch.prompts, batch.completions, answer=_answers(name, batch.columns))
             return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
         if name == MATH:
-            return self._math(completions, _answers(name, columns), counts)
+            return self._math(batch)
         assert self._own is not None
-        return self._own(name, prompts, completions, columns, counts)
+        return self._own(name, batch)
 
-    def _math(self, completions: Sequence[str], answers: Sequence[Any], counts: dict[str, int]) -> FloatArray:
-        values_N = np.zeros(len(completions))
+    def _math(self, batch: Batch) -> FloatArray:
+        values_N = np.zeros(len(batch.completions))
+        answers = _answers(MATH, batch.columns)
         positions: dict[Job, list[int]] = {}  # rollouts of a prompt often give the same answer, which is checked once
-        for i, (completion, answer) in enumerate(zip(completions, answers, strict=True)):
+        for i, (completion, answer) in enumerate(zip(batch.completions, answers, strict=True)):
             golds = alternatives(answer)
             prepared = prepare(golds, completion) if golds else float("nan")
             if isinstance(prepared, Job):
@@ -138,7 +132,7 @@ class Judge:
         indices_of = list(positions.values())
         for number, outcome in self._pool.run(calls):
             if isinstance(outcome, Lost):
-                counts["timeout" if outcome.kind == "timeout" else "error"] += len(indices_of[number])
+                batch.count(outcome.kind, len(indices_of[number]))
             else:
                 values_N[indices_of[number]] = outcome["values"][0]
         return values_N

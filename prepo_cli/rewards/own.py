@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,24 @@ LATEST_CALLS = 16
 """If more than half of so many calls in a row are lost, the run stops instead of going on at that pace."""
 PRINTED_BYTES = 8192
 """What is shown of the prints during one batch."""
+
+
+@dataclass
+class Batch:
+    """N completions to judge, what is known of their prompts, and how many checks of them were lost or failed."""
+
+    prompts: Sequence[str]
+    completions: Sequence[str]
+    columns: Mapping[str, Sequence[Any]]
+    timeouts: int = 0
+    errors: int = 0
+
+    def count(self, kind: str, completions: int) -> None:
+        """Note that so many checks took too long, or failed in another way."""
+        if kind == "timeout":
+            self.timeouts += completions
+        else:
+            self.errors += completions
 
 
 class OwnFunctions:
@@ -56,27 +75,20 @@ class OwnFunctions:
         except StartError as error:
             raise UsageError(str(error)) from error
 
-    def __call__(
-        self,
-        name: str,
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        columns: Mapping[str, Sequence[Any]],
-        counts: dict[str, int],
-    ) -> npt.NDArray[np.float64]:
-        """A function's values [N], NaN where it does not apply; adds to `counts` of timeouts and errors.
+    def __call__(self, name: str, batch: Batch) -> npt.NDArray[np.float64]:
+        """A function's values [N], NaN where it does not apply; counts timeouts and errors in the batch.
 
         Raises:
             UsageError: it returned no list, or one of the wrong length;
             RunError: it failed and `on_error` is stop, its process does not start, or most calls are lost.
         """
         self._printed = 0
-        batch = _Batch(self, name, prompts, completions, columns, counts)
+        scoring, everything = _Scoring(self, name, batch), range(len(batch.completions))
         if self._one_at_a_time[name]:
-            batch.each(range(len(completions)), self.pool.size)
+            scoring.each(everything, self.pool.size)
         else:
-            batch.whole(range(len(completions)))
-        return batch.values_N
+            scoring.whole(everything)
+        return scoring.values_N
 
     def close(self) -> None:
         """Stop the workers."""
@@ -90,7 +102,7 @@ class OwnFunctions:
             sys.stderr.flush()
             if self._printed > PRINTED_BYTES:
                 sys.stderr.write("\n")
-                say(f"what reward functions print beyond {PRINTED_BYTES:,} bytes a batch is left out")
+                say(f"only the first {PRINTED_BYTES:,} bytes that reward functions print in a batch are shown")
 
     def decide(self, name: str, lost: bool) -> None:
         """Note whether a call was lost, and stop the run when most are."""
@@ -98,26 +110,17 @@ class OwnFunctions:
         if len(self.lost) == LATEST_CALLS and sum(self.lost) > LATEST_CALLS / 2:
             raise RunError(
                 f"reward '{name}': {sum(self.lost)} of the latest {LATEST_CALLS} calls took longer than "
-                f"rewards.timeout_s={self.config.timeout_s:g} or ended their process; mend it, or raise the time-out"
+                f"rewards.timeout_s={self.config.timeout_s:g} or ended their process; fix it, or raise the time-out"
             )
 
 
-class _Batch:
+class _Scoring:
     """One function over one batch: its values so far."""
 
-    def __init__(
-        self,
-        own: OwnFunctions,
-        name: str,
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        columns: Mapping[str, Sequence[Any]],
-        counts: dict[str, int],
-    ) -> None:
-        self.own, self.name, self.counts, self.config = own, name, counts, own.config
-        self.prompts, self.completions = prompts, completions
-        self.columns = {key: column for key, column in columns.items() if key not in ("prompts", "completions")}
-        self.values_N = np.full(len(completions), np.nan)
+    def __init__(self, own: OwnFunctions, name: str, batch: Batch) -> None:
+        self.own, self.name, self.batch, self.config = own, name, batch, own.config
+        self.columns = {key: column for key, column in batch.columns.items() if key not in ("prompts", "completions")}
+        self.values_N = np.full(len(batch.completions), np.nan)
 
     def whole(self, indices: Sequence[int]) -> None:
         """Call the function once with these completions; if that fails, find those at fault."""
@@ -146,7 +149,8 @@ class _Batch:
 
         columns = {key: chosen(column) for key, column in self.columns.items()}
         try:
-            return Call(encode([self.name, chosen(self.prompts), chosen(self.completions), columns]), seconds)
+            arguments = [self.name, chosen(self.batch.prompts), chosen(self.batch.completions), columns]
+            return Call(encode(arguments), seconds)
         except (TypeError, ValueError):
             self._leave_out_columns()
             return self._call(indices, seconds)
@@ -172,23 +176,23 @@ class _Batch:
         else:
             for i, value in zip(indices, outcome["values"], strict=True):
                 if isinstance(value, str):
-                    self._fail([i], "error", f"returned {value}, where a finite number or None belongs")
+                    self._fail([i], "error", f"returned {value}, which is neither a finite number nor None")
                 else:
                     self.values_N[i] = math.nan if value is None else value
 
     def _remedy(self, outcome: Lost, seconds: float) -> str:
         if outcome.kind == "died":
-            return "mend it"
+            return "fix it"
         return f"raise rewards.{'timeout_s' if seconds < self.config.batch_timeout_s else 'batch_timeout_s'}"
 
-    def _fail(self, indices: Sequence[int], kind: str, what: str, remedy: str = "mend it") -> None:
+    def _fail(self, indices: Sequence[int], kind: str, what: str, remedy: str = "fix it") -> None:
         if self.config.on_error == "stop":
             raise RunError(
                 f"reward '{self.name}' {what}; {remedy}, or leave such completions out with rewards.on_error=skip"
             )
         zero = self.config.on_error == "zero"
         self.values_N[list(indices)] = 0.0 if zero else math.nan
-        self.counts["timeout" if kind == "timeout" else "error"] += len(indices)
+        self.batch.count(kind, len(indices))
         effect = "count as 0" if zero else "are left out"
         self._tell(self.name, f"reward '{self.name}' {what}; completions on which it fails {effect} (said once)")
 
@@ -203,7 +207,7 @@ def _lost(outcome: Lost, count: int, seconds: float) -> str:
     if outcome.kind == "timeout":
         what = "a completion" if count == 1 else f"{count:,} completions"
         return f"took longer than {seconds:g} s for {what}{at and f' (it was{at})'}"
-    how = "SIGKILL, perhaps for want of memory" if outcome.how == "SIGKILL" else outcome.how
+    how = "SIGKILL, perhaps out of memory" if outcome.how == "SIGKILL" else outcome.how
     return f"ended its process with {how}{at}"
 
 

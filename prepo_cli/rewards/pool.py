@@ -198,7 +198,7 @@ class WorkerPool:
         place = places.of_trace(worker.trace)
         how = self._drop(worker, waiting)
         if worker.ready is None and how is not None:
-            late = "a worker did not get ready in time" if kind == "timeout" else f"a worker ended with {how}"
+            late = "a worker did not start in time" if kind == "timeout" else f"a worker ended with {how}"
             self._fail_start(late + (f" at {place}" if place else ""))
         if worker.queue:
             number = worker.queue.popleft()

@@ -17,7 +17,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from prepo_cli import manifest
 from prepo_cli.errors import UsageError
 from prepo_cli.files import PARTIAL
 from prepo_cli.manifest import Damaged
-from prepo_cli.ownership import remove_listed
+from prepo_cli.ownership import remove_listed, set_aside
 from prepo_cli.policy.policy import Policy
 from prepo_cli.policy.tensors import size
 from prepo_cli.terminal import say
@@ -36,7 +35,7 @@ from prepo_cli.training.whole_folder import whole_folder
 
 STATE_VERSION = 4
 OPTIMIZER, STATE, ARRAYS = "optimizer.pt", "state.json", "strategies.npz"
-STEP, DAMAGED = "step-", "damaged-"
+STEP = "step-"
 _ARRAY = "__array__"
 
 
@@ -64,13 +63,13 @@ def save(
         write_tensors(partial)
         write_state(partial, state)
         if final.exists():
-            _set_aside(final)
+            set_aside(final)
     if keep is not None:
         kept = existing(folder)[-keep:]
         for old in sorted({*folder.glob(f"{STEP}*")}.difference(kept)):
             remove_listed(old)
             if _is_checkpoint(old):  # without a manifest that tells which files are ours
-                _set_aside(old)
+                set_aside(old)
     return final
 
 
@@ -146,7 +145,7 @@ def newest(folder: Path) -> Path:
             broken.append(error)
             continue
         for damage in broken:
-            kept = _set_aside(damage.folder)
+            kept = set_aside(damage.folder)
             say(
                 f"checkpoint {damage.folder.name} is damaged: {damage}; resuming from {checkpoint.name}, and the "
                 f"damaged one is kept as {kept.name}"
@@ -182,13 +181,6 @@ def _refuse_version(checkpoint: Path, version: Any) -> None:
         )
 
 
-def _set_aside(checkpoint: Path) -> Path:
-    """Rename a damaged checkpoint, which is nobody's to delete."""
-    names = (f"{DAMAGED}{checkpoint.name}" + (f"-{number}" if number else "") for number in count())
-    kept = next(path for path in map(checkpoint.with_name, names) if not path.exists())
-    return checkpoint.rename(kept)
-
-
 def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*"))
 
@@ -206,7 +198,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """What `write_state` wrote; raises UsageError if another version of prepo wrote it."""
     document = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     _refuse_version(checkpoint, document["version"])
-    with np.load(checkpoint / "strategies.npz", allow_pickle=False) as arrays:
+    with np.load(checkpoint / ARRAYS, allow_pickle=False) as arrays:
         joined = _join(document["state"], arrays)
     assert isinstance(joined, dict)
     return joined

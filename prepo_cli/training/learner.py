@@ -27,6 +27,9 @@ from prepo_cli.training.sample import MicroBatch, TrainingSample
 from prepo_cli.training.update_stats import SkippedSample, UpdateStats
 from strategies.types import derive_seed
 
+Computed = tuple[Sequence[TrainingSample], torch.Tensor, torch.Tensor]
+"""A micro-batch's samples, and the log-probs and losses [M] of all their tokens."""
+
 
 class Learner:
     """One process's share of the computation.
@@ -94,7 +97,7 @@ class Learner:
         self.engine.sleep()
         torch.manual_seed(derive_seed(self.config.seed, "torch", step, self.processes.index))
         self.layout.trained.train()
-        stats, computed = UpdateStats(), list[SkippedSample]()
+        stats, computed = UpdateStats(), list[Computed]()
         for number, samples in enumerate(micro_batches, start=1):
             with self.layout.micro_batch(last=number == len(micro_batches)):
                 sums, tokens = self._backward(samples, divisor, with_entropy)
@@ -103,7 +106,7 @@ class Learner:
         # All processes take part in the same step; only the main process counts it.
         counted = int(self.processes.is_main)
         if not isfinite(norm):
-            return UpdateStats(skipped_steps=counted, skipped=tuple(computed))
+            return UpdateStats(skipped_steps=counted, skipped=_skipped(computed))
         broken = not self.layout.finite()
         return stats + UpdateStats(optimizer_steps=counted, grad_norm=counted * norm, broken_weights=broken)
 
@@ -135,7 +138,7 @@ class Learner:
 
     def _backward(
         self, samples: Sequence[TrainingSample], divisor: float, with_entropy: bool
-    ) -> tuple[UpdateStats, list[SkippedSample]]:
+    ) -> tuple[UpdateStats, list[Computed]]:
         """Add one micro-batch's gradients; a process without samples runs a filler alongside the others."""
         filler = not samples
         if filler:
@@ -167,7 +170,17 @@ class Learner:
             kl=None if batch.reference_M is None else result.kl_M.sum().item(),
             entropy=None if entropy_M is None else entropy_M.sum().item(),
         )
+        return stats, [(samples, logprob_M.detach(), result.loss_M.detach())]
+
+
+def _skipped(computed: Sequence[Computed]) -> tuple[SkippedSample, ...]:
+    """What a skipped update computed, sample by sample; left on the device until then."""
+    found = list[SkippedSample]()
+    for samples, *columns in computed:
         counts = [sample.num_tokens for sample in samples]
-        logprobs, losses = (column.detach().cpu().split(counts) for column in (logprob_M, result.loss_M))
-        parts = zip(samples, logprobs, losses, strict=True)
-        return stats, [SkippedSample(sample, one.numpy(), other.numpy()) for sample, one, other in parts]
+        logprobs, losses = (torch.split(column.cpu(), counts) for column in columns)
+        found += [
+            SkippedSample(sample, logprob_T.numpy(), loss_T.numpy())
+            for sample, logprob_T, loss_T in zip(samples, logprobs, losses, strict=True)
+        ]
+    return tuple(found)

@@ -132,7 +132,7 @@ def _saved_on_failure(run: Run) -> Iterator[None]:
     """If the training loop fails, save what can be saved; an interrupt that asks to stop immediately saves nothing."""
     try:
         yield
-    except Exception:
+    except Exception:  # whatever it is: the state is saved, and the error goes on
         run.rescue()
         raise
 

@@ -153,7 +153,7 @@ def test_a_section_that_is_none(run: Path, section: str) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     for wrong in ("text", [1], 7, None):
         (run / "config.yaml").write_text(yaml.safe_dump(config | {section: wrong}))
-        with pytest.raises(UsageError, match=rf"config\.yaml: {section} is no section"):
+        with pytest.raises(UsageError, match=rf"config\.yaml: {section} is not a section"):
             read_run(run)
 
 

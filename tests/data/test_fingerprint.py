@@ -112,9 +112,9 @@ def test_what_differs_is_named(renderer: Renderer) -> None:
         Renderer(tokenizer, "Be long.", kwargs): "system prompt",
         Renderer(tokenizer, "Be brief.", {}): "chat template kwargs",
     }.items():
-        with pytest.raises(UsageError, match=rf"^the {what} is not the checkpoint's; "):
+        with pytest.raises(UsageError, match=rf"^the {what} differs from the checkpoint's; "):
             refuse_changes(saved, fingerprint({}, different, base_model="1"), {})
-    with pytest.raises(UsageError, match=r"^the base model is not the checkpoint's; "):
+    with pytest.raises(UsageError, match=r"^the base model differs from the checkpoint's; "):
         refuse_changes(saved, fingerprint({}, renderer, base_model="2"), {})
 
 

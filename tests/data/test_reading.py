@@ -186,8 +186,8 @@ def test_what_is_no_data_is_refused(tmp_path: Path, ending: str) -> None:
     write(tmp_path / f"empty.{ending}", "")
     (tmp_path / f"folder.{ending}").mkdir()
     for name, message in {
-        "pipe": "no regular file",
-        "zero": "no regular file",
+        "pipe": "not a regular file",
+        "zero": "not a regular file",
         "gone": "no such dataset file",
         "empty": "is empty",
         "folder": "can't be loaded",

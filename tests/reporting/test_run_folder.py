@@ -123,7 +123,7 @@ FOREIGN = (
     "tensorboard/notes.txt",
     "wandb/notes.txt",
     "skipped/notes.txt",
-    "metrics.jsonl.damaged-1",
+    "metrics.jsonl.damaged-by-hand",
     "README.md.orig",
 )
 
@@ -179,8 +179,8 @@ def test_a_checkpoint_with_a_damaged_manifest_is_set_aside(tmp_path: Path) -> No
     folder = write_whole_run(tmp_path / "run")
     (folder.checkpoints / "step-000001" / "prepo-manifest.json").write_text("{")
     folder.begin(CONFIG, resume=False)
-    assert {path.name for path in folder.checkpoints.iterdir()} == {"damaged-step-000001-1"}
-    assert (folder.checkpoints / "damaged-step-000001-1" / "model.safetensors").read_text() == "ours"
+    assert {path.name for path in folder.checkpoints.iterdir()} == {"damaged-step-000001"}
+    assert (folder.checkpoints / "damaged-step-000001" / "model.safetensors").read_text() == "ours"
 
 
 @pytest.mark.parametrize(("resume", "overwrite"), [(False, False), (False, True), (True, False)])
@@ -234,7 +234,7 @@ def test_a_model_card_that_was_edited_is_not_replaced(tmp_path: Path, capsys: py
     quiet = resolve(sets=["reporting.figures=false"])
     folder.finish(quiet, SUMMARY)
     assert (tmp_path / "README.md").read_text() == "edited while the run went on"
-    assert "README.md was not written by prepo and stays" in capsys.readouterr().err
+    assert "README.md was not written by prepo, so it is kept" in capsys.readouterr().err
     (tmp_path / "README.md").unlink()
     folder.finish(quiet, SUMMARY)
     assert "avg@4" in (tmp_path / "README.md").read_text()
@@ -257,14 +257,13 @@ def test_damaged_lines_are_named_and_the_file_is_kept(tmp_path: Path, capsys: py
     lines = [json.dumps({"step": step}) for step in range(6)]
     lines[1], lines[4] = '{"step": 1, "rew', "\0\0"
     damaged = "\n".join(lines) + '\n{"ste'
-    for number in (1, 2):
+    for copy in ("metrics.jsonl.damaged", "metrics.jsonl.damaged-1"):
         folder.metrics.write_text(damaged)
         folder.truncate(4, finished=False)
         assert folder.metrics.read_text() == "".join(f'{{"step": {step}}}\n' for step in (0, 2, 3))
-        assert (tmp_path / f"metrics.jsonl.damaged-{number}").read_text() == damaged
-        assert f"line 2, 5: kept the lines that can be read, and the whole file as metrics.jsonl.damaged-{number}" in (
-            " ".join(capsys.readouterr().err.split())
-        )
+        assert (tmp_path / copy).read_text() == damaged
+        told = " ".join(capsys.readouterr().err.split())
+        assert told.endswith(f"line 2, 5: kept the lines that can be read, and the whole file as {copy}")
     folder.truncate(4, finished=False)
     assert capsys.readouterr().err == ""
 

@@ -35,10 +35,10 @@ FAULTS = {
     "os._exit": r"ended its process with exit code 0",
     "abort": r"ended its process with SIGABRT at tests/rewards/unruly.py:\d+",
     "crash": r"ended its process with SIGSEGV at tests/rewards/unruly.py:\d+",
-    "kill": r"ended its process with SIGKILL, perhaps for want of memory",
+    "kill": r"ended its process with SIGKILL, perhaps out of memory",
     "close": r"ended its process with",
     "kill the parent": r"ended its process with",
-    "nan": r"returned nan \(tests/rewards/unruly.py:\d+\), where a finite number or None belongs",
+    "nan": r"returned nan \(tests/rewards/unruly.py:\d+\), which is neither a finite number nor None",
     "sleep": r"took longer than [\d.]+ s for .*completions? \(it was at tests/rewards/unruly.py:\d+\)",
     "stop the process": r"took longer than [\d.]+ s for .*completions?; raise rewards.\w*timeout_s, or",
 }
@@ -130,7 +130,7 @@ def test_prints_reach_stderr_alone_and_in_measure(capfd: pytest.CaptureFixture[s
     out, err = capfd.readouterr()
     assert out == ""
     assert "from print\nfrom os.write\\x1b[2J\nfrom stderr\n" in err
-    assert "what reward functions print beyond 8,192 bytes a batch is left out" in err
+    assert "only the first 8,192 bytes that reward functions print in a batch are shown" in err
     assert len(err) < 10_000
 
 
@@ -194,7 +194,7 @@ def test_nothing_is_left_after_closing() -> None:
     ("code", "message"),
     [
         ("import os\nos._exit(3)", r"no worker starts \(a worker ended with exit code 3, 3 times in a row\)"),
-        ("import time\n\ntime.sleep(3600)", r"a worker did not get ready in time at .*early.py:3, 3 times in a row"),
+        ("import time\n\ntime.sleep(3600)", r"a worker did not start in time at .*early.py:3, 3 times in a row"),
         ("raise KeyboardInterrupt", r"fails to import at .*early.py:1: KeyboardInterrupt"),
         ("import ctypes\nctypes.string_at(0)", r"a worker ended with SIGSEGV at .*early.py:2, 3 times"),
         ("f = [", r"fails to import: SyntaxError: .*early.py, line 1"),

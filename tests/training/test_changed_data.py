@@ -69,5 +69,7 @@ def test_another_base_model_of_adapters_is_refused(tmp_path: Path) -> None:
     weights = load_file(weights_file)
     name = max(weights, key=lambda name: weights[name].numel())
     save_file({**weights, name: weights[name] * 1.25}, weights_file, metadata={"format": "pt"})
-    with pytest.raises(UsageError, match=r"the base model is not the checkpoint's; .* start over with --overwrite"):
+    with pytest.raises(
+        UsageError, match=r"the base model differs from the checkpoint's; .* start over with --overwrite"
+    ):
         start(tmp_path, *adapters, resume=True)
