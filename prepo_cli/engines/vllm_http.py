@@ -164,6 +164,17 @@ class Session:
         self, path: str, body: Any = None, *, timeout_s: float | None = None, max_bytes: int = MAX_BYTES
     ) -> Any:
         """The decoded answer, None if it is empty; raises Unavailable and Rejected as `Server.call` does."""
+        text = self.text(path, body, timeout_s=timeout_s, max_bytes=max_bytes)
+        try:
+            return json.loads(text) if text else None
+        except (ValueError, RecursionError) as error:
+            raise Rejected(
+                f"the vLLM server at {self._server.url} answers {path} with no JSON but '{brief(text[:200], 60)}'; "
+                "check that it is vLLM"
+            ) from error
+
+    def text(self, path: str, body: Any = None, *, timeout_s: float | None = None, max_bytes: int = MAX_BYTES) -> str:
+        """The answer as it is; raises Unavailable and Rejected as `Server.call` does."""
         response, raw = self._exchange(path, body, timeout_s, max_bytes)
         self._server.record_answer()
         whose = f"the vLLM server at {self._server.url}"
@@ -176,11 +187,7 @@ class Session:
             raise Rejected(f"{whose} redirects {path} to {there}; set engine.vllm_server_base_url to the server itself")
         if len(raw) > max_bytes:
             raise Rejected(f"{whose} answers {path} with more than {max_bytes:,} bytes; check that it is vLLM")
-        try:
-            return json.loads(raw) if raw else None
-        except (ValueError, RecursionError) as error:
-            start = brief(raw[:200].decode("utf-8", errors="replace"), 60)
-            raise Rejected(f"{whose} answers {path} with no JSON but '{start}'; check that it is vLLM") from error
+        return raw.decode("utf-8", errors="replace")
 
     def _exchange(
         self, path: str, body: Any, timeout_s: float | None, max_bytes: int

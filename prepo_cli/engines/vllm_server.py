@@ -34,6 +34,7 @@ from prepo_cli.engines.vllm_connections import CallGroup, Unavailable
 from prepo_cli.engines.vllm_disk import DiskTransfer
 from prepo_cli.engines.vllm_http import MAX_BYTES, Backoff, Server
 from prepo_cli.engines.vllm_nccl import NcclTransfer
+from prepo_cli.engines.vllm_progress import Progress
 from prepo_cli.engines.vllm_server_check import check_server
 from prepo_cli.engines.vllm_transfer import REPLY_TIMEOUT_S, Transfer
 from prepo_cli.errors import RunError, UsageError
@@ -127,6 +128,7 @@ class VllmServerEngine(VllmBase):
         numbers = {pool.submit(self._complete, _body(job), group): number for number, job in enumerate(jobs)}
         waiting: set[Future[Any]] = set(numbers)
         last_sign = time.monotonic()
+        progress = Progress(self._server)
         try:
             while waiting:
                 done, waiting = wait(waiting, timeout=HEARTBEAT_S, return_when=FIRST_COMPLETED)
@@ -135,6 +137,8 @@ class VllmServerEngine(VllmBase):
                     on_answer(number, self._read(future.result(), jobs[number]))
                 if done or self._is_up(group, last_sign):
                     last_sign = time.monotonic()
+                if not done:
+                    progress.check()
         finally:
             group.close()
             pool.shutdown(cancel_futures=True)

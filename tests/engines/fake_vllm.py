@@ -43,6 +43,7 @@ class FakeVllm:
         self.headers: dict[str, str] = {}  # sent with every answer
         self.drips: set[str] = set()  # paths that are answered a byte at a time, for ever
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.counted: int | None = None  # the tokens at /metrics
         self.restart_after: str | None = None  # a path whose next answer is followed by a restart
         self.lock = threading.Lock()
         self.server = _listen(self, 0)
@@ -72,7 +73,10 @@ class FakeVllm:
             return 200, {"data": [self.card]}
         if path == "/v1/completions":
             return self.complete(body)
-        if not self.developer:
+        if path == "/metrics" and self.counted is not None:
+            self.garbage[path] = f'vllm:generation_tokens_total{{engine="0"}} {self.counted}\nother 1\n'.encode()
+            return 200, None
+        if path == "/metrics" or not self.developer:
             return 404, {"detail": "Not Found"}
         if path == "/weight_info":
             return 200, {"weight_version": self.version}

@@ -141,6 +141,45 @@ def test_a_server_that_hangs_while_weights_are_sent(fake: FakeVllm, tmp_path: Pa
     line(raised, fake.url, "no answer", "--resume")
 
 
+@pytest.mark.parametrize("counted", [None, 7])
+def test_an_engine_that_hangs_behind_its_front_end(fake: FakeVllm, tmp_path: Path, counted: int | None) -> None:
+    """Where the server counts tokens it is given up; where it does not, or goes on counting, the run waits."""
+    engine = connect(fake, tmp_path, give_up_after=0.6)
+    engine.sync(weights(5))
+    fake.counted = counted
+    waited = threading.Event()
+
+    def hang(path: str, when: str) -> int | None:
+        if path == "/v1/completions" and when == "before":
+            waited.wait(2.0 if counted is None else None)
+        return None
+
+    fake.hook = hang
+    if counted is None:
+        check(MANY[:1], engine.generate(MANY[:1]), 5)
+        return
+    with pytest.raises(RunError) as raised:
+        engine.generate(MANY[:3])
+    line(raised, fake.url, "no token for 0.6 s", "--resume")
+    waited.set()
+
+
+def test_a_slow_engine_is_waited_for(fake: FakeVllm, tmp_path: Path) -> None:
+    engine = connect(fake, tmp_path, give_up_after=0.6)
+    engine.sync(weights(5))
+    fake.counted = 0
+
+    def work(path: str, when: str) -> int | None:
+        if path == "/v1/completions" and when == "before":
+            for _ in range(20):
+                time.sleep(0.1)
+                fake.counted = (fake.counted or 0) + 1
+        return None
+
+    fake.hook = work
+    check(MANY[:1], engine.generate(MANY[:1]), 5)
+
+
 def test_a_redirect_is_not_followed(fake: FakeVllm, tmp_path: Path) -> None:
     fake.hook = lambda path, when: 307
     fake.headers["Location"] = "http://me:secret@elsewhere/version"
