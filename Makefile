@@ -4,21 +4,23 @@ INSTALLED := .venv/installed
 VLLM_BIN := .venv-vllm/bin
 VLLM_INSTALLED := .venv-vllm/installed
 # A worker for each core, each with one thread (tests/conftest.py); neighbours stay together as they share fixtures.
-PYTEST := $(BIN)/python -m pytest --ignore tests/chaos --ignore tests/fuzz --numprocesses logical --maxprocesses 8 --dist worksteal
+PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
+PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos fuzz distributed)
 
 KILLS ?= 30
 CASES ?= 1250
 
-.PHONY: help install demo test test-browser test-vllm chaos check docs clean
+.PHONY: help install demo test test-distributed test-browser test-vllm chaos check docs clean
 
 help:
 	@echo "make install   set up .venv (once)"
 	@echo "make demo      train the embedded model; results in runs/demo"
-	@echo "make test      run the tests"
+	@echo "make test      run the tests, but for those below"
+	@echo "make test-distributed run the tests that train in several processes"
 	@echo "make test-browser run the tests of the comparison page, in Chromium"
 	@echo "make test-vllm run the tests that need vLLM, on its CPU build, in .venv-vllm"
 	@echo "make chaos     kill a run KILLS times (default: 30) and try eight kinds of input in CASES cases each (1250)"
-	@echo "make check     what CI runs besides test-vllm and test-browser: ruff, mypy, docs, tests"
+	@echo "make check     ruff, mypy, docs, tests"
 	@echo "make docs      regenerate docs/commands.md"
 	@echo "make clean     remove .venv, .venv-vllm and caches"
 	@echo "PYTHON=...     the Python to set up with, 3.11 or later (default: python3)"
@@ -42,6 +44,9 @@ demo: install
 
 test: install
 	$(PYTEST)
+
+test-distributed: install
+	$(BIN)/python -m pytest $(PARALLEL) tests/distributed
 
 # They also belong to "make test", which reports them as not run where there is no Chromium.
 test-browser: install

@@ -12,6 +12,7 @@ from typing import Any
 from prepo_cli.data.rows import NUMBER
 from prepo_cli.errors import UsageError
 from prepo_cli.rewards.answers import last_boxed
+from prepo_cli.text import brief
 from strategies.registry import did_you_mean
 
 PROMPT_COLUMNS = ("prompt", "question", "problem")
@@ -29,6 +30,8 @@ _QUOTED = r"""(?:'(?:[^'\\\n]|\\.)*+'|"(?:[^"\\\n]|\\.)*+")"""
 TEXTS = re.compile(rf"\[\s*+{_QUOTED}\s*+(?:,\s*+{_QUOTED}\s*+)*+,?\s*+\]")
 """A flat list of quoted strings."""
 MAX_LIST_CHARS = 2**16
+SHOWN_CHARS = 400
+"""Of a list of column names."""
 
 
 def choose(given: str | None, known: Sequence[str], columns: Sequence[str], what: str, dataset: str) -> str:
@@ -37,7 +40,7 @@ def choose(given: str | None, known: Sequence[str], columns: Sequence[str], what
     Raises:
         UsageError: the dataset lacks the column.
     """
-    available = ", ".join(columns)
+    available = brief(", ".join(columns), SHOWN_CHARS)
     if given is not None:
         if given not in columns:
             raise UsageError(f"{dataset} has no column '{given}'{did_you_mean(given, columns)}; known: {available}")

@@ -151,13 +151,7 @@ def csv_rows(file: BinaryIO, text: Set[str]) -> Iterator[Row]:
     """
     csv.field_size_limit(MAX_ROW_BYTES)
     reader = csv.reader(_lines(file), strict=True)
-    header = next(reader, None)
-    if header is None:
-        return
-    _refuse_invalid(header, "the header")
-    names = [name or f"column_{i}" for i, name in enumerate(header, 1)]
-    if len(set(names)) < len(names):
-        raise Unreadable(f"the header has the column '{_repeated(names)}' twice")
+    names = _header(reader)
     numeric = [i for i, name in enumerate(names) if name in NUMERIC_COLUMNS and name not in text]
     number = 0
     while True:
@@ -174,7 +168,7 @@ def csv_rows(file: BinaryIO, text: Set[str]) -> Iterator[Row]:
                 _refuse_invalid(cells, "a cell")
         except csv.Error as error:
             number += 1
-            yield number, 0, BadRow(str(error))
+            yield number, 0, BadRow(_csv_fault(error))
         except BadRow as fault:
             yield number, 0, fault
         else:
@@ -182,6 +176,25 @@ def csv_rows(file: BinaryIO, text: Set[str]) -> Iterator[Row]:
             for i in numeric:
                 cells[i] = _number_or_text(cells[i])
             yield number, size, {name: None if cell == "" else cell for name, cell in zip(names, cells, strict=True)}
+
+
+def _header(reader: Iterator[list[str]]) -> list[str]:
+    """The names of a CSV file's columns; none in an empty file."""
+    try:
+        header = next(filter(None, reader), [])
+    except csv.Error as error:
+        raise Unreadable(f"the header: {_csv_fault(error)}") from None
+    _refuse_invalid(header, "the header")
+    names = [name or f"column_{i}" for i, name in enumerate(header, 1)]
+    if len(set(names)) < len(names):
+        raise Unreadable(f"the header has the column '{_repeated(names)}' twice")
+    return names
+
+
+def _csv_fault(error: csv.Error) -> str:
+    """What is wrong with a line, as its writer would say it."""
+    text = str(error)
+    return "a carriage return without a line feed outside quotes" if text.startswith("new-line character") else text
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:

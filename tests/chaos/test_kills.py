@@ -37,10 +37,10 @@ OPERATIONS_OF_A_STEP = 60
 """About as many as a checkpoint takes: a strike hits the first or the second of a process."""
 
 
-def start(folder: Path, strike: int | None, resume: bool) -> subprocess.Popen[bytes]:
+def start(folder: Path, strike: int | None, resume: bool, *more: str) -> subprocess.Popen[bytes]:
     places = ["checkpoints/", "config.yaml"]
     program = ["-m", "prepo_cli"] if strike is None else ["-m", "tests.chaos.striking", str(strike), *places, "--"]
-    command = [sys.executable, *program, "train", *SETTINGS, "--output-dir", str(folder)]
+    command = [sys.executable, *program, "train", *SETTINGS, *more, "--output-dir", str(folder)]
     command.append("--resume" if resume else "--overwrite")
     with (folder.parent / "log").open("ab") as log:
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log,

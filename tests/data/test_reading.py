@@ -145,6 +145,7 @@ def test_labels_in_a_column_of_numbers_are_not_used(tmp_path: Path) -> None:
         ('prompt,answer\na,1\n"b"c,3\n', "row 2: ',' expected after"),
         ("prompt,answer,ppl\na,1,2\nb,2,much\n", "row 2: the ppl is not a number: 'much'"),
         ("prompt,answer\na,1\n,3\n", "row 2: the prompt is missing"),
+        ("prompt,answer\na,1\nb,\r3\n", "row 2: a carriage return without a line feed outside quotes"),
     ],
 )
 def test_a_bad_row_of_csv_is_named_or_skipped(tmp_path: Path, content: str | bytes, message: str) -> None:
@@ -176,6 +177,30 @@ def test_bad_items_of_an_array_are_named_or_skipped(tmp_path: Path) -> None:
         for skip in (False, True):
             with pytest.raises(UsageError, match=r"can't be read: .*row [12]"):
                 load_prompts(write(tmp_path / "d.json", content), skip_bad_rows=skip)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"prompt,answer\ra,1\r", "the header: a carriage return without a line feed outside quotes"),
+        (b"prompt,caf\xe9\na,1\n", "the header is not valid UTF-8"),
+        (b'prompt,"a"b\na,1\n', "the header: ',' expected"),
+        (b"prompt,prompt\na,1\n", "the header has the column 'prompt' twice"),
+        (b"\n\n", "is empty"),
+    ],
+)
+def test_a_bad_header_is_named_even_if_bad_rows_are_skipped(tmp_path: Path, content: bytes, message: str) -> None:
+    path = write(tmp_path / "d.csv", content)
+    for skip in (False, True):
+        with pytest.raises(UsageError, match=message):
+            load_prompts(path, skip_bad_rows=skip)
+
+
+def test_columns_are_shown_on_one_line_of_bounded_length(tmp_path: Path) -> None:
+    keys = {f"key\n{i}": 1 for i in range(500)}
+    with pytest.raises(UsageError) as raised:
+        load_prompts(write(tmp_path / "d.jsonl", json.dumps({"prompt": "x", **keys})))
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 1000
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])

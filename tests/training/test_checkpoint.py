@@ -154,7 +154,7 @@ def test_one_bit_anywhere_in_a_real_checkpoint_is_found(tmp_path: Path) -> None:
         bit = int(rng.integers(8 * path.stat().st_size))
         flip(path, bit)
         assert checkpoint.newest(tmp_path) == older, (path, bit)
-        (tmp_path / f"{'damaged-'}{newer.name}").rename(newer)
+        (tmp_path / f"damaged-{newer.name}").rename(newer)
         flip(path, bit)
     assert checkpoint.newest(tmp_path) == newer
 
@@ -164,7 +164,7 @@ def test_no_file_of_a_real_checkpoint_may_be_missing_or_added(tmp_path: Path) ->
     for path in [path for path in newer.rglob("*") if path.is_file()]:
         away = path.rename(tmp_path / "away")
         assert checkpoint.newest(tmp_path) == older, path
-        (tmp_path / f"{'damaged-'}{newer.name}").rename(newer)
+        (tmp_path / f"damaged-{newer.name}").rename(newer)
         away.rename(path)
     (newer / "model" / "added_tokens.json").write_text("{}")
     assert checkpoint.newest(tmp_path) == older
