@@ -235,7 +235,7 @@ def _json_row(line: str, text: Set[str]) -> dict[str, Any]:
     except RecursionError:
         raise BadRow(_TOO_DEEP) from None
     except json.JSONDecodeError as error:
-        raise BadRow(f"{error.msg} at column {error.colno}") from None
+        raise BadRow(f"{error.msg.removesuffix(' at')} at column {error.colno}") from None
     if end < len(line):
         raise BadRow(f"something follows the object, at column {end + 1}")
     return _cells(value, line, text)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +15,9 @@ from typing import Any
 
 from prepo_cli.errors import one_line
 from prepo_cli.rewards import places
+
+LARGEST = 1e9
+"""In size, of a value: sums and squares of larger ones lose their digits, or overflow."""
 
 
 class LoadError(Exception):
@@ -98,10 +100,10 @@ def answer(functions: Mapping[str, OwnFunction], job: Sequence[Any]) -> dict[str
 
 
 def number(value: Any) -> float | str | None:
-    """A value as a finite number; None stays; a text names anything else.
+    """A value as a number of at most LARGEST in size; None stays; a text names anything else.
 
-    >>> number(True), number(None), number(float("nan")), number("0.5")
-    (1.0, None, 'nan', "'0.5'")
+    >>> number(True), number(None), number(float("nan")), number(1e300), number("0.5")
+    (1.0, None, 'nan', '1e+300', "'0.5'")
     """
     if value is None:
         return None
@@ -111,7 +113,7 @@ def number(value: Any) -> float | str | None:
         converted = float(value.item() if hasattr(value, "item") else value)  # arrays and tensors of one element
     except Exception:  # the value may be of any type
         return f"a value of type {type(value).__name__}"
-    return converted if math.isfinite(converted) else str(converted)
+    return converted if abs(converted) <= LARGEST else str(converted)
 
 
 def described(error: BaseException) -> str:

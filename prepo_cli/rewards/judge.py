@@ -41,7 +41,7 @@ class Scores:
     `rewards_N` is the weighted sum over functions, leaving out those that do not apply; `by_function` has each
     function's own, unweighted values [N], NaN where it does not apply. `correct_N` is the verdict function's alone.
     `timeouts` counts checks of completions that took too long, `errors` those that failed: with an exception, with the
-    worker's death, or with a value that is no finite number.
+    worker's death, or with a value that is not a number, or too large.
     """
 
     rewards_N: FloatArray

@@ -176,7 +176,7 @@ class _Scoring:
         else:
             for i, value in zip(indices, outcome["values"], strict=True):
                 if isinstance(value, str):
-                    self._fail([i], "error", f"returned {value}, which is neither a finite number nor None")
+                    self._fail([i], "error", f"returned {value}; a reward is None or a number from -1e9 to 1e9")
                 else:
                     self.values_N[i] = math.nan if value is None else value
 

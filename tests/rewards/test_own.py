@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prepo_cli.errors import RunError, UsageError
+from prepo_cli.rewards.calls import LARGEST
 from prepo_cli.rewards.judge import Judge, Scores
 from prepo_cli.sections import RewardConfig
 from tests.rewards.processes import children, eventually, running
@@ -38,7 +39,7 @@ FAULTS = {
     "kill": r"ended its process with SIGKILL, perhaps out of memory",
     "close": r"ended its process with",
     "kill the parent": r"ended its process with",
-    "nan": r"returned nan \(tests/rewards/unruly.py:\d+\), which is neither a finite number nor None",
+    "nan": r"returned nan \(tests/rewards/unruly.py:\d+\); a reward is None or a number from -1e9 to 1e9",
     "sleep": r"took longer than [\d.]+ s for .*completions? \(it was at tests/rewards/unruly.py:\d+\)",
     "stop the process": r"took longer than [\d.]+ s for .*completions?; raise rewards.\w*timeout_s, or",
 }
@@ -165,7 +166,7 @@ def given_values() -> Iterator[Judge]:
 
 @given(
     st.lists(
-        st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.integers(-(2**70), 2**70),
+        st.none() | st.floats(-LARGEST, LARGEST) | st.booleans() | st.integers(-int(LARGEST), int(LARGEST)),
         min_size=1,
     )
 )
@@ -174,6 +175,13 @@ def test_values_are_those_of_a_call_in_this_process_bit_by_bit(given_values: Jud
     found = values(judged(given_values, [""] * len(returned), value=returned))
     expected = [math.nan if value is None else float(value) for value in returned]
     assert [struct.pack("d", value) for value in found] == [struct.pack("d", value) for value in expected]
+
+
+def test_a_value_too_large_to_sum_and_square_is_a_failure() -> None:
+    returned = [1e300, LARGEST, -2 * LARGEST, -LARGEST, 10**400]
+    with judging("given", on_error="zero") as judge:
+        scores = judged(judge, [""] * len(returned), value=returned)
+    assert values(scores) == [0.0, LARGEST, 0.0, -LARGEST, 0.0] and scores.errors == 3
 
 
 def test_a_large_batch_passes() -> None:
