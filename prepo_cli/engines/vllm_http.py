@@ -96,15 +96,15 @@ class Server:
             return session(path, body, timeout_s=timeout_s, max_bytes=max_bytes)
 
     def retry(self, path: str, body: Any = None, *, timeout_s: float = 60.0, group: CallGroup | None = None) -> Any:
-        """Attempts with growing pauses until there is an answer.
+        """Attempts with growing pauses until there is an answer, each of `timeout_s` at most.
 
         Raises:
             Rejected: the server will not do it; RunError: `give_up_after_s` have passed.
         """
-        backoff = Backoff(self, group)
+        backoff = Backoff(self, group, time.monotonic())
         while True:
             try:
-                return self.call(path, body, timeout_s=timeout_s, group=group)
+                return self.call(path, body, timeout_s=min(timeout_s, self.give_up_after_s), group=group)
             except Unavailable as error:
                 backoff.pause(error)
 
@@ -211,20 +211,19 @@ class Session:
 
 
 class Backoff:
-    """Growing pauses between the attempts at one call."""
+    """Growing pauses between the attempts at one call, which is failing from its first failure on, or from `since`."""
 
-    def __init__(self, server: Server, group: CallGroup | None = None) -> None:
-        self._server, self._group = server, group or CallGroup()
-        self._first_failure: float | None = None
+    def __init__(self, server: Server, group: CallGroup | None = None, since: float | None = None) -> None:
+        self._server, self._group, self._since = server, group or CallGroup(), since
         self._next = FIRST_PAUSE_S
 
     def pause(self, error: Unavailable) -> None:
         """Wait before the next attempt; raises RunError when it is time to give up, `error` if the group is closed."""
         if self._group.closed.is_set():
             raise error
-        if self._first_failure is None:
-            self._first_failure = time.monotonic()
-        self._server.record_failure(error, self._first_failure)
+        if self._since is None:
+            self._since = time.monotonic()
+        self._server.record_failure(error, self._since)
         if self._group.closed.wait(self._next):
             raise error
         self._next = min(2 * self._next, LONGEST_PAUSE_S)

@@ -50,7 +50,7 @@ def check_server(server: Server, model: str, max_model_len: int) -> ServerFacts:
 def _facts(server: Server, model: str, max_model_len: int) -> ServerFacts:
     url = server.url
     try:
-        answer = server.call("/version", timeout_s=REPLY_TIMEOUT_S)
+        answer = server.call("/version", timeout_s=min(REPLY_TIMEOUT_S, server.give_up_after_s))
     except Unavailable as error:
         say(f"waiting for the vLLM server at {url} ({error})")
         answer = server.retry("/version", timeout_s=REPLY_TIMEOUT_S)
