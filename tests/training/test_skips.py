@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from prepo_cli.training.update import Updater
 from prepo_cli.training.update_stats import UpdateStats
 from tests.metrics import timeless
 from tests.models import make_policy
-from tests.training.launching import launch
 from tests.training.test_run import run
 from tests.training.test_update import make_groups, make_updater, scored
 
@@ -260,13 +258,3 @@ def test_a_run_that_goes_on_skipping_saves_a_few_steps_only(tmp_path: Path) -> N
     lines = timeless(tmp_path)
     skipped = [path.stem for path in sorted((tmp_path / "skipped").iterdir())]
     assert skipped == [f"step_{line['step']:06d}" for line in lines if line["skipped_steps"]][:SAVED_STEPS]
-
-
-LAYOUTS = ["replicated", "sharded", *(["zero2-bf16", "zero3"] if find_spec("deepspeed") else [])]
-
-
-def test_a_loss_that_is_bad_in_one_process_is_skipped_by_both() -> None:
-    """And leaves no trace in either: the script compares weights and moments, bit for bit."""
-    done = launch(["-m", "tests.training.skipping", *LAYOUTS], 2, DS_ACCELERATOR="cpu")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split("\n")[:-1] == [f"{layout} ok" for layout in LAYOUTS]
