@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prepo_cli.errors import UsageError
-from prepo_cli.files import PARTIAL, atomic_path
-from prepo_cli.ownership import MARKER, Marker, is_unused, read_marker, remove_owned
+from prepo_cli.errors import RunError, UsageError
+from prepo_cli.files import atomic_path
+from prepo_cli.ownership import MARKER, Marker, is_unused, numbered, read_marker, remove_if_empty, remove_owned
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FILES = "chunk-[0-9][0-9][0-9][0-9][0-9]*[0-9].parquet"
+FILES = numbered("chunk-#.parquet")
 
 
 class Chunks:
@@ -46,19 +46,28 @@ class Chunks:
         if self.owner() not in (None, self.fingerprint):
             self.delete()
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.owner() is None:
-            Marker("chunks", (FILES,), fingerprint=self.fingerprint).write(self.folder)
+        if self.owner() != self.fingerprint:
+            try:
+                Marker("chunks", FILES, fingerprint=self.fingerprint).write(self.folder)
+            except RunError:
+                remove_if_empty(self.folder)
+                raise
 
     def __contains__(self, number: int) -> bool:
         """Whether the chunk is finished."""
         return self._path(number).is_file()
 
     def write(self, number: int, table: pa.Table) -> None:
-        """Save a finished chunk."""
+        """Save a finished chunk; raises RunError if the disk is full, and deletes a folder that got none."""
         import pyarrow.parquet as pq
 
-        with atomic_path(self._path(number)) as temporary:
-            pq.write_table(table, temporary)
+        try:
+            with atomic_path(self._path(number)) as temporary:
+                pq.write_table(table, temporary)
+        except RunError:
+            if not any(any(self.folder.glob(pattern)) for pattern in FILES):
+                self.delete()
+            raise
 
     def read(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         """A finished chunk, or only some of its columns."""
@@ -73,17 +82,15 @@ class Chunks:
         return pq.read_schema(self._path(number))
 
     def delete(self) -> None:
-        """Delete the chunks, and the folder unless somebody put other files there.
+        """Delete the chunks, and the folder with its marker unless somebody put other files there.
 
         The marker goes last: after a kill it still identifies the job.
         """
         if self.owner() is None:
             return
         remove_owned(self.folder)
-        for path in self.folder.glob(f"{PARTIAL}*"):
-            path.unlink()
-        (self.folder / MARKER).unlink()
-        if not any(self.folder.iterdir()):
+        if os.listdir(self.folder) == [MARKER]:
+            (self.folder / MARKER).unlink()
             self.folder.rmdir()
 
     def _path(self, number: int) -> Path:

@@ -1,5 +1,10 @@
 """Errors that the command line prints as one line."""
 
+import errno
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk, a quota, or a limit on a file's size is exhausted."""
+
 
 class UsageError(Exception):
     """Bad input or usage: exit code 2. The message says what is wrong, where, and how to fix it."""

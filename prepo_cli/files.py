@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -11,12 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prepo_cli.errors import RunError
+from prepo_cli.errors import NO_ROOM, RunError
 
 PARTIAL = ".partial-"
 """Prefix of files that are being written."""
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The disk, a quota, or a limit on a file's size is exhausted."""
 
 
 @contextmanager
@@ -68,14 +65,21 @@ def flush(path: Path) -> None:
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Append a line to a JSONL file and flush it to disk; raises RunError if that fails."""
+    """Append a line to a JSONL file and flush it to disk; raises RunError if that fails, without a part of the line."""
+    content = (json.dumps(finite(line)) + "\n").encode()
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(line)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                while content:
+                    content = content[file.write(content) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)
+                raise
     except OSError as error:
-        raise RunError(f"can't write to {path} ({error.strerror}); fix that, then continue with --resume") from error
+        cure = "free some space" if error.errno in NO_ROOM else "fix that"
+        raise RunError(f"can't write to {path} ({error.strerror}); {cure}, then continue with --resume") from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

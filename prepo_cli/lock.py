@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from prepo_cli.errors import UsageError
+from prepo_cli.errors import NO_ROOM, UsageError
 from prepo_cli.ownership import LOCK, refuse_non_folder
 from prepo_cli.terminal import say
 from prepo_cli.text import redacted
@@ -81,7 +81,8 @@ def locked(path: Path, what: Path, break_lock: bool = False) -> Iterator[None]:
     try:
         descriptor, me = _acquire(path, what, break_lock)
     except OSError as error:
-        raise UsageError(f"can't lock {what} ({path.name}: {error.strerror}); choose another place") from error
+        cure = "free some space, or choose" if error.errno in NO_ROOM else "choose"
+        raise UsageError(f"can't lock {what} ({path.name}: {error.strerror}); {cure} another place") from error
     _held.add(descriptor)
     try:
         yield
@@ -135,8 +136,11 @@ def _acquire(path: Path, what: Path, break_lock: bool) -> tuple[int, Holder]:
             if _is_file_of(descriptor, path):
                 _refuse_holder(_read(descriptor), free, what, break_lock)
                 me = Holder.me()
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, json.dumps(asdict(me)).encode(), 0)
+                try:
+                    _write(descriptor, me)
+                except OSError:
+                    path.unlink()  # it is this process's, but can't say so
+                    raise
                 return descriptor, me
         except BaseException:
             os.close(descriptor)
@@ -168,6 +172,13 @@ def _refuse_holder(holder: Holder | None, free: bool | None, what: Path, break_l
             f"{what} is in use by {holder}, on another machine; if that process has ended, pass --break-lock"
         )
     say(f"{what} was in use by {holder}, which ended without releasing it; taking over")
+
+
+def _write(descriptor: int, holder: Holder) -> None:
+    content = json.dumps(asdict(holder)).encode()
+    os.ftruncate(descriptor, 0)
+    if os.pwrite(descriptor, content, 0) < len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _read(descriptor: int) -> Holder | None:

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -22,7 +22,7 @@ from prepo_cli.commands.score_passrate import score_passrate
 from prepo_cli.commands.score_ppl import score_ppl
 from prepo_cli.commands.strategies import strategies_command
 from prepo_cli.commands.train import train
-from prepo_cli.errors import RunError, UsageError
+from prepo_cli.errors import NO_ROOM, RunError, UsageError
 from prepo_cli.text import plain
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -56,12 +56,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     except typer.Abort:
         code = INTERRUPTED
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        _discard_output()
+        _discard(sys.stdout)
         code = FAILED
     except OSError as error:
-        _say(f"can't write the results: {error.strerror}")
-        _discard_output()
+        _say(f"can't write the results ({error.strerror})")
+        _discard(sys.stdout)
         code = FAILED
+    try:
+        sys.stderr.flush()
+    except OSError:  # lines that a full disk did not take
+        _discard(sys.stderr)
     sys.exit(code)
 
 
@@ -147,9 +151,9 @@ def _refuse_broken_text(arguments: Sequence[str]) -> None:
             raise UsageError(f"{argument} is not valid UTF-8; rename the file or quote the text as UTF-8")
 
 
-def _discard_output() -> None:
-    """Send what is left in stdout's buffer nowhere, rather than fail once more when Python flushes it at the end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _discard(stream: TextIO) -> None:
+    """Send what is left in its buffer nowhere, rather than fail once more when Python flushes it at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _refuse_launcher(command: str) -> None:
@@ -170,6 +174,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), FAILED
     if isinstance(error, (UsageError, StrategyError)):
         return str(error), BAD_USAGE
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return f"can't write {error.filename or 'the results'} ({error.strerror}); free some space", FAILED
     return f"{type(error).__name__}: {error} ({DEBUG} shows the traceback)", FAILED
 
 
@@ -182,7 +188,11 @@ def _say(message: str) -> None:
     rank = os.environ.get("RANK", "0")
     if rank != "0":
         message = f"process {rank}: {message}"
-    typer.echo(f"prepo: {plain(' '.join(message.split()))}", err=True)
+    try:
+        typer.echo(f"prepo: {plain(' '.join(message.split()))}", err=True)
+    except OSError as error:
+        if error.errno not in NO_ROOM:  # as with `terminal.say`
+            raise
 
 
 app = build_app()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -108,18 +109,36 @@ def write_unless_edited(folder: Path, name: str, text: str) -> bool:
     return True
 
 
+def numbered(name: str) -> tuple[str, ...]:
+    """Patterns of a name that has a number of six to nine digits, and not more of them, where this has a #.
+
+    >>> numbered("step-#/")[0]
+    'step-[0-9][0-9][0-9][0-9][0-9][0-9]/'
+    """
+    return tuple(name.replace("#", "[0-9]" * digits) for digits in range(6, 10))
+
+
 def remove_owned(folder: Path) -> None:
-    """Delete what the marker of a folder lists, and folders in it that are then empty; the marker and all else stay."""
+    """Delete what the marker of a folder lists, and folders in it that are then empty; the marker and all else stay.
+
+    What a kill left of these files under their temporary names goes too.
+    """
     marker = read_marker(folder)
     assert marker is not None
     for pattern in (*marker.files, *marker.written):
+        place = PurePosixPath(pattern)
+        for path in folder.glob(str(place.with_name(f"{PARTIAL}{place.name}"))):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         for path in sorted(folder.glob(pattern.rstrip("/"))):
             if pattern.endswith("/"):
                 remove_listed(path)
             elif marker.owns(folder, path.relative_to(folder).as_posix()):
                 path.unlink()
             for parent in takewhile(folder.__ne__, path.parents):
-                _remove_if_empty(parent)
+                remove_if_empty(parent)
 
 
 def set_aside(folder: Path) -> Path:
@@ -134,12 +153,18 @@ def unused(path: Path) -> Path:
 
 
 def remove_listed(folder: Path) -> None:
-    """Delete the files that the folder's manifest lists, the manifest last, then all of it that is empty."""
+    """Delete the files that the folder's manifest lists, the manifest last, and what is empty without them.
+
+    A link is not followed: what it leads to is somebody else's.
+    """
+    if folder.is_symlink():
+        return
     for name in filter(_is_inside, listed(folder)):
-        (folder / name).unlink(missing_ok=True)
-    for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
-        _remove_if_empty(path)
-    _remove_if_empty(folder)
+        path = folder / name
+        path.unlink(missing_ok=True)
+        for parent in takewhile(folder.__ne__, path.parents):
+            remove_if_empty(parent)
+    remove_if_empty(folder)
 
 
 def refuse_non_folder(path: Path) -> None:
@@ -156,7 +181,8 @@ def refuse_non_folder(path: Path) -> None:
             return
 
 
-def _remove_if_empty(folder: Path) -> None:
+def remove_if_empty(folder: Path) -> None:
+    """Delete a folder that has nothing in it, unless it is a link or not there."""
     if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
         folder.rmdir()
 

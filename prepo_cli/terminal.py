@@ -28,14 +28,19 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from prepo_cli.errors import NO_ROOM
 from prepo_cli.text import plain
 
 LINE_EVERY_SECONDS = 10.0
 
 
 def say(text: str) -> None:
-    """Print one log line to stderr."""
-    print(f"prepo: {plain(text)}", file=sys.stderr, flush=True)
+    """Print one log line to stderr; where that is a file on a full disk, the line is lost and the work goes on."""
+    try:
+        print(f"prepo: {plain(text)}", file=sys.stderr, flush=True)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
 
 
 def line(text: str) -> None:

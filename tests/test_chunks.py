@@ -102,6 +102,7 @@ def test_deleting_spares_what_somebody_put_there(tmp_path: Path) -> None:
     chunks.write(0, table(1.0))
     (tmp_path / "partial" / "notes.txt").write_text("mine")
     chunks.delete()
-    assert names(tmp_path / "partial") == ["notes.txt"]
-    with pytest.raises(UsageError, match="holds files that prepo did not write"):
-        chunks.open()
+    assert names(tmp_path / "partial") == [".prepo.json", "notes.txt"]
+    chunks.open()
+    assert 0 not in chunks
+    assert (tmp_path / "partial" / "notes.txt").read_text() == "mine"

@@ -110,6 +110,20 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, name: str) -
     assert (tmp_path / name).exists()
 
 
+@pytest.mark.parametrize("room", [0, 1, 60])
+def test_of_a_line_that_does_not_fit_nothing_is_left(tmp_path: Path, room: int) -> None:
+    path = tmp_path / "a.jsonl"
+    append_line(path, {"step": 0})
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + room, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"can't write to .*a\.jsonl \(File too large\); free some space, then"):
+            append_line(path, {"step": 1, "text": "x" * 99})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+
+
 def test_a_kill_while_the_configuration_is_written_again_keeps_it(tmp_path: Path) -> None:
     """A run that resumes writes its configuration first; each process dies before a later operation on files."""
     script = (

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -71,6 +72,19 @@ def test_a_second_process_is_refused_and_the_first_unharmed(path: Path) -> None:
     assert json.loads(before)["started"] == pytest.approx(psutil.Process(first.pid).create_time(), abs=1)
     first.communicate()
     assert first.returncode == 0
+    assert not path.exists()
+    assert is_free(path)
+
+
+@pytest.mark.parametrize("room", [0, 50])
+def test_a_lock_that_does_not_fit_leaves_no_file(path: Path, room: int) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(UsageError, match=r"^can't lock out \(.*\); free some space, or"), locked(path, Path("out")):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not path.exists()
     assert is_free(path)
 

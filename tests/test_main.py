@@ -44,7 +44,13 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         (StrategyError("no selector 'x'"), 2, "prepo: no selector 'x'"),
         (RunError("the server\nis down"), 1, "prepo: the server is down"),
         (KeyError("lost"), 1, "prepo: KeyError: 'lost' (--debug shows the traceback)"),
-        (OSError(28, "No space left"), 1, "prepo: OSError: [Errno 28] No space left (--debug shows the traceback)"),
+        (
+            OSError(5, "Input/output error"),
+            1,
+            "prepo: OSError: [Errno 5] Input/output error (--debug shows the traceback)",
+        ),
+        (OSError(28, "No space left"), 1, "prepo: can't write the results (No space left); free some space"),
+        (OSError(28, "No space left", "a/b"), 1, "prepo: can't write a/b (No space left); free some space"),
         (KeyboardInterrupt(), 130, "prepo: interrupted"),
     ],
 )

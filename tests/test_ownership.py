@@ -18,6 +18,7 @@ from prepo_cli.ownership import (
     MARKER,
     Marker,
     is_unused,
+    numbered,
     read_marker,
     refuse_foreign,
     remove_owned,
@@ -110,6 +111,31 @@ def test_links_are_deleted_and_what_they_lead_to_stays(tmp_path: Path) -> None:
     Marker("run", ("a", "b")).write(folder)
     remove_owned(folder)
     assert files(tmp_path) == ["elsewhere/weights", f"run/{MARKER}"]
+
+
+def test_a_linked_folder_keeps_what_its_manifest_lists(tmp_path: Path) -> None:
+    put(tmp_path / "elsewhere" / "weights")
+    write_manifest(tmp_path / "elsewhere")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "step-000001").symlink_to(tmp_path / "elsewhere")
+    Marker("run", numbered("checkpoints/step-#/")).write(tmp_path / "run")
+    remove_owned(tmp_path / "run")
+    assert files(tmp_path / "elsewhere") == ["prepo-manifest.json", "weights"]
+
+
+def test_of_temporary_names_only_those_of_listed_files_go(tmp_path: Path) -> None:
+    for name in (".partial-a", "b/.partial-c_000001", ".partial-folder/x", "b/.partial-c_1", ".partial-mine"):
+        put(tmp_path / name)
+    Marker("run", ("a", *numbered("b/c_#"), "folder/")).write(tmp_path)
+    remove_owned(tmp_path)
+    assert files(tmp_path) == [".partial-mine", MARKER, "b/.partial-c_1"]
+
+
+@pytest.mark.parametrize("name", ["step-00001", "step-000001", "step-999999999", "step-000001-copy2", "step-00000x"])
+def test_a_number_is_of_digits_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    found = [path.name for pattern in numbered("step-#") for path in tmp_path.glob(pattern)]
+    assert found == ([name] if name in ("step-000001", "step-999999999") else [])
 
 
 def test_what_is_not_listed_stands_in_the_way(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
+
+from rich.filesize import decimal
 
 from prepo_cli import signals
 from prepo_cli.comparison.plan import LOGS, PlannedRun
@@ -31,6 +34,8 @@ from prepo_cli.terminal import say
 POLL_SECONDS = 0.5
 THREADS = "OMP_NUM_THREADS"
 """Left as it is where the user has set it."""
+FULL_BYTES = 2**20
+"""With less space left than this, a run's last message may not have fitted."""
 DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG: the signal that Linux sends a process when its parent dies."""
 
@@ -90,7 +95,9 @@ def reason(code: int, log: Path) -> str:
     if code < 0:
         return f"ended by {signal.Signals(-code).name}{', which may mean too little memory' if code == -9 else ''}"
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.removeprefix("prepo: ") for line in reversed(lines) if line.strip()), "no message")
+    said = next((line.removeprefix("prepo: ") for line in reversed(lines) if line.strip()), "no message")
+    free = shutil.disk_usage(log.parent).free
+    return said if free >= FULL_BYTES else f"{said} (No space left on device: {decimal(free)} free for its log)"
 
 
 def environment(slot: int, jobs: int, cores: int, devices: Sequence[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from prepo_cli.config import read_yaml, recipe_path, resolve
 from prepo_cli.errors import UsageError
-from prepo_cli.ownership import refuse_non_folder
+from prepo_cli.ownership import numbered, refuse_non_folder
 from prepo_cli.reporting.run_folder import RunFolder, differences
 from prepo_cli.sections import RunConfig
 from strategies.base import SLOTS
@@ -76,7 +76,8 @@ class PlannedRun:
     @property
     def resumable(self) -> bool:
         """Whether the folder holds a checkpoint of the run."""
-        return any((self.folder / "checkpoints").glob("step-*/state.json"))
+        found = (self.folder.glob(f"checkpoints/{name}/state.json") for name in numbered("step-#"))
+        return any(map(any, found))
 
 
 def parse_recipes(text: str) -> list[RecipeChoice]:

@@ -11,13 +11,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prepo_cli.chunks import Chunks
 from prepo_cli.errors import UsageError
-from prepo_cli.files import PARTIAL
 from prepo_cli.lock import locked
 from prepo_cli.ownership import LOCK, read_marker
 
@@ -79,9 +79,7 @@ def refuse_output(output: Path, dataset: str, column: str, *, overwrite: bool) -
         raise UsageError(f"--output {output}: {output.parent} holds a job's chunks; {other}")
     Chunks(chunks_folder(output), "").owner()  # refuses a folder that is not ours
     try:
-        probe = output.with_name(f"{PARTIAL}probe")
-        probe.touch()
-        probe.unlink()
+        TemporaryFile(dir=output.parent).close()
     except OSError as error:
         raise UsageError(f"can't write to {output} ({error.strerror}); {other}") from error
 

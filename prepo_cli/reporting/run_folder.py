@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,7 +22,6 @@ from pydantic import BaseModel
 from prepo_cli.config import read_yaml, to_yaml
 from prepo_cli.errors import UsageError
 from prepo_cli.files import (
-    PARTIAL,
     append_line,
     atomic_path,
     atomic_write,
@@ -35,9 +35,11 @@ from prepo_cli.ownership import (
     LOCK,
     Marker,
     is_unused,
+    numbered,
     read_marker,
     refuse_foreign,
     refuse_non_folder,
+    remove_if_empty,
     remove_owned,
     set_aside,
     unused,
@@ -51,9 +53,9 @@ FILES = ("metrics.jsonl", "evaluations.jsonl", "summary.json", "learning_curve.p
 FOLDERS = ("rollouts", "skipped", "checkpoints", "final")
 OURS = (
     *FILES,
-    "rollouts/step_[0-9]*.parquet",
-    "skipped/step_[0-9]*.parquet",
-    "checkpoints/step-[0-9][0-9][0-9][0-9][0-9]*[0-9]/",
+    *numbered("rollouts/step_#.parquet"),
+    *numbered("skipped/step_#.parquet"),
+    *numbered("checkpoints/step-#/"),
     "final/",
     "tensorboard/events.out.tfevents.*",
     "wandb/id",
@@ -65,7 +67,7 @@ OURS = (
     "trackio/*.db*",
 )
 """What a run writes, its trackers included, as the marker lists it; the model card has a digest there instead."""
-STEP_TABLE = re.compile(r"step_(\d+)\.parquet")
+STEP_TABLE = re.compile(r"step_(\d{6,})\.parquet")
 LISTED_LINES = 5
 """Damaged lines that are named, of many."""
 
@@ -102,10 +104,15 @@ class RunFolder:
         Raises:
             UsageError: it may not, or another process uses the folder.
         """
-        self.check(config, resume=resume, overwrite=overwrite)
-        with locked(self.path / LOCK, self.path, break_lock):
-            self.check(config, resume=resume, overwrite=overwrite)  # another run may just have ended in it
-            yield
+        is_new = not self.path.exists()
+        try:
+            self.check(config, resume=resume, overwrite=overwrite)
+            with locked(self.path / LOCK, self.path, break_lock):
+                self.check(config, resume=resume, overwrite=overwrite)  # another run may just have ended in it
+                yield
+        finally:
+            if is_new:
+                remove_if_empty(self.path)
 
     def check(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
         """Refuse, before anything is loaded, a folder that holds something else or can't be written to.
@@ -127,9 +134,7 @@ class RunFolder:
         self._refuse_wrong_kinds()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f"{PARTIAL}probe"
-            probe.touch()
-            probe.unlink()
+            TemporaryFile(dir=self.path).close()
         except OSError as error:
             raise UsageError(f"can't write to {self.path} ({error.strerror}); choose another --output-dir") from error
 
@@ -211,18 +216,19 @@ class RunFolder:
             if os.path.lexists(path) and path.is_dir() != (name in FOLDERS):
                 needed = "folder" if name in FOLDERS else "file"
                 raise UsageError(f"{path} is not a {needed}, but a run needs one there; move it")
+        if self.final.is_symlink():
+            raise UsageError(f"{self.final} is a link, but a run needs a folder of its own there; move it")
 
     def _clear(self) -> None:
         """Delete the run. The marker stays, so that a kill leaves a folder that can be overwritten.
 
-        A checkpoint whose manifest is damaged does not say which files are prepo's, and is set aside.
+        A checkpoint that is a link, or whose damaged manifest doesn't say which files are prepo's, is set aside.
         """
-        for path in (*self.path.glob(f"{PARTIAL}*"), *self.checkpoints.glob(f"{PARTIAL}*")):
-            shutil.rmtree(path, ignore_errors=True)
         remove_owned(self.path)
-        for path in self.checkpoints.glob("step-*"):
-            if has_manifest(path):
-                set_aside(path)
+        for pattern in numbered("step-#"):
+            for path in self.checkpoints.glob(pattern):
+                if has_manifest(path):
+                    set_aside(path)
 
 
 def differences(before: Mapping[str, Any], now: BaseModel, place: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -27,7 +27,7 @@ from prepo_cli import manifest
 from prepo_cli.errors import UsageError
 from prepo_cli.files import PARTIAL
 from prepo_cli.manifest import Damaged
-from prepo_cli.ownership import remove_listed, set_aside
+from prepo_cli.ownership import numbered, remove_listed, set_aside
 from prepo_cli.policy.policy import Policy
 from prepo_cli.policy.tensors import size
 from prepo_cli.terminal import say
@@ -57,16 +57,16 @@ def save(
         RunError: the disk is full or not writable; checkpoints written before are untouched.
     """
     final, earlier = folder / f"{STEP}{step:06d}", existing(folder)
-    for left in folder.glob(f"{PARTIAL}{STEP}*"):
+    for left in _steps(folder, PARTIAL):
         shutil.rmtree(left)
     with whole_folder(final, _bytes(earlier[-1]) if earlier else expected_bytes) as partial:
         write_tensors(partial)
         write_state(partial, state)
         if final.exists():
-            set_aside(final)
+            say(f"{final} holds other files, and is kept as {set_aside(final).name}")
     if keep is not None:
         kept = existing(folder)[-keep:]
-        for old in sorted({*folder.glob(f"{STEP}*")}.difference(kept)):
+        for old in [path for path in _steps(folder) if path not in kept]:
             remove_listed(old)
             if _is_checkpoint(old):  # without a manifest that tells which files are ours
                 set_aside(old)
@@ -127,7 +127,7 @@ def read_optimizer(checkpoint: Path) -> dict[str, Any]:
 
 def existing(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first, whole or damaged."""
-    return sorted(path for path in folder.glob(f"{STEP}*") if _is_checkpoint(path))
+    return [path for path in _steps(folder) if _is_checkpoint(path)]
 
 
 def newest(folder: Path) -> Path:
@@ -152,11 +152,16 @@ def newest(folder: Path) -> Path:
             )
         return checkpoint
     if not broken:
-        raise UsageError(f"nothing to resume: {folder} holds no complete checkpoint; start without --resume")
+        raise UsageError(f"nothing to resume: {folder} holds no complete checkpoint; start over with --overwrite")
     raise UsageError(
         f"nothing to resume: no checkpoint in {folder} is whole; {broken[0].folder.name}: {broken[0]}; put a good copy "
         "in its place, or start over with --overwrite"
     )
+
+
+def _steps(folder: Path, prefix: str = "") -> list[Path]:
+    """What is named like a checkpoint, oldest first."""
+    return [path for pattern in numbered(f"{prefix}{STEP}#") for path in sorted(folder.glob(pattern))]
 
 
 def _is_checkpoint(path: Path) -> bool:

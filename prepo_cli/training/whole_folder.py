@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import ENOSPC
 from pathlib import Path
 
 from rich.filesize import decimal
 
 from prepo_cli import manifest
-from prepo_cli.errors import RunError, one_line
-from prepo_cli.files import NO_ROOM, PARTIAL, flush
+from prepo_cli.errors import NO_ROOM, RunError, one_line
+from prepo_cli.files import PARTIAL, flush
 
 FOREIGN_ERRORS = ("PytorchStreamWriter", "inline_container", "iostream error", "(os error ")
 """What torch, and what safetensors and tokenizers, say when they can't write: no type of error tells it."""
@@ -71,6 +72,8 @@ def _replace_files(source: Path, target: Path) -> None:
 def _reason(error: BaseException, free: int) -> str | None:
     """Why the disk took no more; None if the error is about something else."""
     if isinstance(error, OSError):
+        if error.errno == ENOSPC and free >= FULL_BYTES:
+            return f"{FULL}, perhaps for more files"
         return FULL if error.errno in NO_ROOM and free < FULL_BYTES else error.strerror or one_line(error)
     if any(mark in str(error) for mark in FOREIGN_ERRORS):
         return FULL if free < FULL_BYTES else one_line(error)
@@ -79,7 +82,7 @@ def _reason(error: BaseException, free: int) -> str | None:
 
 def _failure(final: Path, reason: str, needed: int, free: int) -> RunError:
     room = f", {decimal(needed)} needed" if needed else ""
-    cure = "free some space" if reason == FULL else "fix that"
+    cure = "free some space" if reason.startswith(FULL) else "fix that"
     return RunError(
         f"can't write {final} ({reason}: {decimal(free)} free{room}); earlier checkpoints are intact: {cure}, then "
         "continue with --resume"

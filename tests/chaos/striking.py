@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
@@ -20,14 +20,19 @@ WRITING = os.O_WRONLY | os.O_RDWR
 
 def strike_at(number: int, places: Sequence[str]) -> None:
     """Kill this process before its `number`-th operation on such a path."""
-    left = [number]
+    act_at(number, places, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def act_at(number: int, places: Sequence[str], act: Callable[[], None]) -> None:
+    """Act before this process's `number`-th operation on such a path; "os.rename final" is one that renames."""
+    left, wanted = [number], [place.rpartition(" ")[::2] for place in places]
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         opened = event == "open" and (args[2] & WRITING or ".partial-" in str(args[0]))
-        if (opened or event in EVENTS) and any(place in str(args[0]) for place in places):
+        if (opened or event in EVENTS) and any(only in event and text in str(args[0]) for only, text in wanted):
             left[0] -= 1
             if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                act()
 
     sys.addaudithook(hook)
 

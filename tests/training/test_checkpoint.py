@@ -103,6 +103,14 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path).name == "step-000100"
 
 
+def test_a_copy_that_somebody_keeps_is_no_checkpoint_of_the_run(tmp_path: Path) -> None:
+    shutil.copytree(fake(tmp_path, 1), tmp_path / "step-000001-copy2")
+    for step in (999_999, 1_000_000):
+        fake(tmp_path, step, keep=2)
+    assert names(tmp_path) == ["step-000001-copy2", "step-1000000", "step-999999"]
+    assert checkpoint.newest(tmp_path).name == "step-1000000"
+
+
 def fake(folder: Path, step: int, keep: int | None = None, size: int = 40) -> Path:
     """A checkpoint without a real model."""
 
