@@ -10,6 +10,7 @@ from typing import Any
 
 from prepo_cli import signals
 from prepo_cli.distributed.processes import Processes
+from prepo_cli.files import readable_lines
 from prepo_cli.policy.loading import verify_model
 from prepo_cli.policy.tensors import size
 from prepo_cli.reporting.hub import check_hub
@@ -50,12 +51,26 @@ def train(
             check_hub(config)
             claim.enter_context(folder.claimed(config, resume=resume, overwrite=overwrite, break_lock=break_lock))
             judge = claim.enter_context(Judge(config.rewards))
-            if not resume or config.model.use_peft or config.training.beta > 0:  # else only checkpoints are loaded
+            found = _checkpoint(folder, config) if resume else None
+            if found is None or config.model.use_peft or config.training.beta > 0:  # else only checkpoints are loaded
                 verify_model(config.model)
-            return checkpoint.newest(folder.checkpoints) if resume else None
+            return found
 
         resume_from = processes.share(check)
         return _train(config, folder, processes, judge, resume_from)
+
+
+def _checkpoint(folder: RunFolder, config: RunConfig) -> Path | None:
+    """The checkpoint to resume from; None if the run ended before its first, and therefore starts again.
+
+    Where a checkpoint was due and is gone, a new start would overwrite what the run has left: that is refused.
+    """
+    steps = len(readable_lines(folder.metrics)[0])
+    started = folder.is_ours and not folder.final.exists() and steps < config.training.save_steps
+    if started and not checkpoint.existing(folder.checkpoints):
+        say(f"{folder.path} has no checkpoint yet; starting again from step 0")
+        return None
+    return checkpoint.newest(folder.checkpoints)
 
 
 def _train(

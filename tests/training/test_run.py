@@ -187,6 +187,26 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
         run(tmp_path / "none", resume=True)
 
 
+@pytest.mark.parametrize(("save_steps", "finished"), [(5, False), (4, False), (5, True)])
+def test_without_a_checkpoint_a_run_starts_again_unless_one_was_due(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], save_steps: int, finished: bool
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    shutil.rmtree(folder / "checkpoints")
+    if not finished:
+        shutil.rmtree(folder / "final")
+    sets = [*ALL_STATEFUL, f"training.save_steps={save_steps}"]
+    if save_steps == 5 and not finished:
+        run(folder, *sets, resume=True)
+        assert "has no checkpoint yet; starting again from step 0" in " ".join(capsys.readouterr().err.split())
+        assert weights(folder) == weights(uninterrupted)
+    else:
+        with pytest.raises(UsageError, match="holds no complete checkpoint; start over with --overwrite"):
+            run(folder, *sets, resume=True)
+    assert timeless(folder) == timeless(uninterrupted)
+
+
 def test_a_folder_with_another_run_is_refused(uninterrupted: Path) -> None:
     before = weights(uninterrupted)
     with pytest.raises(UsageError, match="--resume"):
