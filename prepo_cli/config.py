@@ -117,8 +117,8 @@ def recipe_path(name: str) -> Path:
     return known[name]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; raises UsageError if the file is missing or something else."""
+def read_yaml(path: Path, cure: str = "write, for example, training: {total_steps: 100}") -> dict[str, Any]:
+    """Read a YAML mapping; raises UsageError if the file is missing or, with the cure, if it is something else."""
     try:
         loaded = yaml_text.read(path)
     except FileNotFoundError:
@@ -128,7 +128,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml_text.YamlError as error:
         raise UsageError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(loaded, dict):
-        raise UsageError(f"{path} is not a mapping of sections; write, for example, training: {{total_steps: 100}}")
+        raise UsageError(f"{path} is not a mapping of sections; {cure}")
     return loaded
 
 

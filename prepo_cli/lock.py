@@ -171,7 +171,8 @@ def _refuse_holder(holder: Holder | None, free: bool | None, what: Path, break_l
         raise UsageError(
             f"{what} is in use by {holder}, on another machine; if that process has ended, pass --break-lock"
         )
-    say(f"{what} was in use by {holder}, which ended without releasing it; taking over")
+    ended = "as --break-lock says" if not holder.is_here else "which ended without releasing it"
+    say(f"taking over {what} from {holder}, {ended}")
 
 
 def _write(descriptor: int, holder: Holder) -> None:

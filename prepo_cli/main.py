@@ -123,7 +123,8 @@ def _guarded(command: Callable[..., None], debug: bool) -> Callable[..., None]:
         except SystemExit as error:
             if isinstance(error.__context__, BrokenPipeError):  # how rich ends when its reader has gone
                 raise error.__context__ from None
-            _say(f"something called sys.exit({error.code!r}), which ends no command; remove that from your own code")
+            caller = traceback.extract_tb(error.__traceback__)[-1]
+            _say(f"sys.exit({error.code!r}) was called at {caller.filename}:{caller.lineno}; remove that call")
             raise typer.Exit(FAILED) from None
         except Exception as error:  # the outermost frame: users see tracebacks only with --debug
             if debug:

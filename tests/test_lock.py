@@ -100,7 +100,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_aloud(path: Path, capsys: py
     with locked(path, Path("out")):
         assert json.loads(path.read_text())["pid"] == os.getpid()
         assert not is_free(path), "the same process can't have it twice either"
-    assert f"out was in use by process {pid} on " in capsys.readouterr().err
+    assert f"taking over out from process {pid} on " in capsys.readouterr().err
     assert not path.exists()
 
 

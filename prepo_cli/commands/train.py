@@ -67,12 +67,13 @@ def train(
         "output_dir": output_dir,
         "seed": seed,
     }
-    from prepo_cli.config import resolve
+    from prepo_cli.config import read_yaml, resolve
     from prepo_cli.reporting.summary import print_summary
 
     resolved = resolve(config or (), flags, set_ or ())
     saved = Path(resolved.output_dir) / "config.yaml"
     if resume and saved.is_file():
+        read_yaml(saved, "put a good copy in its place, or start over with --overwrite")
         resolved = resolve((saved, *(config or ())), flags | {"output_dir": resolved.output_dir}, set_ or ())
     with large_imports():
         from prepo_cli.training.train import train as run

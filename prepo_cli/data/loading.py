@@ -129,7 +129,7 @@ class PromptDataset:
             self._rows = np.delete(np.arange(len(self.table)), bad)
             self.skipped += len(bad)
         if self.skipped:
-            self.notes.append(f"{self.skipped} bad rows skipped")
+            self.notes.append(f"{self.skipped:,} bad {'row' if self.skipped == 1 else 'rows'} skipped")
         if not len(self):
             raise UsageError(f"{self.name} has no usable rows; run without --skip-bad-rows to see why")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,6 +16,8 @@ from prepo_cli.engines.vllm_connections import CallGroup, Unavailable
 from prepo_cli.engines.vllm_http import Backoff, Server, Session
 from prepo_cli.engines.vllm_transfer import LOAD_TIMEOUT_S, REPLY_TIMEOUT_S, Weights, pieces
 from prepo_cli.errors import RunError, one_line
+from prepo_cli.lock import locked
+from prepo_cli.ownership import LOCK
 
 PREFIX = "weights-"
 WRITTEN = re.compile(rf"{PREFIX}(unfinished-)?[0-9a-f]{{12}}")
@@ -24,18 +27,23 @@ FILE_BYTES = 4 * 2**30
 class DiskTransfer:
     """Weights as files in a folder. The newest are kept in case the server restarts.
 
-    Each run needs a folder to itself: weights that earlier runs left there are deleted.
+    Each run needs a folder to itself, and locks it: weights that earlier runs left there are deleted.
     """
 
     def __init__(self, server: Server, folder: Path, dtype: torch.dtype) -> None:
         self._server, self._dtype = server, dtype
         self._folder = folder.resolve()
         self._newest: Path | None = None
+        self._claim = ExitStack()
 
     def send(self, weights: Weights, version: str) -> None:
-        """Write the weights and have the server load them."""
+        """Write the weights and have the server load them; raises UsageError if another process uses the folder."""
         new = self._folder / f"{PREFIX}{uuid4().hex[:12]}"
         try:
+            if self._newest is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._claim.close()
+                self._claim.enter_context(locked(self._folder / LOCK, self._folder))
             self._write(weights, new)
         except (OSError, SafetensorError) as error:
             for old in self._written():
@@ -72,8 +80,10 @@ class DiskTransfer:
 
     def close(self) -> None:
         """Delete what was written."""
-        for old in self._written():
-            shutil.rmtree(old, ignore_errors=True)
+        if self._newest is not None:
+            for old in self._written():
+                shutil.rmtree(old, ignore_errors=True)
+        self._claim.close()
 
     def _written(self) -> list[Path]:
         """What runs wrote into the folder, in which other folders may lie."""

@@ -180,7 +180,8 @@ class VllmServerEngine(VllmBase):
         with self._lock:
             loads = self._loads
         try:
-            found = self._weights_of(self._server.call("/weight_info", timeout_s=REPLY_TIMEOUT_S))
+            wait_s = min(REPLY_TIMEOUT_S, self._server.give_up_after_s)
+            found = self._weights_of(self._server.call("/weight_info", timeout_s=wait_s))
         except Unavailable as error:
             self._server.record_failure(error, since)
             return False

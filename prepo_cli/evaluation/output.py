@@ -64,7 +64,8 @@ def refuse_output(output: Path, dataset: str, column: str, *, overwrite: bool) -
         raise UsageError(f"--output {output} is a link to something that does not exist; delete it, or {other}")
     for source in _files(Path(dataset)):
         if output.exists() and source.samefile(output):
-            raise UsageError(f"--output {output} is {source}, which is read; {other}")
+            name = "" if output == source else f" {source} under another name"
+            raise UsageError(f"--output {output} is the input{name}; {other}")
         if chunks_folder(output).resolve() in source.resolve().parents:
             raise UsageError(f"--output {output}: {source}, which is read, is where its chunks would go; {other}")
     if output.exists():

@@ -106,13 +106,25 @@ class RunFolder:
         """
         is_new = not self.path.exists()
         try:
-            self.check(config, resume=resume, overwrite=overwrite)
+            with self._lock_first(break_lock):
+                self.check(config, resume=resume, overwrite=overwrite)
             with locked(self.path / LOCK, self.path, break_lock):
                 self.check(config, resume=resume, overwrite=overwrite)  # another run may just have ended in it
                 yield
         finally:
             if is_new:
                 remove_if_empty(self.path)
+
+    @contextmanager
+    def _lock_first(self, break_lock: bool) -> Iterator[None]:
+        """What is refused in a folder that another process uses is refused for that reason."""
+        try:
+            yield
+        except UsageError:
+            if (self.path / LOCK).is_file():
+                with locked(self.path / LOCK, self.path, break_lock):
+                    raise
+            raise
 
     def check(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
         """Refuse, before anything is loaded, a folder that holds something else or can't be written to.
@@ -198,7 +210,7 @@ class RunFolder:
     def _refuse_another_run(self, config: RunConfig) -> None:
         for key, before, now in differences(read_yaml(self.config), config):
             raise UsageError(
-                f"{self.path} holds another run: its {key} is {before!r:.300}, not {now!r:.300}; "
+                f"{self.path} was started with {key}={before!r:.300}, not {now!r:.300}; "
                 "resume without that change, or choose another --output-dir"
             )
 
@@ -207,7 +219,7 @@ class RunFolder:
         if marker is not None:
             return "a run: resume it with --resume, replace it with --overwrite"
         if self.config.is_file():
-            return "a run that this prepo did not start, which --overwrite leaves alone: resume it or delete it"
+            return "a config.yaml but no mark of prepo, so --overwrite leaves it alone: resume it or empty it"
         return "other files: empty it"
 
     def _refuse_wrong_kinds(self) -> None:
@@ -264,7 +276,7 @@ def _keep_lines(path: Path, newest: int) -> None:
         more = "" if len(damaged) <= LISTED_LINES else f" and {len(damaged) - LISTED_LINES:,} more"
         where = ", ".join(map(str, damaged[:LISTED_LINES]))
         say(
-            f"{path} is damaged in line {where}{more}: kept the lines that can be read, and the whole file as "
+            f"{path} is damaged in line {where}{more}: kept the other lines, and a copy of the whole file as "
             f"{copy.name}"
         )
     kept = [line for line in lines if line["step"] <= newest]

@@ -24,10 +24,13 @@ from prepo_cli.rewards.pool import Call, Lost, WorkerPool
 from prepo_cli.rewards.verify import Job, prepare
 from prepo_cli.rewards.worker import Role
 from prepo_cli.sections import RewardConfig
+from prepo_cli.terminal import say
 
 MAX_WORKERS = 8
 MATH_BYTES = 4 * 2**30
 """What a worker may allocate to check one answer."""
+MANY = 8
+"""Answers of a batch: if so many, and most of them, take too long to check, that is said."""
 TOLERANCE = 1e-6
 """A value this far below `correct_reward` still counts as correct, because sums of floats are rarely exact."""
 FloatArray = npt.NDArray[np.float64]
@@ -68,7 +71,7 @@ class Judge:
             )
         self._weights = config.weights or [1.0] * len(config.functions)
         self._verdict, self._correct_reward = config.verdict_function, config.correct_reward
-        self._timeout_s = config.timeout_s
+        self._timeout_s, self._told = config.timeout_s, False
         size = config.workers or min(MAX_WORKERS, cores())
         self._pool = WorkerPool(Role([], MATH_BYTES), size, f"reward '{MATH}'")
         self._own = OwnFunctions(config, size) if any(":" in name for name in config.functions) else None
@@ -130,11 +133,17 @@ class Judge:
                 values_N[i] = prepared
         calls = [Call(json.dumps(job), self._timeout_s) for job in positions]
         indices_of = list(positions.values())
+        late = 0
         for number, outcome in self._pool.run(calls):
             if isinstance(outcome, Lost):
+                late += outcome.kind == "timeout"
                 batch.count(outcome.kind, len(indices_of[number]))
             else:
                 values_N[indices_of[number]] = outcome["values"][0]
+        if late > len(calls) / 2 and late >= MANY and not self._told:
+            self._told = True
+            say(f"{late} of {len(calls)} different answers took longer to check than rewards.timeout_s="
+                f"{self._timeout_s:g} s and count as wrong, which slows the run down (said once)")  # fmt: skip
         return values_N
 
 

@@ -27,6 +27,7 @@ CHUNKS_PER_WORKER = 4
 STARTS = 3
 """Workers that may fail to start in a row."""
 SERVER_LOST = "the process that forks them died or hangs"
+CURE = "; check the machine's memory and its limit on processes"
 Waiting = deque[deque[int]]
 """Chunks of calls, by number."""
 
@@ -227,7 +228,8 @@ class WorkerPool:
     def _fail_start(self, why: str) -> None:
         self._failed_starts += 1
         if self._failed_starts >= STARTS:
-            raise StartError(f"{self.what}: no worker starts ({why}, {STARTS} times in a row)")
+            cure = CURE if why == SERVER_LOST else ""
+            raise StartError(f"{self.what}: no worker starts ({why}, {STARTS} times in a row){cure}")
 
     def _forget(self, worker: Worker) -> None:
         self._workers.remove(worker)

@@ -27,12 +27,13 @@ NOT_AN_ADDRESS = (
 def is_address(address: str) -> bool:
     """Whether this is an http or https address.
 
-    >>> is_address("http://me:secret@[::1]:8000/v1"), is_address("localhost:8000"), is_address("http://me:a/b@host")
+    >>> is_address("http://me:secret@[::1]:8000/v1"), is_address("localhost:8000"), is_address("http://me:1/b@host")
     (True, False, False)
     """
     try:
         parts = urlsplit(address)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = usable and "@" not in f"{parts.path}{parts.query}{parts.fragment}"  # of a password with a slash
     except ValueError:  # a port that is no number, or a broken IPv6 address
         return False
     return usable and address.isascii() and address.isprintable() and " " not in address

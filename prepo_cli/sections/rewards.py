@@ -34,16 +34,16 @@ class RewardConfig(Section):
         le=1e6,
         description="a rollout is correct if the verdict function's own, unweighted value reaches this",
     )
-    timeout_s: float = Field(
+    timeout_s: MayChange[float] = Field(
         5.0,
         gt=0,
         le=86_400,
         description="for checking one completion; a call of your own function has it for each completion of its list",
     )
-    batch_timeout_s: float = Field(
+    batch_timeout_s: MayChange[float] = Field(
         600.0, gt=0, le=86_400, description="limit on one call of your own function over whole lists, in seconds"
     )
-    on_error: Literal["stop", "zero", "skip"] = Field(
+    on_error: MayChange[Literal["stop", "zero", "skip"]] = Field(
         "stop",
         description="what a failure of your own function does: stop the run, count that completion as 0, or skip it, "
         "as if the function did not apply",

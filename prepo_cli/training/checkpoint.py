@@ -137,7 +137,7 @@ def newest(folder: Path) -> Path:
         UsageError: there is none, or it has another version's format.
     """
     broken: list[Damaged] = []
-    for checkpoint in reversed(existing(folder)):
+    for checkpoint in filter(Path.is_dir, reversed(_steps(folder))):
         try:
             _refuse_other_version(checkpoint)
             manifest.verify(checkpoint)

@@ -131,10 +131,11 @@ class Run:
         if not update.skipped_steps:
             return
         skips, where = self.updater.skips, ""
+        updates = "1 update" if update.skipped_steps == 1 else f"{update.skipped_steps} updates"
         if skips.saved_steps < SAVED_STEPS:
             skips.saved_steps += 1
             where = f"; their samples are in {self.folder.write_skipped(step, skipped_rows(update.skipped))}"
-        say(f"step {step}: {update.skipped_steps} of its updates skipped, the loss or gradient is not finite{where}")
+        say(f"step {step}: skipped {updates} whose loss or gradient was not finite{where}")
 
     def after_step(self, rolled_out: int) -> None:
         """Evaluate and save if due, after a step of that many rollouts.
@@ -147,8 +148,9 @@ class Run:
         self._sound = self.state_dict()
         if self.updater.skips.exhausted:
             raise RunError(
-                f"the last {self.updater.skips.in_a_row} updates were skipped because their loss or gradient is not "
-                f"finite: see {self.folder.skipped}; the weights before them are in {self.save()}"
+                f"the last {self.updater.skips.in_a_row} updates were skipped because their loss or gradient was not "
+                f"finite; the weights before them are in {self.save()}: see the samples in {self.folder.skipped}, fix "
+                "the reward or the weighting, then continue with --resume"
             )
         if self.progress.evaluation_due:
             self.evaluate()

@@ -31,20 +31,20 @@ def learning_rate(config: TrainingConfig, step: int, spent: float | None = None)
 
 
 def refuse_overwriting(learning_rate: float, weights: Sequence[nn.Parameter]) -> None:
-    """Refuse a learning rate above the weights' own size: AdamW moves each weight by about the rate in a step.
+    """Refuse a learning rate near the weights' own size: AdamW moves each weight by about the rate in a step.
 
     >>> refuse_overwriting(0.5, [nn.Parameter(torch.full((4,), 0.1))])
     Traceback (most recent call last):
-    prepo_cli.errors.UsageError: training.learning_rate=0.5 is above the root mean square of the trained weights, 0.1: \
-the first update would overwrite the model; use one far below it
+    prepo_cli.errors.UsageError: training.learning_rate=0.5 is too large: AdamW moves weights by about that much \
+a step, and the root mean square of the trained weights is 0.1; use one far below it
 
     Raises:
-        UsageError: it is above their root mean square.
+        UsageError: it is above a tenth of their root mean square.
     """
     norm = float(torch.nn.utils.get_total_norm([weight.detach() for weight in weights]))
     size = norm / math.sqrt(sum(weight.numel() for weight in weights))
-    if learning_rate > size:
+    if learning_rate > size / 10:
         raise UsageError(
-            f"training.learning_rate={learning_rate:g} is above the root mean square of the trained weights, "
-            f"{size:.2g}: the first update would overwrite the model; use one far below it"
+            f"training.learning_rate={learning_rate:g} is too large: AdamW moves weights by about that much a step, "
+            f"and the root mean square of the trained weights is {size:.2g}; use one far below it"
         )

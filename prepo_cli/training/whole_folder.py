@@ -13,6 +13,8 @@ from rich.filesize import decimal
 from prepo_cli import manifest
 from prepo_cli.errors import NO_ROOM, RunError, one_line
 from prepo_cli.files import PARTIAL, flush
+from prepo_cli.ownership import set_aside
+from prepo_cli.terminal import say
 
 FOREIGN_ERRORS = ("PytorchStreamWriter", "inline_container", "iostream error", "(os error ")
 """What torch, and what safetensors and tokenizers, say when they can't write: no type of error tells it."""
@@ -26,7 +28,8 @@ def whole_folder(final: Path, needed: int) -> Iterator[Path]:
     """Yield a temporary folder that becomes `final`, flushed to disk and with a manifest, or is deleted after an error.
 
     In a `final` that exists, files of the same names are replaced one by one, the manifest last, and others stay: a
-    kill in between leaves the folder at odds with its manifest.
+    kill in between leaves the folder at odds with its manifest. One that is at odds with it already, as after somebody
+    changed it, is kept under another name.
 
     Args:
         needed: bytes that must be free; nothing is written otherwise.
@@ -46,6 +49,8 @@ def whole_folder(final: Path, needed: int) -> Iterator[Path]:
         manifest.write_manifest(partial)
         for path in (*partial.rglob("*"), partial):
             flush(path)
+        if final.exists() and not _is_as_written(final):
+            say(f"{final} was changed since prepo wrote it, so it is kept as {set_aside(final).name}")
         if final.exists():
             _replace_files(partial, final)
         else:
@@ -58,6 +63,15 @@ def whole_folder(final: Path, needed: int) -> Iterator[Path]:
         if reason is None:
             raise
         raise _failure(final, reason, needed, free) from error
+
+
+def _is_as_written(folder: Path) -> bool:
+    """Whether the files of its manifest are what was written; others may lie beside them."""
+    try:
+        manifest.verify(folder, part=folder)
+    except manifest.Damaged:
+        return False
+    return True
 
 
 def _replace_files(source: Path, target: Path) -> None:

@@ -160,7 +160,7 @@ def test_another_run_in_the_folder_is_refused_and_kept(runs: Path) -> None:
     assert "--resume" in result.stderr
     result = train(runs, "--seed", "3", "--output-dir", str(runs / "prepo"), "--resume")
     assert result.exit_code == 2
-    assert "its seed is 0, not 3" in result.stderr
+    assert "started with seed=0, not 3" in result.stderr
     assert (runs / "prepo" / "metrics.jsonl").read_bytes() == before
 
 

@@ -320,9 +320,21 @@ def test_only_the_newest_weights_are_kept(fake: FakeVllm, tmp_path: Path) -> Non
     engine = connect(fake, tmp_path)
     for number in range(2, 5):
         engine.sync(weights(number))
-        (folder,) = (tmp_path / "sync").iterdir()
+        (folder,) = (tmp_path / "sync").glob("weights-*")
         assert [file.suffix for file in folder.iterdir()] == [".safetensors"]
     engine.close()
+    assert not list((tmp_path / "sync").iterdir())
+
+
+def test_a_folder_for_weights_is_one_runs_at_a_time(fake: FakeVllm, tmp_path: Path) -> None:
+    first, second = connect(fake, tmp_path), connect(fake, tmp_path)
+    first.sync(weights(2))
+    (written,) = (tmp_path / "sync").glob("weights-*")
+    with pytest.raises(UsageError, match="sync is in use by process"):
+        second.sync(weights(3))
+    second.close()
+    assert list((tmp_path / "sync").glob("weights-*")) == [written]
+    first.close()
     assert not list((tmp_path / "sync").iterdir())
 
 

@@ -32,6 +32,9 @@ MAY_CHANGE = (
     "training.max_skipped_steps",
     "training.save_steps",
     "training.save_total_limit",
+    "rewards.timeout_s",
+    "rewards.batch_timeout_s",
+    "rewards.on_error",
 )
 """All settings, or sections, that decide where and how a run computes, but not what."""
 
@@ -62,22 +65,22 @@ def test_exactly_these_settings_may_change_on_resume() -> None:
 @pytest.mark.parametrize(
     ("before", "now", "message"),
     [
-        (["training.learning_rate=0.5"], [], "its training.learning_rate is 0.5, not 0.0001"),
+        (["training.learning_rate=0.5"], [], "started with training.learning_rate=0.5, not 0.0001"),
         (
             ["data.chat_template_kwargs.thinking=true"],
             [],
-            "its data.chat_template_kwargs is {'thinking': True}, not {}",
+            "started with data.chat_template_kwargs={'thinking': True}, not {}",
         ),
         (
             [],
             ["data.chat_template_kwargs.thinking=true"],
-            "its data.chat_template_kwargs is {}, not {'thinking': True}",
+            "started with data.chat_template_kwargs={}, not {'thinking': True}",
         ),
     ],
 )
 def test_another_run_is_not_resumed(tmp_path: Path, before: list[str], now: list[str], message: str) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(resolve(sets=before)))
-    with pytest.raises(UsageError, match="another run") as refusal:
+    with pytest.raises(UsageError, match="resume without that change") as refusal:
         RunFolder(tmp_path).check(resolve(sets=now), resume=True, overwrite=False)
     assert message in str(refusal.value)
 
@@ -218,7 +221,7 @@ def test_a_run_of_an_older_prepo_is_resumed_but_not_overwritten(tmp_path: Path) 
     (tmp_path / MARKER).unlink()
     (tmp_path / "README.md").unlink()
     with (
-        pytest.raises(UsageError, match="this prepo did not start, which --overwrite leaves alone"),
+        pytest.raises(UsageError, match="no mark of prepo, so --overwrite leaves it alone"),
         folder.claimed(CONFIG, resume=False, overwrite=True),
     ):
         pass
@@ -263,7 +266,7 @@ def test_damaged_lines_are_named_and_the_file_is_kept(tmp_path: Path, capsys: py
         assert folder.metrics.read_text() == "".join(f'{{"step": {step}}}\n' for step in (0, 2, 3))
         assert (tmp_path / copy).read_text() == damaged
         told = " ".join(capsys.readouterr().err.split())
-        assert told.endswith(f"line 2, 5: kept the lines that can be read, and the whole file as {copy}")
+        assert told.endswith(f"line 2, 5: kept the other lines, and a copy of the whole file as {copy}")
     folder.truncate(4, finished=False)
     assert capsys.readouterr().err == ""
 

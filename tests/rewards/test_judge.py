@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.rewards.judge import Judge, columns_of
+from prepo_cli.rewards.pool import Lost, WorkerPool
 from prepo_cli.sections import RewardConfig
 
 OWN = """
@@ -138,3 +139,20 @@ def test_a_reward_named_twice() -> None:
 def test_columns_of_uneven_rows() -> None:
     assert columns_of([{"a": 1}, {"b": 2}]) == {"a": [1, None], "b": [None, 2]}
     assert columns_of([]) == {}
+
+
+def test_that_most_checks_take_too_long_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = 0
+
+    def answered(pool: WorkerPool, calls: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        return ((i, Lost("timeout", "") if i < late else {"values": [1.0]}) for i in range(len(calls)))
+
+    monkeypatch.setattr(WorkerPool, "run", answered)
+    completions = [f"\\boxed{{\\frac{{{i}}}{{x}}}}" for i in range(20)]
+    with Judge(RewardConfig()) as judge:
+        for late, told in ((7, 0), (10, 0), (11, 1), (20, 0)):
+            scores = judge([""] * 20, completions, {"answer": ["\\frac{99}{x}"] * 20})
+            assert (scores.timeouts, scores.correct_N.sum()) == (late, 20 - late)
+            assert capsys.readouterr().err.count("took longer to check than rewards.timeout_s=5 s") == told

@@ -366,6 +366,16 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
         checkpoint.read_state(saved)
 
 
+def test_a_newest_checkpoint_without_manifest_and_state_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older, newer = fake(tmp_path, 1), fake(tmp_path, 2)
+    for name in ("prepo-manifest.json", "state.json"):
+        (newer / name).unlink()
+    assert checkpoint.newest(tmp_path) == older
+    assert "step-000002 is damaged: prepo-manifest.json: missing; resuming from step-000001" in capsys.readouterr().err
+
+
 def test_a_torn_folder_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / ".partial-step-000005").mkdir()
     (tmp_path / "step-000007").mkdir()

@@ -207,6 +207,17 @@ def test_without_a_checkpoint_a_run_starts_again_unless_one_was_due(
     assert timeless(folder) == timeless(uninterrupted)
 
 
+def test_a_model_that_somebody_changed_is_kept(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    (folder / "final" / "prepo-manifest.json").unlink()
+    (folder / "final" / "model.safetensors").write_text("mine")
+    for options in ({"resume": True}, {"overwrite": True}):
+        run(folder, *ALL_STATEFUL, **options)
+        assert weights(folder) == weights(uninterrupted)
+        assert (folder / "damaged-final" / "model.safetensors").read_text() == "mine"
+
+
 def test_a_folder_with_another_run_is_refused(uninterrupted: Path) -> None:
     before = weights(uninterrupted)
     with pytest.raises(UsageError, match="--resume"):
