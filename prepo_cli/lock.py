@@ -94,6 +94,24 @@ def locked(path: Path, what: Path, break_lock: bool = False) -> Iterator[None]:
             os.close(descriptor)
 
 
+def refuse_in_use(path: Path, what: Path) -> None:
+    """Refuse, without taking the lock file `path`, what a process of this machine says there that it uses.
+
+    Raises:
+        UsageError: another process, which is alive, uses it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        holder = _read(descriptor)
+    finally:
+        os.close(descriptor)
+    if holder is not None and holder.is_alive:
+        raise _in_use(what, holder)
+
+
 @contextmanager
 def locked_folder(path: Path, break_lock: bool = False) -> Iterator[None]:
     """Hold the lock of an output folder, which is made if need be, and deleted again if nothing gets into it.
@@ -164,7 +182,7 @@ def _take(descriptor: int) -> bool | None:
 def _refuse_holder(holder: Holder | None, free: bool | None, what: Path, break_lock: bool) -> None:
     """Refuse a holder that is alive, or may be; tell of one that is not."""
     if free is False or (free is None and holder is not None and holder.is_alive):
-        raise UsageError(f"{what} is in use by {holder or 'another process'}; wait for it to end, or stop it")
+        raise _in_use(what, holder)
     if holder is None:
         return
     if not holder.is_here and not break_lock:
@@ -173,6 +191,10 @@ def _refuse_holder(holder: Holder | None, free: bool | None, what: Path, break_l
         )
     ended = "as --break-lock says" if not holder.is_here else "which ended without releasing it"
     say(f"taking over {what} from {holder}, {ended}")
+
+
+def _in_use(what: Path, holder: Holder | None) -> UsageError:
+    return UsageError(f"{what} is in use by {holder or 'another process'}; wait for it to end, or stop it")
 
 
 def _write(descriptor: int, holder: Holder) -> None:

@@ -85,6 +85,18 @@ def verify(folder: Path, part: Path | None = None) -> None:
             raise Damaged(folder, name, "content differs")
 
 
+def intact(folder: Path) -> set[str]:
+    """The files that are what the manifest says, and the manifest itself; none without an undamaged one."""
+    try:
+        entries = _read(folder)
+    except Damaged:
+        return set()
+    paths = {name: folder / name for name in entries}
+    names = [name for name, path in paths.items() if path.is_file() and path.stat().st_size == entries[name].size]
+    digests = _digests(folder, names)
+    return {name for name, digest in zip(names, digests, strict=True) if digest == entries[name].sha256} | {NAME}
+
+
 def has_manifest(folder: Path) -> bool:
     """Whether the folder has a manifest, damaged or not."""
     return (folder / NAME).exists()

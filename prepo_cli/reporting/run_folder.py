@@ -29,7 +29,7 @@ from prepo_cli.files import (
     read_lines,
     readable_lines,
 )
-from prepo_cli.lock import locked
+from prepo_cli.lock import locked, refuse_in_use
 from prepo_cli.manifest import has_manifest
 from prepo_cli.ownership import (
     LOCK,
@@ -106,25 +106,14 @@ class RunFolder:
         """
         is_new = not self.path.exists()
         try:
-            with self._lock_first(break_lock):
-                self.check(config, resume=resume, overwrite=overwrite)
+            refuse_in_use(self.path / LOCK, self.path)
+            self.check(config, resume=resume, overwrite=overwrite)
             with locked(self.path / LOCK, self.path, break_lock):
                 self.check(config, resume=resume, overwrite=overwrite)  # another run may just have ended in it
                 yield
         finally:
             if is_new:
                 remove_if_empty(self.path)
-
-    @contextmanager
-    def _lock_first(self, break_lock: bool) -> Iterator[None]:
-        """What is refused in a folder that another process uses is refused for that reason."""
-        try:
-            yield
-        except UsageError:
-            if (self.path / LOCK).is_file():
-                with locked(self.path / LOCK, self.path, break_lock):
-                    raise
-            raise
 
     def check(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
         """Refuse, before anything is loaded, a folder that holds something else or can't be written to.

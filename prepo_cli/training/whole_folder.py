@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from rich.filesize import decimal
 from prepo_cli import manifest
 from prepo_cli.errors import NO_ROOM, RunError, one_line
 from prepo_cli.files import PARTIAL, flush
-from prepo_cli.ownership import set_aside
+from prepo_cli.ownership import unused
 from prepo_cli.terminal import say
 
 FOREIGN_ERRORS = ("PytorchStreamWriter", "inline_container", "iostream error", "(os error ")
@@ -28,8 +29,7 @@ def whole_folder(final: Path, needed: int) -> Iterator[Path]:
     """Yield a temporary folder that becomes `final`, flushed to disk and with a manifest, or is deleted after an error.
 
     In a `final` that exists, files of the same names are replaced one by one, the manifest last, and others stay: a
-    kill in between leaves the folder at odds with its manifest. One that is at odds with it already, as after somebody
-    changed it, is kept under another name.
+    kill in between leaves the folder at odds with its manifest. Those that somebody changed are renamed.
 
     Args:
         needed: bytes that must be free; nothing is written otherwise.
@@ -49,8 +49,6 @@ def whole_folder(final: Path, needed: int) -> Iterator[Path]:
         manifest.write_manifest(partial)
         for path in (*partial.rglob("*"), partial):
             flush(path)
-        if final.exists() and not _is_as_written(final):
-            say(f"{final} was changed since prepo wrote it, so it is kept as {set_aside(final).name}")
         if final.exists():
             _replace_files(partial, final)
         else:
@@ -65,21 +63,17 @@ def whole_folder(final: Path, needed: int) -> Iterator[Path]:
         raise _failure(final, reason, needed, free) from error
 
 
-def _is_as_written(folder: Path) -> bool:
-    """Whether the files of its manifest are what was written; others may lie beside them."""
-    try:
-        manifest.verify(folder, part=folder)
-    except manifest.Damaged:
-        return False
-    return True
-
-
 def _replace_files(source: Path, target: Path) -> None:
     files = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
+    ours = manifest.intact(target)
     for file in sorted(files, key=lambda file: file == Path(manifest.NAME)):
-        (target / file).parent.mkdir(parents=True, exist_ok=True)
-        (source / file).replace(target / file)
-        flush((target / file).parent)
+        path = target / file
+        if file.as_posix() not in ours and os.path.lexists(path):
+            kept = path.rename(unused(path.with_name(f"{path.name}.changed")))
+            say(f"{path} was changed since prepo wrote it, so it is kept as {kept.name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (source / file).replace(path)
+        flush(path.parent)
     shutil.rmtree(source)
 
 

@@ -122,7 +122,7 @@ def test_of_two_that_begin_at_once_one_runs(
     argv = [*TRAIN, "--output-dir", str(folder)]
     both = [prepo.start(*argv, *MODES[mode]) for mode in (one, other)]
     loser, winner = sorted((process.wait() for process in both), key=lambda ended: -ended.code)
-    refused(loser, f"{folder} is in use by process ", f"{folder} already holds a run: ")
+    refused(loser, f"{folder} is in use by ", f"{folder} already holds a run: ")
     assert winner.code == 0, winner.err
     assert content(folder) == content(alone)
 

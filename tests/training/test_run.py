@@ -18,6 +18,7 @@ import prepo_cli
 from prepo_cli.config import resolve
 from prepo_cli.engines.hf import HfEngine
 from prepo_cli.errors import UsageError
+from prepo_cli.manifest import verify
 from prepo_cli.training import build
 from prepo_cli.training.collect import Collector
 from prepo_cli.training.rollouts import Collected
@@ -212,10 +213,14 @@ def test_a_model_that_somebody_changed_is_kept(uninterrupted: Path, tmp_path: Pa
     shutil.copytree(uninterrupted, folder)
     (folder / "final" / "prepo-manifest.json").unlink()
     (folder / "final" / "model.safetensors").write_text("mine")
+    (folder / "final" / "notes").write_text("mine too")
     for options in ({"resume": True}, {"overwrite": True}):
         run(folder, *ALL_STATEFUL, **options)
         assert weights(folder) == weights(uninterrupted)
-        assert (folder / "damaged-final" / "model.safetensors").read_text() == "mine"
+        verify(folder / "final", part=folder / "final")
+        assert (folder / "final" / "model.safetensors.changed").read_text() == "mine"
+        assert (folder / "final" / "notes").read_text() == "mine too"
+        assert not (folder / "final" / "model.safetensors.changed-1").exists()
 
 
 def test_a_folder_with_another_run_is_refused(uninterrupted: Path) -> None:
