@@ -39,11 +39,11 @@ def refuse_overwriting(learning_rate: float, weights: Sequence[nn.Parameter]) ->
 a step, and the root mean square of the trained weights is 0.1; use one far below it
 
     Raises:
-        UsageError: it is above a tenth of their root mean square.
+        UsageError: it is above a third of their root mean square.
     """
     norm = float(torch.nn.utils.get_total_norm([weight.detach() for weight in weights]))
     size = norm / math.sqrt(sum(weight.numel() for weight in weights))
-    if learning_rate > size / 10:
+    if learning_rate > size / 3:
         raise UsageError(
             f"training.learning_rate={learning_rate:g} is too large: AdamW moves weights by about that much a step, "
             f"and the root mean square of the trained weights is {size:.2g}; use one far below it"

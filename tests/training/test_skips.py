@@ -171,9 +171,9 @@ def test_parts_of_processes_add_up() -> None:
 
 def test_a_learning_rate_that_overwrites_the_model_is_refused() -> None:
     weights = [torch.nn.Parameter(torch.tensor([3.0, 4.0])), torch.nn.Parameter(torch.zeros(2))]
-    refuse_overwriting(0.249, weights)  # sqrt(25 / 4) is 2.5
+    refuse_overwriting(0.83, weights)  # sqrt(25 / 4) is 2.5
     with pytest.raises(UsageError, match=r"root mean square of the trained weights is 2\.5;"):
-        refuse_overwriting(0.251, weights)
+        refuse_overwriting(0.84, weights)
 
 
 POISON, MODEL = "strategies.weighting=tests.training.poison:Steps", "model/model.safetensors"
