@@ -85,10 +85,14 @@ def verify(folder: Path, part: Path | None = None) -> None:
             raise Damaged(folder, name, "content differs")
 
 
-def intact(folder: Path) -> set[str]:
-    """The files that are what the manifest says, and the manifest itself; none without an undamaged one."""
+def intact(folder: Path, of: Path | None = None) -> set[str]:
+    """The files that are what the manifest says, and the manifest itself; none without an undamaged one.
+
+    Args:
+        of: the folder whose manifest it is, if another one.
+    """
     try:
-        entries = _read(folder)
+        entries = _read(of or folder)
     except Damaged:
         return set()
     paths = {name: folder / name for name in entries}

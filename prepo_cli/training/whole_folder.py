@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from errno import ENOSPC
 from pathlib import Path
@@ -37,8 +37,10 @@ def whole_folder(final: Path, needed: int) -> Iterator[Path]:
     Raises:
         RunError: the disk is full or not writable.
     """
-    partial = final.with_name(PARTIAL + final.name)
+    partial, replacing = final.with_name(PARTIAL + final.name), False
     try:
+        # What an export has left that ended while it replaced files: its manifest tells which ones it had replaced.
+        ours = manifest.intact(final) | manifest.intact(final, partial)
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
@@ -50,22 +52,23 @@ def whole_folder(final: Path, needed: int) -> Iterator[Path]:
         for path in (*partial.rglob("*"), partial):
             flush(path)
         if final.exists():
-            _replace_files(partial, final)
+            replacing = True
+            _replace_files(partial, final, ours)
         else:
             partial.rename(final)
         flush(final.parent)
     except BaseException as error:
         free = shutil.disk_usage(final.parent).free
-        shutil.rmtree(partial, ignore_errors=True)
+        if not replacing:
+            shutil.rmtree(partial, ignore_errors=True)
         reason = _reason(error.__cause__ or error, free)
         if reason is None:
             raise
         raise _failure(final, reason, needed, free) from error
 
 
-def _replace_files(source: Path, target: Path) -> None:
+def _replace_files(source: Path, target: Path, ours: Set[str]) -> None:
     files = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
-    ours = manifest.intact(target)
     for file in sorted(files, key=lambda file: file == Path(manifest.NAME)):
         path = target / file
         if file.as_posix() not in ours and os.path.lexists(path):
