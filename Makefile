@@ -19,7 +19,7 @@ help:
 	@echo "make test-distributed run the tests that train in several processes"
 	@echo "make test-browser run the tests of the comparison page, in Chromium"
 	@echo "make test-vllm run the tests that need vLLM, on its CPU build, in .venv-vllm"
-	@echo "make chaos     kill a run KILLS times (default: 30) and try eight kinds of input in CASES cases each (1250)"
+	@echo "make chaos     kill a run KILLS times (default: 30) and try nine kinds of input in CASES cases each (1250)"
 	@echo "make check     ruff, mypy, docs, tests"
 	@echo "make docs      regenerate docs/commands.md"
 	@echo "make clean     remove .venv, .venv-vllm and caches"

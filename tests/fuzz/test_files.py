@@ -59,6 +59,12 @@ def test_any_jsonl(tmp_path: Path, rows: list[dict[str, Any]], place: int, noise
 
 
 @fuzz
+@given(ROWS, st.integers(0), NOISE, st.booleans())
+def test_any_json(tmp_path: Path, rows: list[dict[str, Any]], place: int, noise: bytes, skip: bool) -> None:
+    load(tmp_path / "data.json", damaged(json.dumps(rows, indent=1).encode(), place, noise), skip)
+
+
+@fuzz
 @given(st.lists(st.lists(TEXT, min_size=1, max_size=4), max_size=6), st.integers(0), NOISE, st.booleans())
 def test_any_csv(tmp_path: Path, rows: list[list[str]], place: int, noise: bytes, skip: bool) -> None:
     text = io.StringIO()
