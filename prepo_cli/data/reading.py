@@ -127,7 +127,8 @@ def _read(
             raise UsageError(f"{path} has no usable row; {faults.first}" if faults.first else f"{path} is empty")
         table = spill.table()
     except (Unreadable, BadRow, pa.ArrowException) as error:
-        raise UsageError(f"{path} can't be read: {one_line(error)}") from error
+        cure = "save its rows as JSONL, where bad ones can be skipped" if path.suffix == ".json" else "save it again"
+        raise UsageError(f"{path} can't be read: {one_line(error)}; fix it, or {cure}") from error
     all_numbers = np.concatenate(numbers)
     in_order = np.array_equal(all_numbers, np.arange(1, len(all_numbers) + 1))
     return Reading(str(path), table, unit, None if in_order and not faults.count else all_numbers, faults.count)
