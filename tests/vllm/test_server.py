@@ -15,6 +15,8 @@ import torch
 pytest.importorskip("vllm", reason="needs vLLM: pip install 'prepo[vllm]'")
 
 from prepo_cli.engines.base import Request
+from prepo_cli.engines.vllm_http import Server
+from prepo_cli.engines.vllm_progress import COUNTERS
 from prepo_cli.engines.vllm_server import VllmServerEngine
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.policy.policy import Policy
@@ -78,11 +80,23 @@ def test_greedy_output_is_the_trainers_after_every_weight_change(running: Runnin
         if update:
             shake(running.policy, update)
             running.engine.sync(weights(running.policy))
-            assert len(list((running.folder / "sync").iterdir())) == 1
+            assert len(list((running.folder / "sync").glob("weights-*"))) == 1
         ours = tokens(running.engine.generate(requests(1, temperature=0.0)))
         assert ours == greedy(running.policy)
         seen.append(str(ours))
     assert len(set(seen)) == len(seen)
+
+
+def test_the_engine_counts_its_tokens(running: Running) -> None:
+    """By which one that hangs is told from one that works."""
+
+    def counts() -> list[str]:
+        with Server(running.server.url, 10.0).session() as session:
+            return [line for line in session.text("/metrics").splitlines() if line.startswith(COUNTERS)]
+
+    before = counts()
+    running.engine.generate(requests(1))
+    assert len(before) >= len(COUNTERS) and before != counts()
 
 
 def test_log_probs_are_the_trainers_at_every_temperature(running: Running) -> None:
