@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING
 
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.files import atomic_path
-from prepo_cli.ownership import MARKER, Marker, is_unused, numbered, read_marker, remove_if_empty, remove_owned
+from prepo_cli.ownership import (
+    MARKER,
+    Marker,
+    find_numbered,
+    is_unused,
+    numbered,
+    read_marker,
+    remove_if_empty,
+    remove_owned,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FILES = numbered("chunk-#.parquet")
+CHUNK = "chunk-#.parquet"
 
 
 class Chunks:
@@ -48,7 +57,7 @@ class Chunks:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.owner() != self.fingerprint:
             try:
-                Marker("chunks", FILES, fingerprint=self.fingerprint).write(self.folder)
+                Marker("chunks", numbered(CHUNK), fingerprint=self.fingerprint).write(self.folder)
             except RunError:
                 remove_if_empty(self.folder)
                 raise
@@ -65,7 +74,7 @@ class Chunks:
             with atomic_path(self._path(number)) as temporary:
                 pq.write_table(table, temporary)
         except RunError:
-            if not any(any(self.folder.glob(pattern)) for pattern in FILES):
+            if not find_numbered(self.folder, CHUNK):
                 self.delete()
             raise
 

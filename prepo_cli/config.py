@@ -22,6 +22,7 @@ from prepo_cli.sections import COST_LIMITS, DEFAULT_RECIPE, EMBEDDED, RunConfig,
 from prepo_cli.sections.engine import ADDRESS_VARIABLE, EngineConfig
 from prepo_cli.text import HIDDEN, brief, plain
 from strategies.base import SLOTS
+from strategies.errors import fault
 from strategies.registry import did_you_mean, validate
 from strategies.strategy_set import resolve_slots
 
@@ -158,7 +159,7 @@ def validation_message(error: ValidationError) -> str:
     if first["type"] == "value_error":  # from a validator of ours, whose message names the settings
         return plain(first["msg"].removeprefix("Value error, "))
     place = ".".join(map(str, first["loc"]))
-    return f"{brief(place)}={brief(json.dumps(first['input'], default=str, ensure_ascii=False))}: {first['msg']}"
+    return f"{brief(place)}={brief(json.dumps(first['input'], default=str, ensure_ascii=False))}: {fault(first)}"
 
 
 def _restore_address(engine: EngineConfig) -> None:

@@ -4,6 +4,9 @@ import errno
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The disk, a quota, or a limit on a file's size is exhausted."""
+FULL = "No space left on device"
+FULL_BYTES = 2**20
+"""With less space left than this, a failed write failed for lack of it, whatever it said."""
 
 
 class UsageError(Exception):

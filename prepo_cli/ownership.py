@@ -118,6 +118,11 @@ def numbered(name: str) -> tuple[str, ...]:
     return tuple(name.replace("#", "[0-9]" * digits) for digits in range(6, 10))
 
 
+def find_numbered(folder: Path, name: str) -> list[Path]:
+    """What a folder holds by such a name, in the order of the numbers."""
+    return [path for pattern in numbered(name) for path in sorted(folder.glob(pattern))]
+
+
 def remove_owned(folder: Path) -> None:
     """Delete what the marker of a folder lists, and folders in it that are then empty; the marker and all else stay.
 
@@ -176,8 +181,9 @@ def refuse_non_folder(path: Path) -> None:
     for place in (path, *path.parents):
         if os.path.lexists(place):
             if not place.is_dir():
-                what = "a file" if place.exists() else "a link to something that does not exist"
-                raise UsageError(f"--output-dir {path}: {place} is {what}, where a folder is needed; choose another")
+                what = "is a file" if place.exists() else "is a link to something that does not exist"
+                where = what if place == path else f"can't be made, since {place} {what}"
+                raise UsageError(f"--output-dir {path} {where}; choose another folder")
             return
 
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from strategies.base import SLOTS, Selector, Strategy, StrategyParams
 from strategies.chain import Chain
-from strategies.errors import StrategyError
+from strategies.errors import StrategyError, fault
 from strategies.types import RunInfo
 
 ENTRY_POINT_GROUP = "prepo.strategies"
@@ -212,7 +212,7 @@ def _params(cls: type[Strategy], spec: Spec) -> StrategyParams:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "parameters"
         given = _short(repr(first["input"]))
-        raise StrategyError(f"{cls.slot} '{cls.name}': {place}={given}: {first['msg']}") from error
+        raise StrategyError(f"{cls.slot} '{cls.name}': {place}={given}: {fault(first)}") from error
 
 
 def _import(slot: str, path: str) -> type[Strategy]:

@@ -138,7 +138,7 @@ def test_companions_come_along_unless_the_slot_is_set(monkeypatch: pytest.Monkey
         (["training.learning_rate"], "write section.key=value"),
         (["training.learning_rate=[1"], "--set training.learning_rate=[1 is not valid YAML"),
         (["data.system_prompt=think: hard"], "data.system_prompt"),
-        (["training.total_steps=0"], "training.total_steps=0: Input should be greater than or equal to 1"),
+        (["training.total_steps=0"], "training.total_steps=0: must be at least 1"),
         (["training.total_steps=many"], 'training.total_steps="many"'),
         (["training.loss_type=ppo"], "training.loss_type"),
         (["training.num_generations=1"], "training.num_generations=1"),

@@ -260,7 +260,7 @@ def test_a_folder_is_made_for_its_lock_and_goes_if_nothing_gets_into_it(tmp_path
 def test_where_no_folder_can_be_nothing_is_made(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to("nowhere")
-    with pytest.raises(UsageError, match=r"where a folder is needed; choose another"), locked_folder(tmp_path / place):
+    with pytest.raises(UsageError, match=r"; choose another folder$"), locked_folder(tmp_path / place):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file"]
 

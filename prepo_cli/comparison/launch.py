@@ -26,7 +26,7 @@ from prepo_cli.comparison.plan import LOGS, PlannedRun
 from prepo_cli.comparison.study_display import StudyDisplay
 from prepo_cli.config import to_yaml
 from prepo_cli.engines import ENGINES
-from prepo_cli.errors import RunError, UsageError
+from prepo_cli.errors import FULL, FULL_BYTES, RunError, UsageError
 from prepo_cli.files import atomic_write
 from prepo_cli.machine import cores
 from prepo_cli.terminal import say
@@ -34,8 +34,6 @@ from prepo_cli.terminal import say
 POLL_SECONDS = 0.5
 THREADS = "OMP_NUM_THREADS"
 """Left as it is where the user has set it."""
-FULL_BYTES = 2**20
-"""With less space left than this, a run's last message may not have fitted."""
 DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG: the signal that Linux sends a process when its parent dies."""
 
@@ -97,7 +95,7 @@ def reason(code: int, log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     said = next((line.removeprefix("prepo: ") for line in reversed(lines) if line.strip()), "no message")
     free = shutil.disk_usage(log.parent).free
-    return said if free >= FULL_BYTES else f"{said} (No space left on device: {decimal(free)} free for its log)"
+    return said if free >= FULL_BYTES else f"{said} ({FULL}: {decimal(free)} free for its log)"
 
 
 def environment(slot: int, jobs: int, cores: int, devices: Sequence[str]) -> dict[str, str]:

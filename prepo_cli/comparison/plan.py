@@ -10,7 +10,7 @@ from typing import Any
 
 from prepo_cli.config import read_yaml, recipe_path, resolve
 from prepo_cli.errors import UsageError
-from prepo_cli.ownership import numbered, refuse_non_folder
+from prepo_cli.ownership import find_numbered, refuse_non_folder
 from prepo_cli.reporting.run_folder import RunFolder, differences
 from prepo_cli.sections import RunConfig
 from strategies.base import SLOTS
@@ -76,8 +76,7 @@ class PlannedRun:
     @property
     def resumable(self) -> bool:
         """Whether the folder holds a checkpoint of the run."""
-        found = (self.folder.glob(f"checkpoints/{name}/state.json") for name in numbered("step-#"))
-        return any(map(any, found))
+        return bool(find_numbered(self.folder, "checkpoints/step-#/state.json"))
 
 
 def parse_recipes(text: str) -> list[RecipeChoice]:

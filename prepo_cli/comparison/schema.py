@@ -37,6 +37,7 @@ class StartedSummary(BaseModel):
     seed: int
     metric: str
     steps: int | None = None
+    after: dict[str, Any] | None = None
 
 
 class TrainingSummary(StartedSummary):

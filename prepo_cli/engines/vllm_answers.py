@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, ValidationEr
 
 from prepo_cli.engines.vllm_http import Rejected
 from prepo_cli.text import brief
+from strategies.errors import fault
 
 
 class Reply(BaseModel):
@@ -130,7 +131,7 @@ def read_answer(kind: type[A], answer: Any, url: str) -> A:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the answer"
-        found = f"{place} is {brief(str(first['input']), 40)} ({first['msg']})"
+        found = f"{place} is {brief(str(first['input']), 40)} ({fault(first)})"
         raise Rejected(
             f"the vLLM server at {url} answers {kind.path} as no vLLM does: {found}; check "
             "engine.vllm_server_base_url and the server's version"

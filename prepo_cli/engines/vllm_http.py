@@ -181,7 +181,9 @@ class Session:
         if response.status in RETRYABLE:
             raise Unavailable(f"status {response.status}: {_message(raw)}", response.status)
         if response.status >= 400:
-            raise Rejected(f"{whose} rejects {path}: {_message(raw)}{CURES.get(response.status, '')}")
+            raise Rejected(
+                f"{whose} rejects {path} ({response.status}): {_message(raw)}{CURES.get(response.status, '')}"
+            )
         if response.status >= 300:
             there = brief(response.headers.get("Location", "elsewhere"), 200)
             raise Rejected(f"{whose} redirects {path} to {there}; set engine.vllm_server_base_url to the server itself")

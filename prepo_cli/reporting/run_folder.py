@@ -34,6 +34,7 @@ from prepo_cli.manifest import has_manifest
 from prepo_cli.ownership import (
     LOCK,
     Marker,
+    find_numbered,
     is_unused,
     numbered,
     read_marker,
@@ -226,10 +227,9 @@ class RunFolder:
         A checkpoint that is a link, or whose damaged manifest doesn't say which files are prepo's, is set aside.
         """
         remove_owned(self.path)
-        for pattern in numbered("step-#"):
-            for path in self.checkpoints.glob(pattern):
-                if has_manifest(path):
-                    set_aside(path)
+        for path in find_numbered(self.checkpoints, "step-#"):
+            if has_manifest(path):
+                set_aside(path)
 
 
 def differences(before: Mapping[str, Any], now: BaseModel, place: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -15,11 +15,14 @@ from contextlib import suppress
 from time import monotonic
 
 from prepo_cli.rewards.worker import TRACE_SIGNAL, Role
+from prepo_cli.terminal import say
 
 MODULE = "prepo_cli.rewards.worker"
 BOOT = "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[2]); importlib.import_module(sys.argv[1]).main()"
 SERVER_SECONDS, START_SECONDS = 120.0, 120.0
 """For the server to import math-verify and fork, and for a worker to import the user's modules."""
+SLOW_SECONDS = 10.0
+"""After these it is said that one of them takes long."""
 END_SECONDS = 5.0
 READ_BYTES = 65536
 TRACE_SECONDS, QUIET_SECONDS = 0.5, 0.05
@@ -52,11 +55,15 @@ class ForkServer:
 
     def fork(self, descriptors: Sequence[int]) -> int:
         """Start a worker that reads jobs from the first descriptor, answers to the second and prints to the third."""
-        return self._ask(SERVER_SECONDS, b"fork", descriptors)
+        self._send(b"fork", descriptors)
+        if not select.select([self._socket], [], [], SLOW_SECONDS)[0]:
+            say(f"waiting for the process that forks reward workers, up to {SERVER_SECONDS:g} s more")
+        return self._reply(SERVER_SECONDS)
 
     def end(self, worker: int) -> int:
         """Kill a worker and its group; returns its exit code, or minus the number of the signal it died of."""
-        return self._ask(END_SECONDS, b"%d" % worker)
+        self._send(b"%d" % worker)
+        return self._reply(END_SECONDS)
 
     def close(self) -> None:
         """End the server with all its workers."""
@@ -67,17 +74,25 @@ class ForkServer:
             self._process.kill()
             self._process.wait()
 
-    def _ask(self, seconds: float, message: bytes, descriptors: Sequence[int] = ()) -> int:
-        self._socket.settimeout(seconds)
+    def _send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         try:
             socket.send_fds(self._socket, [message], descriptors)
+        except OSError as error:
+            raise ServerLost from error
+
+    def _reply(self, seconds: float) -> int:
+        self._socket.settimeout(seconds)
+        try:
             return int(self._socket.recv(64))
         except (OSError, ValueError) as error:  # a broken socket, a time-out, or no reply
             raise ServerLost from error
 
 
 class Worker:
-    """A worker process; `queue` holds the numbers of the calls it has not answered yet, the current one first."""
+    """A worker process; `queue` holds the numbers of the calls it has not answered yet, the current one first.
+
+    `deadline` is for its start or its current call; a start may take `patience` seconds longer, which is said.
+    """
 
     def __init__(self, server: ForkServer) -> None:
         """Fork it; raises ServerLost."""
@@ -97,7 +112,8 @@ class Worker:
         self.server = server
         self.queue: deque[int] = deque()
         self.ready: dict[str, bool] | None = None
-        self.deadline = monotonic() + START_SECONDS
+        self.deadline = monotonic() + min(SLOW_SECONDS, START_SECONDS)
+        self.patience = START_SECONDS - SLOW_SECONDS
         self.trace: list[str] = []
         self.unsent = memoryview(b"")
         self._unread = bytearray()

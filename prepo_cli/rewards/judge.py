@@ -142,8 +142,10 @@ class Judge:
                 values_N[indices_of[number]] = outcome["values"][0]
         if late > len(calls) / 2 and late >= MANY and not self._told:
             self._told = True
-            say(f"{late} of {len(calls)} different answers took longer to check than rewards.timeout_s="
-                f"{self._timeout_s:g} s and count as wrong, which slows the run down (said once)")  # fmt: skip
+            say(
+                f"{late} of {len(calls)} different answers took longer to check than {self._timeout_s:g} s "
+                "(rewards.timeout_s) and count as wrong, which slows the run down (said once)"
+            )
         return values_N
 
 

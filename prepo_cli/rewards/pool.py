@@ -21,6 +21,7 @@ from prepo_cli.errors import RunError
 from prepo_cli.rewards import places
 from prepo_cli.rewards.forkserver import ForkServer, ServerLost, Worker
 from prepo_cli.rewards.worker import Role
+from prepo_cli.terminal import say
 
 MAX_CHUNK = 32
 CHUNKS_PER_WORKER = 4
@@ -159,7 +160,12 @@ class WorkerPool:
                 if lines is None:
                     yield from self._lose(worker, "died", waiting)
         for worker in busy:
-            if worker in self._workers and worker not in heard and monotonic() >= worker.deadline:
+            if worker not in self._workers or worker in heard or monotonic() < worker.deadline:
+                continue
+            if worker.ready is None and worker.patience > 0:
+                say(f"{self.what}: waiting for a worker to start, up to {worker.patience:g} s more")
+                worker.deadline, worker.patience = monotonic() + worker.patience, 0.0
+            else:
                 worker.trace += worker.ask_for_trace()
                 yield from self._lose(worker, "timeout", waiting)
 

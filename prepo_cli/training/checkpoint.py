@@ -27,7 +27,7 @@ from prepo_cli import manifest
 from prepo_cli.errors import UsageError
 from prepo_cli.files import PARTIAL
 from prepo_cli.manifest import Damaged
-from prepo_cli.ownership import numbered, remove_listed, set_aside
+from prepo_cli.ownership import find_numbered, remove_listed, set_aside
 from prepo_cli.policy.policy import Policy
 from prepo_cli.policy.tensors import size
 from prepo_cli.terminal import say
@@ -161,7 +161,7 @@ def newest(folder: Path) -> Path:
 
 def _steps(folder: Path, prefix: str = "") -> list[Path]:
     """What is named like a checkpoint, oldest first."""
-    return [path for pattern in numbered(f"{prefix}{STEP}#") for path in sorted(folder.glob(pattern))]
+    return find_numbered(folder, f"{prefix}{STEP}#")
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -100,8 +100,8 @@ class Learner:
         stats, computed = UpdateStats(), list[Computed]()
         for number, samples in enumerate(micro_batches, start=1):
             with self.layout.micro_batch(last=number == len(micro_batches)):
-                sums, tokens = self._backward(samples, divisor, with_entropy)
-            stats, computed = stats + sums, computed + tokens
+                sums, of_tokens = self._backward(samples, divisor, with_entropy)
+            stats, computed = stats + sums, computed + of_tokens
         norm = self.layout.step(learning_rate)
         # All processes take part in the same step; only the main process counts it.
         counted = int(self.processes.is_main)

@@ -12,16 +12,13 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from prepo_cli import manifest
-from prepo_cli.errors import NO_ROOM, RunError, one_line
+from prepo_cli.errors import FULL, FULL_BYTES, NO_ROOM, RunError, one_line
 from prepo_cli.files import PARTIAL, flush
 from prepo_cli.ownership import unused
 from prepo_cli.terminal import say
 
 FOREIGN_ERRORS = ("PytorchStreamWriter", "inline_container", "iostream error", "(os error ")
 """What torch, and what safetensors and tokenizers, say when they can't write: no type of error tells it."""
-FULL_BYTES = 2**20
-"""With less space left than this, a failed write failed for lack of it."""
-FULL = "No space left on device"
 
 
 @contextmanager

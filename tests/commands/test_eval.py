@@ -181,7 +181,10 @@ def test_a_training_runs_folder_is_never_written_to(run: Run) -> None:
         (["--dtype", "float8"], "float32"),
         (["--max-completion-length", "64"], "context of 64 tokens"),
         (["--max-prompt-length", "1"], "--max-prompt-length"),
-        (["--output-dir", "file/out"], "where a folder is needed"),
+        (
+            ["--output-dir", "file/out"],
+            "--output-dir file/out can't be made, since file is a file; choose another folder",
+        ),
     ],
 )
 def test_bad_input_is_one_line(run: Run, arguments: list[str], message: str) -> None:

@@ -165,7 +165,7 @@ def test_the_fingerprint_covers_what_the_pass_rates_depend_on(dataset: Path, tmp
         (["none.jsonl"], "no such dataset file"),
         (["embedded", "--output", "/proc/x.jsonl"], "can't write to /proc/x.jsonl"),
         (["embedded", "--output", "x.txt"], "must end in one of .jsonl, .parquet, .csv"),
-        (["embedded", "--k", "0"], "k=0: Input should be greater than or equal to 1"),
+        (["embedded", "--k", "0"], "k=0: must be at least 1"),
         (["embedded", "--temperature", "0"], "temperature=0"),
         (["embedded", "--reward", "maths"], "maths"),
         (

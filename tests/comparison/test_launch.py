@@ -204,7 +204,7 @@ def test_several_runs_cannot_share_a_server(tmp_path: Path) -> None:
     [
         (["--recipes", "random,dapo", "--baseline", "dappo"], "not among the recipes, did you mean 'dapo'"),
         (["--recipes", "random", "{tmp}/missing"], "no such run folder"),
-        (["--recipes", "random", "--output-dir", "{tmp}/file"], "is a file, where a folder is needed"),
+        (["--recipes", "random", "--output-dir", "{tmp}/file"], "file is a file; choose another folder"),
         (["--steps", "3", "{tmp}"], "settings of training runs need --recipes or --ablate"),
         ([], "nothing to compare"),
         (["--recipes", ","], "no runs to compare"),

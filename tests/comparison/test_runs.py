@@ -99,6 +99,18 @@ def test_what_was_measured_before_training_is_no_result(tmp_path: Path, evaluati
     assert run.evaluated_E is None and run.evaluations_EP is None
 
 
+def test_a_log_that_the_summary_tells_of_must_be_there(tmp_path: Path) -> None:
+    complete = SUMMARY | {"steps": 4, "after": {"avg@4": {"value": 0.75}}}
+    folder = write_run(tmp_path / "run", summary=complete)
+    assert read_run(folder).steps == 4
+    (folder / "evaluations.jsonl").unlink()
+    with pytest.raises(UsageError, match=r"evaluations\.jsonl lacks the evaluation after training; copy it again"):
+        read_run(folder)
+    (folder / "metrics.jsonl").unlink()
+    with pytest.raises(UsageError, match=r"metrics\.jsonl ends with step 0 of 4; copy it again"):
+        read_run(folder)
+
+
 def test_an_unfinished_run_names_the_cure(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"unfinished; finish it with: prepo train --resume --output-dir .*/run$"):
         read_run(write_run(tmp_path / "run", summary=None))

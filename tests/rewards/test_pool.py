@@ -112,8 +112,10 @@ def test_a_process_killed_or_stopped_while_it_starts_is_replaced(
     strikes: Path,
     hostile: WorkerPool,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if number == signal.SIGSTOP:
+        monkeypatch.setattr(forkserver, "SLOW_SECONDS", 0.5)
         monkeypatch.setattr(forkserver, "SERVER_SECONDS", 3.0)
         monkeypatch.setattr(forkserver, "START_SECONDS", 1.0)
         monkeypatch.setattr(forkserver, "END_SECONDS", 0.5)
@@ -121,6 +123,11 @@ def test_a_process_killed_or_stopped_while_it_starts_is_replaced(
         (strikes / f"{victim}-{number.value}-{i}").touch()
     assert outcomes(hostile, "yes", seconds=60.0) == ["right"]
     assert not list(strikes.iterdir())
+    if number == signal.SIGSTOP:
+        what = (
+            "the process that forks reward workers, up to 3" if victim == "server" else "a worker to start, up to 0.5"
+        )
+        assert f"waiting for {what} s more" in capsys.readouterr().err
 
 
 def test_workers_that_never_start_are_told(strikes: Path, hostile: WorkerPool) -> None:

@@ -93,7 +93,7 @@ def test_half_specs_are_refused(text: str) -> None:
         ("selector", "rel-entropy", "'rel-entropy' is a weighting"),
         ("selector", "random:ratoi=0.5", "unknown parameter 'ratoi' of selector 'random', did you mean 'ratio'?"),
         ("selector", "full:ratio=0.5", "unknown parameter 'ratio' of selector 'full'; known: none"),
-        ("selector", "random:ratio=0", "ratio=0: Input should be greater than or equal to 0.0001"),
+        ("selector", "random:ratio=0", "ratio=0: must be at least 0.0001"),
         ("selector", "random:ratio=much", "ratio='much'"),
         ("selector", "ppl-schedule:pacing=cubic", "pacing='cubic'"),
         ("weighting", "uniform+rel-entropy", "only selectors chain with '+', not a weighting"),
