@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from prepo_cli.comparison.foreign import read_foreign
-from prepo_cli.comparison.jsonl import objects, read_columns, read_objects
+from prepo_cli.comparison.jsonl import read_columns, read_objects
 from prepo_cli.comparison.result import Run
 from prepo_cli.comparison.schema import (
     Cost,
@@ -211,7 +212,13 @@ def _read_summary(path: Path) -> dict[str, Any]:
     """The summary; empty if there is none."""
     if not path.is_file():
         return {}
-    return next(row for _, row in objects(path, [path.read_text(encoding="utf-8", errors="replace")]))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: not a JSON object; {COPY_AGAIN}")
+    return content
 
 
 def _short(text: str) -> str:

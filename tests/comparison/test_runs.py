@@ -111,6 +111,14 @@ def test_a_log_that_the_summary_tells_of_must_be_there(tmp_path: Path) -> None:
         read_run(folder)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000])
+def test_a_damaged_summary_must_be_copied_again(tmp_path: Path, content: str) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / "summary.json").write_text(content)
+    with pytest.raises(UsageError, match=r"summary\.json: not a JSON object; copy it again"):
+        read_run(folder)
+
+
 def test_an_unfinished_run_names_the_cure(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"unfinished; finish it with: prepo train --resume --output-dir .*/run$"):
         read_run(write_run(tmp_path / "run", summary=None))
