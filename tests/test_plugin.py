@@ -58,7 +58,7 @@ def test_trains_saves_and_resumes(site: Path, tmp_path: Path) -> None:
 def test_by_dotted_path_and_wrong_parameters(site: Path, tmp_path: Path) -> None:
     bad = prepo(site, "train", "--weighting", "short_answers:ShortAnswers:power=9", "--output-dir", str(tmp_path / "x"))
     assert bad.returncode == 2
-    assert "less than or equal to 2" in bad.stderr.splitlines()[-1]
+    assert "power=9: must be at most 2" in bad.stderr.splitlines()[-1]
 
 
 def test_without_the_plug_in_its_name_is_unknown() -> None:

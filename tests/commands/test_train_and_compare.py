@@ -116,7 +116,7 @@ def test_compare_takes_another_baseline_and_target(runs: Path, tmp_path: Path) -
     [
         (["train", "--dataset", "none.jsonl"], "no such dataset file: none.jsonl"),
         (["train", "--selector", "ppl-shedule"], "did you mean 'ppl-schedule'"),
-        (["train", "--selector", "ppl-schedule:ratio=3"], "less than or equal to 1"),
+        (["train", "--selector", "ppl-schedule:ratio=3"], "ratio=3: must be at most 1"),
         (["train", "--selector", "ppl-schedule:ration=0.3"], "did you mean 'ratio'"),
         (["train", "--recipe", "preppo"], "did you mean 'prepo'"),
         (["train", "--set", "training.learning_rat=1"], "did you mean 'learning_rate'"),
