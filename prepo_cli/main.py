@@ -6,11 +6,13 @@ Parsing imports neither torch nor numpy; each command imports what it needs when
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
@@ -112,6 +114,7 @@ def _guarded(command: Callable[..., None], debug: bool) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: object, **kwargs: object) -> None:
+        _refuse_foreign_strategies()
         try:
             _refuse_launcher(command.__name__)
             command(*args, **kwargs)
@@ -164,6 +167,17 @@ def _refuse_launcher(command: str) -> None:
         raise UsageError(
             f"this command runs as one process, but a launcher started {count}; run it without the launcher, and use "
             "several GPUs with --engine vllm --set engine.vllm_tensor_parallel_size=N"
+        )
+
+
+def _refuse_foreign_strategies() -> None:
+    """Another package called `strategies`, or a file of the user's, would be imported in place of ours."""
+    found = importlib.util.find_spec("strategies")
+    where = Path((found and found.origin) or "")
+    if not where.is_file() or b"StrategySet" not in where.read_bytes():
+        raise UsageError(
+            f"{where} hides prepo's package 'strategies'; rename or uninstall it, or run `prepo` without its folder on "
+            "PYTHONPATH (`python -m prepo_cli` adds the current folder)"
         )
 
 
