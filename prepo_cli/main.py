@@ -183,7 +183,8 @@ def _refuse_foreign_strategies() -> None:
 
 def _explain(error: Exception) -> tuple[str, int]:
     """The error line and the exit code."""
-    from strategies.errors import StrategyError  # the package imports numpy, which parsing does without
+    from strategies import places  # the package imports numpy, which parsing does without
+    from strategies.errors import StrategyError
 
     if isinstance(error, RunError):
         return str(error), FAILED
@@ -191,7 +192,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), BAD_USAGE
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return f"can't write {error.filename or 'the results'} ({error.strerror}); free some space", FAILED
-    return f"{type(error).__name__}: {error} ({DEBUG} shows the traceback)", FAILED
+    place = places.of_error(error)  # in a strategy of the user's, say
+    return f"{type(error).__name__}{place and f' at {place}'}: {error} ({DEBUG} shows the traceback)", FAILED
 
 
 def _help_for(arguments: Sequence[str]) -> str:

@@ -7,11 +7,13 @@ import os
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from prepo_cli.main import _explain
 from tests.metrics import metrics
 
 ROOT = Path(__file__).parents[1]
@@ -102,3 +104,13 @@ def test_a_foreign_package_of_our_name_is_named(tmp_path: Path, name: str) -> No
     code, out, err = prepo(tmp_path, "strategies", path=str(tmp_path))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"{foreign} hides prepo's package 'strategies'; rename or uninstall it" in err
+
+
+def test_an_exception_of_a_strategy_is_shown_with_its_line(tmp_path: Path) -> None:
+    code = compile("def select():\n    return {}['gold']\n", str(tmp_path / "mine.py"), "exec")
+    names: dict[str, Callable[[], None]] = {}
+    exec(code, names)
+    with pytest.raises(KeyError) as error:
+        names["select"]()
+    assert _explain(error.value) == (f"KeyError at {tmp_path}/mine.py:2: 'gold' (--debug shows the traceback)", 1)
+    assert _explain(KeyError("gold")) == ("KeyError: 'gold' (--debug shows the traceback)", 1)

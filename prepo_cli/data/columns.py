@@ -49,9 +49,10 @@ def choose(given: str | None, known: Sequence[str], columns: Sequence[str], what
     for name in known:
         if name in columns:
             return name
-    raise UsageError(
-        f"{dataset} has no {what} column ({', '.join(known)}); choose one of {available} with --{what}-column"
-    )
+    cure = f"choose one of {available} with --{what}-column"
+    if what == "answer":
+        cure += ", or a reward that needs no answers with --reward"
+    raise UsageError(f"{dataset} has no {what} column ({', '.join(known)}); {cure}")
 
 
 def messages_of(cell: Any) -> list[dict[str, str]]:
