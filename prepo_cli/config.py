@@ -23,7 +23,8 @@ from prepo_cli.sections.engine import ADDRESS_VARIABLE, EngineConfig
 from prepo_cli.text import HIDDEN, brief, plain
 from strategies.base import SLOTS
 from strategies.errors import fault
-from strategies.registry import did_you_mean, validate
+from strategies.own_code import search
+from strategies.registry import did_you_mean, parse, validate
 from strategies.strategy_set import resolve_slots
 
 ASSETS = Path(__file__).parent / "assets"
@@ -54,6 +55,8 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
         _assign(given, key.strip(), _yaml_value(text, f"--set {item}"))
     _refuse_unknown(given, RunConfig)
 
+    if isinstance(code_dir := given.get("code_dir"), str):
+        search(Path(str(given.get("output_dir") or "")) / code_dir)
     layers: dict[str, Any] = {}
     if _get(given, "model.model_name_or_path", EMBEDDED) == EMBEDDED:
         merge(layers, read_yaml(ASSETS / "embedded.yaml"))
@@ -73,6 +76,7 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
     try:
         config = RunConfig.model_validate(layers)
         _restore_address(config.engine)
+        _remember_code(config)
     except ValidationError as error:
         raise UsageError(validation_message(error)) from error
     return config
@@ -166,6 +170,13 @@ def _restore_address(engine: EngineConfig) -> None:
     """Give an address that was stored without its credentials back what the environment has of it."""
     if HIDDEN in engine.vllm_server_base_url and ADDRESS_VARIABLE in os.environ:
         engine.vllm_server_base_url = os.environ[ADDRESS_VARIABLE]
+
+
+def _remember_code(config: RunConfig) -> None:
+    """Note where the user's own code was found, so that the run can be resumed from any folder."""
+    named = [spec.name for text in config.strategies.model_dump().values() for spec in parse(text)]
+    if config.code_dir is None and any(":" in name for name in [*named, *config.rewards.functions]):
+        config.code_dir = os.path.relpath(Path.cwd(), os.path.realpath(config.output_dir))
 
 
 def _drop_default_steps(layers: dict[str, Any], given: Mapping[str, Any]) -> None:

@@ -6,11 +6,13 @@ Parsing imports neither torch nor numpy; each command imports what it needs when
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
@@ -112,6 +114,7 @@ def _guarded(command: Callable[..., None], debug: bool) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: object, **kwargs: object) -> None:
+        _refuse_foreign_strategies()
         try:
             _refuse_launcher(command.__name__)
             command(*args, **kwargs)
@@ -167,9 +170,21 @@ def _refuse_launcher(command: str) -> None:
         )
 
 
+def _refuse_foreign_strategies() -> None:
+    """Another package called `strategies`, or a file of the user's, would be imported in place of ours."""
+    found = importlib.util.find_spec("strategies")
+    where = Path((found and found.origin) or "")
+    if not where.is_file() or b"StrategySet" not in where.read_bytes():
+        raise UsageError(
+            f"{where} hides prepo's package 'strategies'; rename or uninstall it, or run `prepo` without its folder on "
+            "PYTHONPATH (`python -m prepo_cli` adds the current folder)"
+        )
+
+
 def _explain(error: Exception) -> tuple[str, int]:
     """The error line and the exit code."""
-    from strategies.errors import StrategyError  # the package imports numpy, which parsing does without
+    from strategies import places  # the package imports numpy, which parsing does without
+    from strategies.errors import StrategyError
 
     if isinstance(error, RunError):
         return str(error), FAILED
@@ -177,7 +192,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), BAD_USAGE
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return f"can't write {error.filename or 'the results'} ({error.strerror}); free some space", FAILED
-    return f"{type(error).__name__}: {error} ({DEBUG} shows the traceback)", FAILED
+    place = places.of_error(error)  # in a strategy of the user's, say
+    return f"{type(error).__name__}{place and f' at {place}'}: {error} ({DEBUG} shows the traceback)", FAILED
 
 
 def _help_for(arguments: Sequence[str]) -> str:

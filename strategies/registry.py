@@ -1,7 +1,8 @@
-"""Registry of strategies: `@register("name")`, entry points, and `package.module:Class`.
+"""Registry of strategies: `@register("name")`, entry points, and classes by path.
 
 Built-ins are found through the entry-point group `prepo.strategies`, like any plug-in. A spec is
-`name:key=value,key=value`; selectors chain with `+`: `greso+ppl-schedule:ratio=0.25`.
+`name:key=value,key=value`; selectors chain with `+`: `greso+ppl-schedule:ratio=0.25`. A name may be the path of a
+class, `package.module:Class` or `path/to/file.py:Class` (own_code.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 from strategies.base import SLOTS, Selector, Strategy, StrategyParams
 from strategies.chain import Chain
 from strategies.errors import StrategyError, fault
+from strategies.own_code import import_fault, load
 from strategies.types import RunInfo
 
 ENTRY_POINT_GROUP = "prepo.strategies"
@@ -50,7 +52,7 @@ def register(name: str) -> Callable[[S], S]:
     def enter(cls: S) -> S:
         slot = getattr(cls, "slot", None)
         if slot not in SLOTS:
-            raise StrategyError(f"{_where(cls)} belongs to no slot; derive it from one of {_kinds()}")
+            raise StrategyError(f"{_where(cls)} belongs to no slot; derive it from {_kinds()}")
         taken = _registered.get((slot, name))
         if taken is not None and _where(taken) != _where(cls):
             raise StrategyError(
@@ -96,20 +98,40 @@ def parse(text: str) -> list[Spec]:
 
 
 def find(slot: str, name: str) -> type[Strategy]:
-    """The class registered as `name`, or the class at the dotted path `package.module:Class`.
+    """The class registered as `name`, or the class at `package.module:Class` or `path/to/file.py:Class`.
 
     Raises:
-        StrategyError: no such strategy (the message suggests the nearest name), or the dotted path fails to import.
+        StrategyError: no such strategy (the message suggests the nearest name), or the path fails to import.
     """
     if ":" in name:
-        return _import(slot, name)
+        return import_strategy(name, slot)
     load_plugins()
     if (slot, name) in _registered:
         return _registered[slot, name]
     names = [n for s, n in _registered if s == slot]
     other_slots = [s for s, n in _registered if n == name]
-    hint = f" ('{name}' is a {other_slots[0]})" if other_slots else did_you_mean(name, names)
+    hint = f" ('{name}' is a {other_slots[0]})" if other_slots else suggestion(name, names)
     raise StrategyError(f"unknown {slot} '{_short(name)}'{hint}; known: {', '.join(sorted(names))}")
+
+
+def import_strategy(path: str, slot: str | None = None) -> type[Strategy]:
+    """The class at `package.module:Class` or `path/to/file.py:Class`, of this slot or of any.
+
+    Raises:
+        StrategyError: it fails to import, or is not a strategy for the slot.
+    """
+    try:
+        cls = load(path)
+    except (Exception, SystemExit) as error:  # the user's own module may raise anything
+        raise StrategyError(f"{slot or 'strategy'} '{_short(path)}' {import_fault(error)}") from error
+    kinds = (SLOTS[slot],) if slot else tuple(SLOTS.values())
+    if not (inspect.isclass(cls) and issubclass(cls, kinds)):
+        kind, base = (SLOTS[slot].__name__, f"strategies.{SLOTS[slot].__name__}") if slot else ("strategy", _kinds())
+        raise StrategyError(f"'{_short(path)}' is not a {kind}; derive it from {base}")
+    if "name" not in vars(cls):  # a subclass of a registered strategy is not that strategy
+        cls.name = path.rpartition(":")[2]
+    found: type[Strategy] = cls
+    return found
 
 
 def create(slot: str, text: str, run: RunInfo) -> Strategy:
@@ -165,6 +187,11 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f", did you mean '{near[0]}'?" if near else ""
 
 
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """What a strategy's name may have meant: the class in a file, or the nearest of the names."""
+    return f"; name the class in it, {name}:Class" if name.endswith(".py") else did_you_mean(name, names)
+
+
 @lru_cache(maxsize=1)
 def load_plugins() -> None:
     """Import every module of the entry-point group, built-ins first.
@@ -215,23 +242,6 @@ def _params(cls: type[Strategy], spec: Spec) -> StrategyParams:
         raise StrategyError(f"{cls.slot} '{cls.name}': {place}={given}: {fault(first)}") from error
 
 
-def _import(slot: str, path: str) -> type[Strategy]:
-    module_name, _, class_name = path.partition(":")
-    try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except (Exception, SystemExit) as error:  # the user's own module may raise anything
-        why = f"{type(error).__name__}: {_short(str(error), 300)}"
-        raise StrategyError(f"{slot} '{_short(path)}' fails to import: {why}") from error
-    if not (inspect.isclass(cls) and issubclass(cls, SLOTS[slot])):
-        raise StrategyError(
-            f"'{_short(path)}' is not a {SLOTS[slot].__name__}; derive it from strategies.{SLOTS[slot].__name__}"
-        )
-    if "name" not in vars(cls):  # a subclass of a registered strategy is not that strategy
-        cls.name = class_name
-    found: type[Strategy] = cls
-    return found
-
-
 def _dotted(part: str) -> str | None:
     """The leading 'package.module:Class' of a spec, if it has one."""
     pieces = part.split(":")
@@ -256,7 +266,7 @@ def _where(cls: type[Strategy]) -> str:
 
 
 def _kinds() -> str:
-    return ", ".join(kind.__name__ for kind in SLOTS.values())
+    return "one of " + ", ".join(kind.__name__ for kind in SLOTS.values())
 
 
 def _short(text: str, limit: int = 80) -> str:

@@ -267,7 +267,7 @@ class FakeRun(Run):
         self.probe = FakeProbe()
         self.strategies = RecordingSet({"selector": "full"} | dict(slots), info)
         self.stream = PromptStream(info.num_prompts, info.seed, self.all_prompts.__getitem__)
-        dataset = SimpleNamespace(fields=lambda row: {}, question=lambda row: "")
+        dataset = SimpleNamespace(fields=lambda row: {}, given=lambda row: "", question=lambda row: "")
         rendered = SimpleNamespace(dataset=dataset, rendered=lambda row: Rendered([row], (0, 1)))
         engine = FakeEngine(self.all_prompts)
         self.collector = Collector(

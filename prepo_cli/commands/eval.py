@@ -41,7 +41,7 @@ def evaluate_command(
     ] = None,
     reward: Annotated[
         list[str] | None,
-        typer.Option(help="Reward function: math (default), exact, boxed or package.module:function; repeatable."),
+        typer.Option(help="Reward function: math (default), exact, boxed or your own as file.py:function; repeatable."),
     ] = None,
     verdict: Annotated[str | None, typer.Option(help=VERDICT_HELP)] = None,
     engine: Annotated[str, typer.Option(help="Generation engine: hf, vllm or vllm-server.")] = "hf",

@@ -31,7 +31,7 @@ MaxTokens = Annotated[
 MaxSeconds = Annotated[float | None, typer.Option(help="End with the step that reaches this training time.")]
 Reward = Annotated[
     list[str] | None,
-    typer.Option(help="Reward function: math (default), exact, boxed or package.module:function; repeatable."),
+    typer.Option(help="Reward function: math (default), exact, boxed or your own as file.py:function; repeatable."),
 ]
 Verdict = Annotated[str | None, typer.Option(help=VERDICT_HELP)]
 Engine = Annotated[str | None, typer.Option(help="Generation engine: hf (default), vllm or vllm-server.")]

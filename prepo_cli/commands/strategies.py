@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def strategies_command(
-    name: Annotated[str | None, typer.Argument(help="Describe this strategy in detail.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Describe this strategy in detail; your own as file.py:Class or module:Class.")
+    ] = None,
     slot: Annotated[str | None, typer.Option(help="List only this slot: selector, budget, filter, ...")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the strategies as one JSON object.")] = False,
 ) -> None:
@@ -25,6 +27,7 @@ def strategies_command(
       prepo strategies
       prepo strategies --slot selector
       prepo strategies ppl-schedule
+      prepo strategies my_selectors.py:InFileOrder
       prepo strategies --json
     """
     from prepo_cli.commands.strategy_cards import card, details
@@ -37,13 +40,15 @@ def strategies_command(
             hint = registry.did_you_mean(slot, SLOTS)
             raise UsageError(f"unknown slot '{slot}'{hint}; known: {', '.join(SLOTS)}")
     found = [cls for cls in registry.listed() if slot in (None, cls.slot)]
-    if name is not None:
+    if name is not None and ":" in name:
+        found = [registry.import_strategy(name, slot)]
+    elif name is not None:
         names = sorted({cls.name for cls in found})
         found = [cls for cls in found if cls.name == name]
         if not found:
-            kind, hint = slot or "strategy", registry.did_you_mean(name, names)
+            kind, hint = slot or "strategy", registry.suggestion(name, names)
             raise UsageError(f"unknown {kind} '{name}'{hint}; known: {', '.join(names)}")
-    cards = [card(cls) | (details(cls) if name else {}) for cls in found]
+    cards = [card(cls) | (details(cls, name) if name else {}) for cls in found]
     if json_output:
         typer.echo(json.dumps({"strategies": cards}, indent=2))
     elif name is None:
@@ -93,7 +98,7 @@ def _print_details(one: dict[str, Any]) -> None:
 
     console = _console()
     console.print(f"{one['slot']} {one['name']}", style="bold")
-    console.print(f"{one['documentation']}\n\n{one['method']}\n")
+    console.print("\n\n".join(filter(None, [one["documentation"], one["method"]])) + "\n")
     console.print(f"use:        --{one['slot'].replace('_', '-')} '{one['example']}'")
     console.print(f"class:      {one['class']}, package {one['package']}")
     console.print(f"paper:      {one['paper'] or 'none'}")

@@ -27,14 +27,14 @@ def card(cls: type[Strategy]) -> dict[str, Any]:
     }
 
 
-def details(cls: type[Strategy]) -> dict[str, Any]:
-    """The fields that a detailed description adds to the card."""
+def details(cls: type[Strategy], name: str) -> dict[str, Any]:
+    """The fields that a detailed description adds to the card; `name` is what the example calls the strategy."""
     first = next((p for p in parameters_of(cls)[:1] if p["default"] is not None), None)
     return {
         "documentation": inspect.getdoc(cls) or "",
         "method": inspect.getdoc(sys.modules[cls.__module__]) or "",
         "class": f"{cls.__module__}:{cls.__qualname__}",
-        "example": str(Spec(cls.name, {first["name"]: first["default"]} if first else {})),
+        "example": str(Spec(name, {first["name"]: first["default"]} if first else {})),
     }
 
 

@@ -117,7 +117,7 @@ def environment(slot: int, jobs: int, cores: int, devices: Sequence[str]) -> dic
 def _start(run: PlannedRun, slot: int, shared: Mapping[str, str]) -> Job:
     run.log.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(run.settings, to_yaml(run.config))
-    command = [sys.executable, "-m", "prepo_cli", "train", "--config", str(run.settings), "--json"]
+    command = [sys.executable, "-P", "-m", "prepo_cli", "train", "--config", str(run.settings), "--json"]
     if run.is_begun:
         command.append("--resume" if run.resumable else "--overwrite")
     shared = {name: value for name, value in shared.items() if name != THREADS or name not in os.environ}

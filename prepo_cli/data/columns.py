@@ -12,6 +12,7 @@ from typing import Any
 from prepo_cli.data.rows import NUMBER
 from prepo_cli.errors import UsageError
 from prepo_cli.rewards.answers import last_boxed
+from prepo_cli.rewards.messages import question_of
 from prepo_cli.text import brief
 from strategies.registry import did_you_mean
 
@@ -48,9 +49,10 @@ def choose(given: str | None, known: Sequence[str], columns: Sequence[str], what
     for name in known:
         if name in columns:
             return name
-    raise UsageError(
-        f"{dataset} has no {what} column ({', '.join(known)}); choose one of {available} with --{what}-column"
-    )
+    cure = f"choose one of {available} with --{what}-column"
+    if what == "answer":
+        cure += ", or a reward that needs no answers with --reward"
+    raise UsageError(f"{dataset} has no {what} column ({', '.join(known)}); {cure}")
 
 
 def messages_of(cell: Any) -> list[dict[str, str]]:
@@ -71,12 +73,6 @@ def messages_of(cell: Any) -> list[dict[str, str]]:
     if not question_of(cell).strip():
         raise ValueError("the prompt's last message is empty")
     return [{"role": str(message["role"]), "content": message["content"]} for message in cell]
-
-
-def question_of(messages: Sequence[Mapping[str, str]]) -> str:
-    """The text of the last user message, or of the last message if none is the user's."""
-    from_user = [message["content"] for message in messages if message["role"] == "user"]
-    return from_user[-1] if from_user else messages[-1]["content"]
 
 
 def answer_of(cell: Any) -> str | list[str]:

@@ -23,13 +23,14 @@ from prepo_cli.data.columns import (
     choose,
     messages_of,
     number_of,
-    question_of,
 )
 from prepo_cli.data.short_names import by_short_name
 from prepo_cli.data.tables import Table, load_folder_or_hub, load_table
 from prepo_cli.data.validation import bad_rows
 from prepo_cli.data.vectorised import holds_numbers
 from prepo_cli.errors import UsageError
+from prepo_cli.rewards.messages import Prompt as Conversation
+from prepo_cli.rewards.messages import question_of
 from prepo_cli.sections import PromptsConfig
 from prepo_cli.terminal import progress
 from strategies.types import Prompt
@@ -49,13 +50,17 @@ class PromptDataset:
         prompt_column: str,
         answer_column: str | None,
         place: Callable[[int], str] | None = None,
+        need_answer: bool = True,
     ) -> None:
-        """`place` is what messages call a row of the table, such as its file and line."""
+        """`place` is what messages call a row of the table, such as its file and line.
+
+        Without `need_answer`, rows may lack an answer, or hold something else in its column.
+        """
         self.name, self.table = name, table
         self._place = place or (lambda row: f"{name}, row {row + 1}")
-        self.prompt_column, self.answer_column = prompt_column, answer_column
+        self.prompt_column, self.answer_column, self.need_answer = prompt_column, answer_column, need_answer
         self.notes = [f"prompts from column '{prompt_column}'"]
-        if answer_column:
+        if answer_column and need_answer:
             self.notes.append(f"answers from column '{answer_column}'")
         optional = [name for name in (*LABEL_COLUMNS, *NUMBER_COLUMNS) if name in table.column_names]
         labels = [name for name in optional if name in NUMBER_COLUMNS and not holds_numbers(table, name)]
@@ -90,14 +95,26 @@ class PromptDataset:
         """The text of the last user message."""
         return question_of(self.messages(index))
 
+    def given(self, index: int) -> Conversation:
+        """The prompt as the dataset has it: text, or chat messages."""
+        prompt = cell(self._row(index), self.prompt_column)
+        return prompt if isinstance(prompt, str) else messages_of(prompt)
+
     def answer(self, index: int) -> str | list[str] | None:
-        """The gold answer, or a list of them."""
-        return None if self.answer_column is None else answer_of(cell(self._row(index), self.answer_column))
+        """The gold answer, or a list of them; None where there is none and none is needed."""
+        if self.answer_column is None:
+            return None
+        try:
+            return answer_of(cell(self._row(index), self.answer_column))
+        except ValueError:
+            if self.need_answer:
+                raise
+            return None
 
     def fields(self, index: int) -> dict[str, Any]:
-        """All columns of the row for reward functions, with `answer` set to the gold answer."""
-        row = dict(self._row(index))
-        return row if self.answer_column is None else {**row, "answer": self.answer(index)}
+        """All columns of the row for reward functions, with `answer` set to the gold answer if there is one."""
+        row, answer = dict(self._row(index)), self.answer(index)
+        return row if answer is None else {**row, "answer": answer}
 
     def usable(self) -> Any:
         """The rows that passed validation, as a `datasets.Dataset`."""
@@ -121,7 +138,8 @@ class PromptDataset:
 
     def _check(self, skip_bad_rows: bool, advance: Callable[[int], None]) -> None:
         bad: list[int] = []
-        for index, fault in bad_rows(self.table, self.prompt_column, self.answer_column, self.columns, advance):
+        answer_column = self.answer_column if self.need_answer else None
+        for index, fault in bad_rows(self.table, self.prompt_column, answer_column, self.columns, advance):
             if not skip_bad_rows:
                 raise UsageError(f"{self._place(index)}: {fault}; fix it, or skip bad rows with --skip-bad-rows")
             bad.append(index)
@@ -151,6 +169,8 @@ def load_prompts(
 ) -> PromptDataset:
     """Load and validate prompts from 'embedded', a file, a folder, a short name or the Hub.
 
+    Answers are validated if they are needed, or their column is given; else they are used where there are any.
+
     Raises:
         UsageError: the dataset is missing, empty or unreadable, lacks a prompt or answer column, or has a bad row.
     """
@@ -167,8 +187,10 @@ def load_prompts(
         raise UsageError(f"{name} is empty")
     columns = _all_columns(rows)
     prompts = choose(prompt_column, PROMPT_COLUMNS, columns, "prompt", name)
-    answers = choose(answer_column, ANSWER_COLUMNS, columns, "answer", name) if need_answer or answer_column else None
-    dataset = PromptDataset(name, rows, prompts, answers, table.place)
+    need_answer = need_answer or answer_column is not None
+    use_answer = need_answer or not set(ANSWER_COLUMNS).isdisjoint(columns)
+    answers = choose(answer_column, ANSWER_COLUMNS, columns, "answer", name) if use_answer else None
+    dataset = PromptDataset(name, rows, prompts, answers, table.place, need_answer)
     dataset.skipped = table.bad
     dataset.check(skip_bad_rows)
     return dataset

@@ -70,7 +70,8 @@ class Evaluator:
         texts = [str(self.tokenizer.decode(rollout.token_ids, skip_special_tokens=True)) for rollout in rollouts]
         row_of_rollout = [prompt.index for prompt in prompts for _ in range(k)]
         columns = columns_of([self.dataset.fields(row) for row in row_of_rollout])
-        scores = self.judge([self.dataset.question(row) for row in row_of_rollout], texts, columns)
+        columns["completion_ids"] = [rollout.token_ids for rollout in rollouts]
+        scores = self.judge([self.dataset.given(row) for row in row_of_rollout], texts, columns)
         return Evaluation(
             prompt_ids=[prompt.id for prompt in prompts],
             sources=[prompt.source for prompt in prompts],

@@ -58,7 +58,7 @@ def score_pass_rates(config: PassRateConfig, *, overwrite: bool = False, break_l
 
 def _score(config: PassRateConfig) -> dict[str, Any]:
     with Judge(config.rewards) as judge:
-        dataset = load_configured_prompts(config, answer_column=config.answer_column)
+        dataset = load_configured_prompts(config, answer_column=config.answer_column, need_answer=judge.needs_answers)
         say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
         mark = fingerprint(config, model_source(config.model.model_name_or_path), dataset)
         sync_dir = config.output.with_name(config.output.name + ".sync")

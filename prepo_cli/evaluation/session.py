@@ -31,7 +31,7 @@ def run_evaluation(config: EvalConfig, *, overwrite: bool = False, break_lock: b
         UsageError: bad settings, data or output folder; KeyboardInterrupt: finished chunks are kept.
     """
     with locked_folder(Path(config.output_dir), break_lock), Judge(config.rewards) as judge:
-        dataset = load_configured_prompts(config, answer_column=config.answer_column)
+        dataset = load_configured_prompts(config, answer_column=config.answer_column, need_answer=judge.needs_answers)
         mark = fingerprint(config, model_source(config.model.model_name_or_path), dataset)
         folder = EvaluationFolder(Path(config.output_dir), mark)
         done = folder.open(overwrite)

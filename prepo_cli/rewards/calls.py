@@ -1,102 +1,139 @@
 """What a worker does with the user's reward functions: import them, call them, and say what went wrong where.
 
-A function whose parameter is called `completion` is called for one completion at a time, any other once with whole
-lists. The user's code may raise anything, SystemExit and KeyboardInterrupt included, and none of it ends the worker.
+Functions are called by keyword, with what TRL passes. One whose parameter is called `completion` is called for one
+completion at a time, any other once with whole lists. The user's code may raise anything, SystemExit and
+KeyboardInterrupt included, and none of it ends the worker.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from prepo_cli.errors import one_line
-from prepo_cli.rewards import places
 
 LARGEST = 1e9
 """In size, of a value: sums and squares of larger ones lose their digits, or overflow."""
+LOGGERS: dict[str, Callable[..., None]] = {
+    name: lambda *arguments, **more: None for name in ("log_extra", "log_metric")
+}
+"""What TRL's functions log with; those that name them get them, without effect."""
 
 
 class LoadError(Exception):
     """A function can't be imported; the message says which and why."""
 
 
+class Signature(NamedTuple):
+    """How a function is called: with the arguments that it names, or with `everything`."""
+
+    names: list[str]
+    required: list[str]
+    everything: bool
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether it is called for each completion by itself."""
+        return "completion" in self.names and "completions" not in self.names
+
+
 @dataclass(frozen=True)
 class OwnFunction:
-    """A function of the user's, and whether it takes one completion at a time."""
+    """A function of the user's."""
 
     call: Callable[..., Any]
-    one_at_a_time: bool
+    signature: Signature
 
 
-def load(names: Sequence[str]) -> dict[str, OwnFunction]:
-    """The functions behind `package.module:function`, by name.
+def load(functions: Mapping[str, str]) -> dict[str, OwnFunction]:
+    """The functions behind paths such as `package.module:function`, by name.
 
     Raises:
         LoadError: a module that does not import, or a name in it that is not a function.
     """
-    return {name: _load(name) for name in names}
+    return {name: _load(name, path) for name, path in functions.items()}
 
 
-def _load(name: str) -> OwnFunction:
-    module_name, _, attribute = name.partition(":")
+def _load(name: str, path: str) -> OwnFunction:
+    from strategies import own_code  # in the worker: the package loads numpy, and a server with threads can't fork
+
     try:
-        function = getattr(importlib.import_module(module_name), attribute)
+        function = own_code.load(path)
     except BaseException as error:
-        place = places.of_error(error)
-        cure = "; add its folder to PYTHONPATH" if isinstance(error, ModuleNotFoundError) else ""
-        raise LoadError(
-            f"reward '{name}' fails to import{place and f' at {place}'}: {described(error)}{cure}"
-        ) from None
+        raise LoadError(f"reward '{name}' {own_code.import_fault(error)}") from None
     if not callable(function):
         raise LoadError(f"reward '{name}' is of type {type(function).__name__}; name a function")
-    return OwnFunction(function, takes_one(function))
+    return OwnFunction(function, signature_of(function))
 
 
-def takes_one(function: Callable[..., Any]) -> bool:
-    """Whether a function has a parameter `completion`, and none `completions`.
+def signature_of(function: Callable[..., Any]) -> Signature:
+    """How to call a function; with everything if it doesn't say what it takes.
 
-    >>> takes_one(lambda prompt, completion, **columns: 1.0), takes_one(lambda prompts, completions, **columns: [])
-    (True, False)
+    >>> signature_of(lambda completions, level=1: [])
+    Signature(names=['completions', 'level'], required=['completions'], everything=False)
+    >>> signature_of(lambda prompt, completion, **columns: 1.0).one_at_a_time
+    True
     """
     try:
-        parameters = inspect.signature(function).parameters
+        parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # some callables written in C have no signature
-        return False
-    return "completion" in parameters and "completions" not in parameters
+        return Signature([], [], everything=True)
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return Signature(
+        names=[p.name for p in named],
+        required=[p.name for p in named if p.default is p.empty],
+        everything=any(p.kind == p.VAR_KEYWORD for p in parameters),
+    )
 
 
 def answer(functions: Mapping[str, OwnFunction], job: Sequence[Any]) -> dict[str, Any]:
-    """The answer to a job, which is a function's name, prompts, completions and columns, all of them lists.
+    """The answer to a job: a function's name, the number of completions, and lists of so many values by argument.
 
     `values` has a number for each completion, None, or a text that says what is wrong with its value; `fault` says what
     the call raised and where; `breach` says that what came back is no list of the right length.
     """
-    name, prompts, completions, columns = job
+    name, count, arguments = job
     function = functions[name]
     try:
-        if function.one_at_a_time:
-            single = {key: values[0] for key, values in columns.items() if key not in ("prompt", "completion")}
-            values: list[Any] = [function.call(prompt=prompts[0], completion=completions[0], **single)]
+        if function.signature.one_at_a_time:
+            values: list[Any] = [_called(function, {key: column[0] for key, column in arguments.items()})]
         else:
-            returned = function.call(prompts, completions, **columns)
+            loggers = {key: log for key, log in LOGGERS.items() if key in function.signature.names}
+            returned = _called(function, {**arguments, **loggers})
             if isinstance(returned, (str, bytes, Mapping)) or not hasattr(returned, "__iter__"):
                 return {"breach": f"returned {type(returned).__name__}; return a list with a value for each completion"}
-            values = list(islice(returned, len(completions) + 1))
+            values = list(islice(returned, count + 1))
         numbers = [number(value) for value in values]
     except BaseException as error:
+        from strategies import places
+
         place = places.of_error(error, function.call)
         return {"fault": f"failed{place and f' at {place}'}: {described(error)}"}
-    if len(numbers) != len(completions):
-        count = f"more than {len(completions)}" if len(numbers) > len(completions) else str(len(numbers))
-        return {"breach": f"returned {count} values for {len(completions)} completions; return one each"}
+    if len(numbers) != count:
+        found = f"more than {count}" if len(numbers) > count else str(len(numbers))
+        return {"breach": f"returned {found} values for {count} completions; return one each"}
     if any(isinstance(value, str) for value in numbers):
+        from strategies import places
+
         place = places.of_function(function.call)
         numbers = [f"{v}{place and f' ({place})'}" if isinstance(v, str) else v for v in numbers]
     return {"values": numbers}
+
+
+def _called(function: OwnFunction, arguments: Mapping[str, Any]) -> Any:
+    """What a function returns; a coroutine's result."""
+    returned = function.call(**arguments)
+    if not inspect.isawaitable(returned):
+        return returned
+    import asyncio
+
+    async def awaited() -> Any:
+        return await returned
+
+    return asyncio.run(awaited())
 
 
 def number(value: Any) -> float | str | None:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
+from typing import Any
 
 from prepo_cli.rewards.worker import TRACE_SIGNAL, Role
 from prepo_cli.terminal import say
@@ -111,7 +112,7 @@ class Worker:
             os.set_blocking(descriptor, False)
         self.server = server
         self.queue: deque[int] = deque()
-        self.ready: dict[str, bool] | None = None
+        self.ready: dict[str, list[Any]] | None = None
         self.deadline = monotonic() + min(SLOW_SECONDS, START_SECONDS)
         self.patience = START_SECONDS - SLOW_SECONDS
         self.trace: list[str] = []

@@ -1,4 +1,4 @@
-r"""Reward functions: the built-in `exact` and `boxed`, and the user's own as `package.module:function`.
+r"""Reward functions: the built-in `exact` and `boxed`, and the user's own by their paths.
 
 A reward function is `f(prompts, completions, **columns) -> list[float | None]`, as in TRL; `columns` holds lists with
 an entry for each completion, among them `answer`. None means that it does not apply to that completion. The user's own
@@ -12,13 +12,14 @@ from typing import Any
 
 from prepo_cli.errors import UsageError
 from prepo_cli.rewards.answers import alternatives, final_answer, normalise
+from prepo_cli.rewards.messages import Prompt
 from strategies.registry import did_you_mean
 
 RewardFunction = Callable[..., Sequence[float | None]]
 MATH = "math"
 
 
-def exact(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[Any], **_: Any) -> list[float | None]:
+def exact(prompts: Sequence[Prompt], completions: Sequence[str], answer: Sequence[Any], **_: Any) -> list[float | None]:
     """1 if the completion, stripped, is exactly the answer or one of its alternatives."""
     return [
         float(completion.strip() in {gold.strip() for gold in alternatives(golds)}) if alternatives(golds) else None
@@ -26,7 +27,7 @@ def exact(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[A
     ]
 
 
-def boxed(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[Any], **_: Any) -> list[float | None]:
+def boxed(prompts: Sequence[Prompt], completions: Sequence[str], answer: Sequence[Any], **_: Any) -> list[float | None]:
     r"""1 if the last \boxed{} holds the answer, one of its alternatives, or all of them separated by commas."""
     rewards: list[float | None] = []
     for completion, golds in zip(completions, answer, strict=True):
@@ -49,6 +50,6 @@ def find(name: str) -> RewardFunction | None:
         return None
     if name not in BUILT_IN:
         known = [MATH, *BUILT_IN]
-        hint = did_you_mean(name, known)
-        raise UsageError(f"unknown reward '{name}'{hint}; known: {', '.join(known)}, package.module:function")
+        hint = f"; name the function in it, {name}:function" if name.endswith(".py") else did_you_mean(name, known)
+        raise UsageError(f"unknown reward '{name}'{hint}; known: {', '.join(known)}, path/to/file.py:function")
     return BUILT_IN[name]

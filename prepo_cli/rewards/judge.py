@@ -19,6 +19,7 @@ from prepo_cli.errors import UsageError
 from prepo_cli.machine import cores
 from prepo_cli.rewards.answers import alternatives
 from prepo_cli.rewards.functions import MATH, find
+from prepo_cli.rewards.messages import Prompt
 from prepo_cli.rewards.own import Batch, OwnFunctions
 from prepo_cli.rewards.pool import Call, Lost, WorkerPool
 from prepo_cli.rewards.verify import Job, prepare
@@ -73,13 +74,13 @@ class Judge:
         self._verdict, self._correct_reward = config.verdict_function, config.correct_reward
         self._timeout_s, self._told = config.timeout_s, False
         size = config.workers or min(MAX_WORKERS, cores())
-        self._pool = WorkerPool(Role([], MATH_BYTES), size, f"reward '{MATH}'")
+        self._pool = WorkerPool(Role({}, MATH_BYTES), size, f"reward '{MATH}'")
         self._own = OwnFunctions(config, size) if any(":" in name for name in config.functions) else None
 
     def __call__(
-        self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
+        self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
     ) -> Scores:
-        """Scores of N completions; `columns` are passed to the functions, one entry for each completion.
+        """Scores of N completions; `columns`, completion_ids among them, are passed on, an entry for each completion.
 
         Raises:
             UsageError: the `answer` column is missing, or a function returns the wrong number of values;
@@ -94,6 +95,12 @@ class Judge:
             total_N += weight * np.where(np.isnan(values_N), 0.0, values_N)
         correct_N = by_function[self._verdict] >= self._correct_reward - TOLERANCE  # NaN, not applicable: not correct
         return Scores(total_N, by_function, correct_N, batch.timeouts, batch.errors)
+
+    @property
+    def needs_answers(self) -> bool:
+        """Whether a function requires gold answers: one that is built in, or names `answer` without a default."""
+        own = {} if self._own is None else self._own.signatures
+        return any(name not in own or "answer" in own[name].required for name in self._functions)
 
     def close(self) -> None:
         """Stop the workers."""

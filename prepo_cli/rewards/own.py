@@ -22,15 +22,20 @@ import numpy as np
 import numpy.typing as npt
 
 from prepo_cli.errors import RunError, UsageError
+from prepo_cli.rewards.calls import LOGGERS, Signature
+from prepo_cli.rewards.messages import Prompt, as_text, reply
 from prepo_cli.rewards.pool import Call, Lost, Outcome, StartError, WorkerPool
 from prepo_cli.rewards.wire import encode
 from prepo_cli.rewards.worker import Role
 from prepo_cli.sections import RewardConfig
 from prepo_cli.terminal import say
 from prepo_cli.text import plain
+from strategies.own_code import OwnCodeError, import_fault, located
 
 LATEST_CALLS = 16
 """If more than half of so many calls in a row are lost, the run stops instead of going on at that pace."""
+TEXTS = ("prompt", "completion", "prompts", "completions")
+"""Arguments that are no columns, as in TRL."""
 PRINTED_BYTES = 8192
 """What is shown of the prints during one batch."""
 
@@ -39,7 +44,7 @@ PRINTED_BYTES = 8192
 class Batch:
     """N completions to judge, what is known of their prompts, and how many checks of them were lost or failed."""
 
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     completions: Sequence[str]
     columns: Mapping[str, Sequence[Any]]
     timeouts: int = 0
@@ -63,15 +68,15 @@ class OwnFunctions:
             UsageError: one does not import, or is no function.
         """
         self.config = config
-        names = [name for name in config.functions if ":" in name]
+        functions = {name: _located(name) for name in config.functions if ":" in name}
         memory = int(config.memory_gb * 2**30) if config.memory_gb else machine_memory() // 2
-        self.pool = WorkerPool(Role(names, memory), size, f"reward '{names[0]}'", self._hear)
+        self.pool = WorkerPool(Role(functions, memory), size, f"reward '{next(iter(functions))}'", self._hear)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._printed = 0
         self.told: set[str] = set()
         self.lost: deque[bool] = deque(maxlen=LATEST_CALLS)
         try:
-            self._one_at_a_time = self.pool.start()
+            self.signatures = {name: Signature(*parts) for name, parts in self.pool.start().items()}
         except StartError as error:
             raise UsageError(str(error)) from error
 
@@ -79,12 +84,12 @@ class OwnFunctions:
         """A function's values [N], NaN where it does not apply; counts timeouts and errors in the batch.
 
         Raises:
-            UsageError: it returned no list, or one of the wrong length;
+            UsageError: it requires a column that is missing, or returned no list or one of the wrong length;
             RunError: it failed and `on_error` is stop, its process does not start, or most calls are lost.
         """
         self._printed = 0
         scoring, everything = _Scoring(self, name, batch), range(len(batch.completions))
-        if self._one_at_a_time[name]:
+        if self.signatures[name].one_at_a_time:
             scoring.each(everything, self.pool.size)
         else:
             scoring.whole(everything)
@@ -119,7 +124,7 @@ class _Scoring:
 
     def __init__(self, own: OwnFunctions, name: str, batch: Batch) -> None:
         self.own, self.name, self.batch, self.config = own, name, batch, own.config
-        self.columns = {key: column for key, column in batch.columns.items() if key not in ("prompts", "completions")}
+        self.arguments = _arguments(name, own.signatures[name], batch)
         self.values_N = np.full(len(batch.completions), np.nan)
 
     def whole(self, indices: Sequence[int]) -> None:
@@ -147,21 +152,20 @@ class _Scoring:
         def chosen(column: Sequence[Any]) -> list[Any]:
             return [column[i] for i in indices]
 
-        columns = {key: chosen(column) for key, column in self.columns.items()}
+        arguments = {key: chosen(column) for key, column in self.arguments.items()}
         try:
-            arguments = [self.name, chosen(self.batch.prompts), chosen(self.batch.completions), columns]
-            return Call(encode(arguments), seconds)
+            return Call(encode([self.name, len(indices), arguments]), seconds)
         except (TypeError, ValueError):
             self._leave_out_columns()
             return self._call(indices, seconds)
 
     def _leave_out_columns(self) -> None:
         """Drop columns that JSON can't carry, such as images."""
-        for key, column in list(self.columns.items()):
+        for key, column in list(self.arguments.items()):
             try:
                 encode(list(column))
             except (TypeError, ValueError) as error:
-                del self.columns[key]
+                del self.arguments[key]
                 self._tell(f"column '{key}'", f"column '{key}' is not passed to reward functions: it holds {error}")
 
     def _take(self, indices: Sequence[int], outcome: Outcome, seconds: float) -> None:
@@ -200,6 +204,29 @@ class _Scoring:
         if key not in self.own.told:
             self.own.told.add(key)
             say(text)
+
+
+def _located(name: str) -> str:
+    try:
+        return located(name)
+    except OwnCodeError as error:
+        raise UsageError(f"reward '{name}' {import_fault(error)}") from error
+
+
+def _arguments(name: str, signature: Signature, batch: Batch) -> dict[str, Sequence[Any]]:
+    """The lists that a function gets, by argument: what it names, or everything."""
+    if signature.one_at_a_time:
+        known: dict[str, Sequence[Any]] = {"prompt": list(map(as_text, batch.prompts)), "completion": batch.completions}
+    else:
+        known = {"prompts": batch.prompts, "completions": list(map(reply, batch.prompts, batch.completions))}
+    known |= {key: column for key, column in batch.columns.items() if key not in TEXTS}
+    for parameter in signature.required:
+        if parameter not in known and parameter not in LOGGERS:
+            raise UsageError(
+                f"reward '{name}' requires '{parameter}', and the dataset has no such column; available: "
+                f"{', '.join(known)}"
+            )
+    return known if signature.everything else {key: known[key] for key in signature.names if key in known}
 
 
 def _lost(outcome: Lost, count: int, seconds: float) -> str:

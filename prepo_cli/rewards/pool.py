@@ -18,10 +18,10 @@ from time import monotonic
 from typing import Any, Literal, NamedTuple
 
 from prepo_cli.errors import RunError
-from prepo_cli.rewards import places
 from prepo_cli.rewards.forkserver import ForkServer, ServerLost, Worker
 from prepo_cli.rewards.worker import Role
 from prepo_cli.terminal import say
+from strategies import places
 
 MAX_CHUNK = 32
 CHUNKS_PER_WORKER = 4
@@ -67,7 +67,7 @@ class WorkerPool:
         self._failed_starts = 0
         self._stop = weakref.finalize(self, _stop_all, self._servers, os.getpid())
 
-    def start(self) -> dict[str, bool]:
+    def start(self) -> dict[str, list[Any]]:
         """Start a worker unless there is one; returns what it tells of its functions.
 
         Raises:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from prepo_cli.rewards.calls import LoadError, answer, load
+from prepo_cli.rewards.calls import LoadError, Signature, answer, load
 from prepo_cli.rewards.verify import Job, check
 from prepo_cli.rewards.wire import decode
 
@@ -35,9 +35,12 @@ TRACE_SIGNAL = signal.SIGUSR1
 
 
 class Role(NamedTuple):
-    """What workers do: the user's `functions`, or `math` if there are none; `memory` is their limit in bytes."""
+    """What workers do: the user's `functions` (names and paths), or `math` if there are none.
 
-    functions: list[str]
+    `memory` is their limit in bytes.
+    """
+
+    functions: dict[str, str]
     memory: int
 
 
@@ -102,8 +105,8 @@ def _work(role: Role, fault: str, jobs: int, answers: int, prints: int) -> None:
     try:
         if fault:
             raise LoadError(fault)
-        kinds, evaluate = _evaluator(role)
-        _write(answers, {"ready": kinds})
+        signatures, evaluate = _evaluator(role)
+        _write(answers, {"ready": signatures})
         _serve(jobs, answers, evaluate)
     except LoadError as error:
         _write(answers, {"failed": str(error)})
@@ -125,12 +128,12 @@ def _serve(jobs: int, answers: int, evaluate: Callable[[Any], Any]) -> None:
                 _write(answers, outcome)
 
 
-def _evaluator(role: Role) -> tuple[dict[str, bool], Callable[[Any], Any]]:
+def _evaluator(role: Role) -> tuple[dict[str, Signature], Callable[[Any], Any]]:
     """What the worker tells when it is ready, and how it answers a job."""
     if not role.functions:
         return {}, lambda job: {"values": [float(_verdict(Job(tuple(job[0]), job[1], job[2])))]}
     functions = load(role.functions)
-    return {name: function.one_at_a_time for name, function in functions.items()}, lambda job: answer(functions, job)
+    return {name: function.signature for name, function in functions.items()}, lambda job: answer(functions, job)
 
 
 def _verdict(job: Job) -> bool:

@@ -90,6 +90,11 @@ class RunConfig(Section):
     recipe: str = DEFAULT_RECIPE
     seed: Seed = 0
     output_dir: MayChange[str] = Field("", description="run folder; runs/<recipe>-seed<seed> by default")
+    code_dir: MayChange[str | None] = Field(
+        None,
+        description="folder of your own strategies and rewards, relative to the run folder; by default the folder that "
+        "the run is started from",
+    )
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     rewards: RewardConfig = Field(default_factory=RewardConfig)

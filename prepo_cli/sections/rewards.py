@@ -19,7 +19,9 @@ class RewardConfig(Section):
     functions and weights never change it.
     """
 
-    functions: list[str] = Field(["math"], min_length=1, description="math, exact, boxed or package.module:function")
+    functions: list[str] = Field(
+        ["math"], min_length=1, description="math, exact, boxed, path/to/file.py:function or package.module:function"
+    )
     weights: list[Annotated[float, Field(ge=-1e6, le=1e6)]] | None = Field(
         None, description="one per function; 1 each by default"
     )

@@ -160,8 +160,9 @@ class _Round:
         started = perf_counter()
         dataset = self.collector.prompts.dataset
         columns = columns_of([dataset.fields(sample.prompt.index) for sample in samples])
-        questions = [dataset.question(sample.prompt.index) for sample in samples]
-        scores = self.collector.judge(questions, [sample.text for sample in samples], columns)
+        columns["completion_ids"] = [sample.rollout.token_ids for sample in samples]
+        prompts = [dataset.given(sample.prompt.index) for sample in samples]
+        scores = self.collector.judge(prompts, [sample.text for sample in samples], columns)
         self.step.scores.append(scores)
         for sample, reward, correct in zip(samples, scores.rewards_N, scores.correct_N, strict=True):
             sample.reward, sample.correct = float(reward), bool(correct)

@@ -25,7 +25,9 @@ class TrainingEvaluation:
         self._evaluator: Evaluator | None = None
         settings = config.evaluation
         if settings.dataset_name is not None:
-            dataset = load_prompts(settings.dataset_name, split=settings.split, limit=settings.limit)
+            dataset = load_prompts(
+                settings.dataset_name, split=settings.split, limit=settings.limit, need_answer=judge.needs_answers
+            )
             sampling = Sampling(
                 k=settings.num_samples,
                 temperature=settings.temperature,

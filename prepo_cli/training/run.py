@@ -52,7 +52,10 @@ class Run:
         self.config, self.folder, self.learner = config, folder, learner
         training, data = config.training, config.data
         self.dataset = load_configured_prompts(
-            data, answer_column=data.answer_column, dataset_config=data.dataset_config
+            data,
+            answer_column=data.answer_column,
+            need_answer=judge.needs_answers,
+            dataset_config=data.dataset_config,
         )
         policy = learner.policy
         renderer = Renderer(policy.tokenizer, data.system_prompt, data.chat_template_kwargs)

@@ -34,6 +34,9 @@ class Sums:
     def question(self, row: int) -> str:
         return f"{row}+{row * row}"
 
+    def given(self, row: int) -> str:
+        return self.question(row)
+
     def messages(self, row: int) -> list[dict[str, str]]:
         return [{"role": "user", "content": self.question(row)}]
 

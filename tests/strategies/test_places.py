@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from prepo_cli.rewards import places
+from strategies import places
 
-HERE = "tests/rewards/test_places.py"
+HERE = "tests/strategies/test_places.py"
 
 
 def fails() -> None:

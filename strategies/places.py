@@ -11,7 +11,7 @@ from inspect import unwrap
 from pathlib import Path
 
 FRAME = re.compile(r'\s*File "(.+)", line (\d+) in ')
-PACKAGE = str(Path(__file__).parents[1]) + os.sep
+OURS = tuple(str(Path(__file__).parents[1] / name) + os.sep for name in ("strategies", "prepo_cli"))
 LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
@@ -49,4 +49,4 @@ def _first_own(frames: Iterable[tuple[str, int]]) -> str:
 
 
 def _inner(file: str) -> bool:
-    return file.startswith((PACKAGE, "<"))
+    return file.startswith((*OURS, "<"))
