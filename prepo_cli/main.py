@@ -17,6 +17,7 @@ import typer
 
 from prepo_cli import __version__
 from prepo_cli.commands.compare import compare
+from prepo_cli.commands.config import config_command
 from prepo_cli.commands.eval import evaluate_command
 from prepo_cli.commands.score_passrate import score_passrate
 from prepo_cli.commands.score_ppl import score_ppl
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate_command,
     "compare": compare,
     "strategies": strategies_command,
+    "config": config_command,
 }
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 DEBUG = "--debug"

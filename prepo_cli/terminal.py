@@ -7,23 +7,23 @@ would steer the terminal, and without the credentials of addresses (`prepo_cli.t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
+from shutil import get_terminal_size
 from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
-    SpinnerColumn,
     Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -32,6 +32,7 @@ from prepo_cli.errors import NO_ROOM
 from prepo_cli.text import plain
 
 LINE_EVERY_SECONDS = 10.0
+PIPED_COLUMNS = 100
 
 
 def say(text: str) -> None:
@@ -48,16 +49,49 @@ def line(text: str) -> None:
     print(plain(text))
 
 
+def results() -> Console:
+    """A console on stdout for text that wraps: as wide as the terminal, or 100 columns where there is none."""
+    width = get_terminal_size((PIPED_COLUMNS, 24)).columns
+    return Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table under its title; all columns but the first are right-aligned."""
-    shown = Table()
-    for number, column in enumerate(columns):
-        shown.add_column(Text(plain(column)), justify="right" if number else "left")
-    for row in rows:
-        shown.add_row(*(Text("" if cell is None else plain(str(cell))) for cell in row))  # Text holds no markup
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 150)
+    """Print a table under its title; all columns but the first are right-aligned.
+
+    Columns that don't fit the terminal follow in a table below, beside the first one again. Where there is no terminal,
+    lines are as long as the table.
+    """
+    heads = [plain(column) for column in columns]
+    cells = [["" if cell is None else plain(str(cell)) for cell in row] for row in rows]
+    widths = [_width(head, [row[i] for row in cells]) for i, head in enumerate(heads)]
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else sum(widths) + 1)
     console.print(Text(plain(title)), soft_wrap=True)
-    console.print(shown)
+    for part in parts(widths, console.width):
+        shown = Table()
+        for i in part:
+            shown.add_column(Text(heads[i]), justify="right" if i else "left", overflow="fold")
+        for row in cells:
+            shown.add_row(*(Text(row[i]) for i in part))  # Text holds no markup
+        console.print(shown)
+
+
+def parts(widths: Sequence[int], available: int) -> list[list[int]]:
+    """The columns of each table, of the widths that columns take, so that the tables fit; the first is in all of them.
+
+    >>> parts([8, 10, 10, 10], 30), parts([8, 10, 10, 10], 100), parts([8], 5)
+    ([[0, 1, 2], [0, 3]], [[0, 1, 2, 3]], [[0]])
+    """
+    found = [[0]]
+    for i in range(1, len(widths)):
+        if len(found[-1]) > 1 and sum(widths[j] for j in found[-1]) + widths[i] + 1 > available:
+            found.append([0])
+        found[-1].append(i)
+    return found
+
+
+def _width(head: str, cells: Sequence[str]) -> int:
+    """What a column takes with its border and the spaces around its cells."""
+    return max(map(cell_len, (head, *cells))) + 3
 
 
 class _Rate(ProgressColumn):
@@ -65,6 +99,26 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:,.1f} {task.fields['unit']}/s" if task.speed else "", style="cyan")
+
+
+class _Left(ProgressColumn):
+    """Time left."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        seconds = task.time_remaining
+        return Text("" if seconds is None else f"{timedelta(seconds=round(seconds))} left", style="cyan")
+
+
+class _Screen(Progress):
+    """The bar in one line, and what there is to say below it."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields["note"]:
+                yield Text(f"  {task.fields['note']}", no_wrap=True, overflow="ellipsis")
 
 
 @contextmanager
@@ -84,16 +138,15 @@ class _Bar:
         self._last_line_at = self.started
         self._bar: Progress | None = None
         if sys.stderr.isatty():
-            self._bar = Progress(
-                SpinnerColumn(),
+            self._bar = _Screen(
                 TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
+                BarColumn(bar_width=None),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
                 _Rate(),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", markup=False),
+                _Left(),
                 console=Console(stderr=True),
+                expand=True,
             )
             self._task = self._bar.add_task(self.description, total=total, completed=done, unit=unit, note="")
 

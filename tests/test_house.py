@@ -23,6 +23,8 @@ FLOORS = [
     "prepo_cli.seed_statistics",
     "prepo_cli.sections",
     "prepo_cli.config",
+    "prepo_cli.reference",
+    "prepo_cli.metrics",
     "prepo_cli.terminal",
     "prepo_cli.signals",
     "prepo_cli.files",

@@ -24,7 +24,7 @@ def learning_curve(metrics: Sequence[Line], evaluations: Sequence[Line], path: P
     """Training reward and held-out avg@k over steps; below them the share of zero-variance groups and the entropy."""
     if not metrics:
         return
-    steps = np.array([line["step"] for line in metrics]) + 1
+    steps = np.array([line["step"] for line in metrics])
     rewards = np.array([line["reward"] for line in metrics])
     with canvas(path, rows=2, height=6.0) as (upper, lower):
         upper.plot(steps, rewards, color=SKY, linewidth=0.8, alpha=0.6)
@@ -36,7 +36,7 @@ def learning_curve(metrics: Sequence[Line], evaluations: Sequence[Line], path: P
         lower.plot(steps, [line["frac_reward_zero_std"] for line in metrics], color=RED)
         lower.set_ylabel("share of zero-variance groups", color=RED)
         lower.set_ylim(0, 1)
-        lower.set_xlabel("optimiser steps")
+        lower.set_xlabel("step")
         entropy = lower.twinx()
         entropy.plot(steps, [line["entropy"] for line in metrics], color=GREEN)
         entropy.set_ylabel("token entropy (nats)", color=GREEN)
