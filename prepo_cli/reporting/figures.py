@@ -56,6 +56,7 @@ def perplexity_histogram(ppl: np.ndarray[Any, np.dtype[np.float64]], path: Path,
             label = "median" if median else "deciles" if number == 1 else None
             axes.axvline(decile, color=RED if median else BLUE, linewidth=1.6 if median else 0.7, label=label)
         axes.set_xscale("log")
+        plain_log_ticks(axes.xaxis, low, high)
         axes.set_xlabel("prompt perplexity")
         axes.set_ylabel("prompts")
         set_title(axes, title)
@@ -75,6 +76,16 @@ def drawable(text: str, limit: int) -> str:
     shown = plain(" ".join(text.split()))
     shown = shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
     return "".join(c if font.get_char_index(ord(c)) else "\N{REPLACEMENT CHARACTER}" for c in shown)
+
+
+def plain_log_ticks(axis: Any, low: float, high: float) -> None:
+    """Label a logarithmic axis from `low` to `high` with plain numbers: 500 rather than 5 x 10^2."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    subs = (1, 1.5, 2, 3, 5, 7) if high / low <= 10 else (1, 2, 5) if high / low <= 1000 else (1,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
 
 
 def held_out(axes: Any, evaluations: Sequence[Line], x: str, color: str, label: str) -> None:
