@@ -82,7 +82,8 @@ def build_app(debug: bool = False) -> typer.Typer:
     )
     built.callback(invoke_without_command=True)(_root)
     for name, command in COMMANDS.items():
-        built.command(name)(_guarded(command, debug))
+        about = " ".join((command.__doc__ or "").split("\n\n")[0].split())  # whole, where click would cut it
+        built.command(name, short_help=about)(_guarded(command, debug))
     return built
 
 

@@ -15,6 +15,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -25,7 +26,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from prepo_cli.errors import NO_ROOM
@@ -33,6 +34,8 @@ from prepo_cli.text import plain
 
 LINE_EVERY_SECONDS = 10.0
 PIPED_COLUMNS = 100
+GAP = 3
+"""Columns between those of a table."""
 
 
 def say(text: str) -> None:
@@ -45,8 +48,11 @@ def say(text: str) -> None:
 
 
 def line(text: str) -> None:
-    """Print one line of results to stdout."""
-    print(plain(text))
+    """Print one line of results to stdout; a terminal shows it on several, broken between words."""
+    if sys.stdout.isatty():
+        results().print(plain(text))
+    else:
+        print(plain(text))
 
 
 def results() -> Console:
@@ -63,16 +69,17 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     """
     heads = [plain(column) for column in columns]
     cells = [["" if cell is None else plain(str(cell)) for cell in row] for row in rows]
-    widths = [_width(head, [row[i] for row in cells]) for i, head in enumerate(heads)]
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else sum(widths) + 1)
-    console.print(Text(plain(title)), soft_wrap=True)
+    widths = [max(map(cell_len, (head, *(row[i] for row in cells)))) + GAP for i, head in enumerate(heads)]
+    console = Console(file=sys.stdout, width=results().width if sys.stdout.isatty() else sum(widths))
+    line(title)
     for part in parts(widths, console.width):
-        shown = Table()
+        shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
         for i in part:
             shown.add_column(Text(heads[i]), justify="right" if i else "left", overflow="fold")
         for row in cells:
             shown.add_row(*(Text(row[i]) for i in part))  # Text holds no markup
         console.print(shown)
+        console.print()
 
 
 def parts(widths: Sequence[int], available: int) -> list[list[int]]:
@@ -83,22 +90,18 @@ def parts(widths: Sequence[int], available: int) -> list[list[int]]:
     """
     found = [[0]]
     for i in range(1, len(widths)):
-        if len(found[-1]) > 1 and sum(widths[j] for j in found[-1]) + widths[i] + 1 > available:
+        if len(found[-1]) > 1 and sum(widths[j] for j in found[-1]) + widths[i] - GAP > available:
             found.append([0])
         found[-1].append(i)
     return found
-
-
-def _width(head: str, cells: Sequence[str]) -> int:
-    """What a column takes with its border and the spaces around its cells."""
-    return max(map(cell_len, (head, *cells))) + 3
 
 
 class _Rate(ProgressColumn):
     """Units per second."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.1f} {task.fields['unit']}/s" if task.speed else "", style="cyan")
+        rate = "" if not task.speed else f"{task.speed:,.{0 if task.speed >= 1000 else 1}f}"
+        return Text(f"{rate} {task.fields['unit']}/s" if rate else "", style="cyan")
 
 
 class _Left(ProgressColumn):
@@ -142,9 +145,7 @@ class _Bar:
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=None),
                 TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-                _Rate(),
-                TimeElapsedColumn(),
-                _Left(),
+                *(kind(table_column=Column(no_wrap=True)) for kind in (_Rate, TimeElapsedColumn, _Left)),
                 console=Console(stderr=True),
                 expand=True,
             )

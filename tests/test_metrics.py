@@ -24,7 +24,7 @@ SHORT = [
     "training.max_completion_length=32", "evaluation.limit=16", "evaluation.num_samples=2", "reporting.figures=false",
     "rewards.workers=1",
 ]  # fmt: skip
-SETTINGS = {"recipe", "strategies", "model", "dataset", "seed", "output_dir"}
+SETTINGS = {"evaluation_set", "recipe", "strategies", "model", "dataset", "seed", "output_dir"}
 """What summary.json repeats."""
 
 
