@@ -24,7 +24,7 @@ class Metric:
 
 
 TRAINED = "steps that train on any token"
-CORRECTED = "engines whose log-probs aren't the trainer's, mixed precision"
+CORRECTED = "engines vllm and vllm-server, unless the correction is none"
 
 STEPS = (
     Metric("step", "steps", "for which the policy that sampled had been trained: 0 in the first line"),
