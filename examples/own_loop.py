@@ -102,7 +102,7 @@ def collect(strategies: StrategySet, task: Task, ctx: StepContext) -> tuple[list
         strategies.observe(groups, ctx)
         kept += [Group(g.prompt, c) for g in groups if (c := tuple(compress(g.completions, strategies.keep(g, ctx))))]
         ctx = replace(ctx, round=ctx.round + 1)
-    assert kept, f"step {ctx.step + 1}: the filter kept none of {generated:,} rollouts"
+    assert kept, f"step {ctx.step}: the filter kept none of {generated:,} rollouts"
     return kept, generated
 
 
@@ -141,7 +141,7 @@ def main(slots: dict[str, str]) -> None:
         reward, entropy, ended = float(batch.rewards_N.mean()), batch.token_mean_entropy, task.epoch - ctx.epoch
         report = StepReport(step, STEPS, ctx.epoch, ended, ctx.temperature, entropy, reward, True, *totals.tolist())
         strategies.end_step(report)
-        print(f"step {step + 1}: reward {reward:.3f}, entropy {entropy:.3f}, {totals[0]:,} rollouts", flush=True)
+        print(f"step {step}: reward {reward:.3f}, entropy {entropy:.3f}, {totals[0]:,} rollouts", flush=True)
     after = np.mean([rollout.reward for rollout in roll_out(held_out, held_out.prompts[:HELD_OUT] * 8, 1.0)])
     print(f"held-out avg@8: {before:.3f} before, {after:.3f} after, gain {after - before:+.3f}")
 

@@ -19,6 +19,7 @@ import typer
 
 from prepo_cli import __version__
 from prepo_cli.commands.compare import compare
+from prepo_cli.commands.config import config_command
 from prepo_cli.commands.eval import evaluate_command
 from prepo_cli.commands.score_passrate import score_passrate
 from prepo_cli.commands.score_ppl import score_ppl
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate_command,
     "compare": compare,
     "strategies": strategies_command,
+    "config": config_command,
 }
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 DEBUG = "--debug"
@@ -82,7 +84,8 @@ def build_app(debug: bool = False) -> typer.Typer:
     )
     built.callback(invoke_without_command=True)(_root)
     for name, command in COMMANDS.items():
-        built.command(name)(_guarded(command, debug))
+        about = " ".join((command.__doc__ or "").split("\n\n")[0].split())  # whole, where click would cut it
+        built.command(name, short_help=about)(_guarded(command, debug))
     return built
 
 

@@ -7,31 +7,35 @@ would steer the terminal, and without the credentials of addresses (`prepo_cli.t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
+from shutil import get_terminal_size
 from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
-    SpinnerColumn,
     Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from prepo_cli.errors import NO_ROOM
 from prepo_cli.text import plain
 
 LINE_EVERY_SECONDS = 10.0
+PIPED_COLUMNS = 100
+GAP = 3
+"""Columns between those of a table."""
 
 
 def say(text: str) -> None:
@@ -44,27 +48,80 @@ def say(text: str) -> None:
 
 
 def line(text: str) -> None:
-    """Print one line of results to stdout."""
-    print(plain(text))
+    """Print one line of results to stdout; a terminal shows it on several, broken between words."""
+    if sys.stdout.isatty():
+        results().print(plain(text))
+    else:
+        print(plain(text))
+
+
+def results() -> Console:
+    """A console on stdout for text that wraps: as wide as the terminal, or 100 columns where there is none."""
+    width = get_terminal_size((PIPED_COLUMNS, 24)).columns
+    return Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table under its title; all columns but the first are right-aligned."""
-    shown = Table()
-    for number, column in enumerate(columns):
-        shown.add_column(Text(plain(column)), justify="right" if number else "left")
-    for row in rows:
-        shown.add_row(*(Text("" if cell is None else plain(str(cell))) for cell in row))  # Text holds no markup
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 150)
-    console.print(Text(plain(title)), soft_wrap=True)
-    console.print(shown)
+    """Print a table under its title; all columns but the first are right-aligned.
+
+    Columns that don't fit the terminal follow in a table below, beside the first one again. Where there is no terminal,
+    lines are as long as the table.
+    """
+    heads = [plain(column) for column in columns]
+    cells = [["" if cell is None else plain(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(cell_len, (head, *(row[i] for row in cells)))) + GAP for i, head in enumerate(heads)]
+    console = Console(file=sys.stdout, width=results().width if sys.stdout.isatty() else sum(widths))
+    line(title)
+    for part in parts(widths, console.width):
+        shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for i in part:
+            shown.add_column(Text(heads[i]), justify="right" if i else "left", overflow="fold")
+        for row in cells:
+            shown.add_row(*(Text(row[i]) for i in part))  # Text holds no markup
+        console.print(shown)
+        console.print()
+
+
+def parts(widths: Sequence[int], available: int) -> list[list[int]]:
+    """The columns of each table, of the widths that columns take, so that the tables fit; the first is in all of them.
+
+    >>> parts([8, 10, 10, 10], 30), parts([8, 10, 10, 10], 100), parts([8], 5)
+    ([[0, 1, 2], [0, 3]], [[0, 1, 2, 3]], [[0]])
+    """
+    found = [[0]]
+    for i in range(1, len(widths)):
+        if len(found[-1]) > 1 and sum(widths[j] for j in found[-1]) + widths[i] - GAP > available:
+            found.append([0])
+        found[-1].append(i)
+    return found
 
 
 class _Rate(ProgressColumn):
     """Units per second."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.1f} {task.fields['unit']}/s" if task.speed else "", style="cyan")
+        rate = "" if not task.speed else f"{task.speed:,.{0 if task.speed >= 1000 else 1}f}"
+        return Text(f"{rate} {task.fields['unit']}/s" if rate else "", style="cyan")
+
+
+class _Left(ProgressColumn):
+    """Time left."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        seconds = task.time_remaining
+        return Text("" if seconds is None else f"{timedelta(seconds=round(seconds))} left", style="cyan")
+
+
+class _Screen(Progress):
+    """The bar in one line, and what there is to say below it."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields["note"]:
+                yield Text(f"  {task.fields['note']}", no_wrap=True, overflow="ellipsis")
 
 
 @contextmanager
@@ -84,16 +141,13 @@ class _Bar:
         self._last_line_at = self.started
         self._bar: Progress | None = None
         if sys.stderr.isatty():
-            self._bar = Progress(
-                SpinnerColumn(),
+            self._bar = _Screen(
                 TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                _Rate(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", markup=False),
+                BarColumn(bar_width=None),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+                *(kind(table_column=Column(no_wrap=True)) for kind in (_Rate, TimeElapsedColumn, _Left)),
                 console=Console(stderr=True),
+                expand=True,
             )
             self._task = self._bar.add_task(self.description, total=total, completed=done, unit=unit, note="")
 

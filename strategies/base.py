@@ -49,6 +49,9 @@ class Strategy(ABC):
     companions: ClassVar[Mapping[str, str]] = {}
     """Strategies that come with this one, by slot, unless the user sets that slot: {"filter": "nonzero-variance"}."""
 
+    metric_help: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Unit and meaning of what `metrics` returns, by key or, with a *, by pattern; docs/metrics.md lists them."""
+
     reads_pass_rates: ClassVar[bool] = False
     """Whether it reads `Prompt.pass_rate`, which rollouts made before the run have paid for."""
 

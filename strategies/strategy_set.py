@@ -68,6 +68,15 @@ def resolve_slots(*layers: Mapping[str, str]) -> dict[str, str]:
     return slots
 
 
+def metric_name(slot: str, key: str) -> str:
+    """What the log calls a strategy's metric.
+
+    >>> metric_name("selector", "window_start"), metric_name("temperature_schedule", "entropy_target")
+    ('selector/window_start', 'temperature/entropy_target')
+    """
+    return f"{slot.removesuffix('_schedule')}/{key}"
+
+
 class StrategySet:
     """Selector, budget, filter, weighting and temperature schedule behind one interface.
 
@@ -200,9 +209,9 @@ class StrategySet:
             strategy.end_step(report)
 
     def metrics(self) -> dict[str, float]:
-        """Metrics of all five strategies, prefixed with the slot (`temperature` for the temperature schedule)."""
+        """Metrics of all five strategies, under their `metric_name`."""
         return {
-            f"{'temperature' if slot == 'temperature_schedule' else slot}/{key}": value
+            metric_name(slot, key): value
             for slot, strategy in self._by_slot.items()
             for key, value in strategy.metrics().items()
         }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -19,6 +20,7 @@ from prepo_cli.engines.base import Request
 from prepo_cli.engines.hf import HfEngine
 from prepo_cli.errors import UsageError
 from prepo_cli.main import main
+from prepo_cli.manifest import listed
 from prepo_cli.policy.loading import load_model_spec, load_policy
 from prepo_cli.sections import ModelConfig
 from prepo_cli.training.train import train
@@ -149,6 +151,13 @@ def test_adapters_alone_are_saved_and_the_export_is_merged(folder: Path, tmp_pat
         assert (ours - base.model(ids).logits).abs().max() > 1e-3
         with adapted.adapter.disable_adapter():  # the reference of the KL
             torch.testing.assert_close(adapted.model(ids).logits, base.model(ids).logits)
+    alone = tmp_path / "run/final/adapter"
+    assert sorted(path.name for path in alone.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert {f"adapter/{path.name}" for path in alone.iterdir()} <= set(listed(alone.parent))
+    assert json.loads((alone / "adapter_config.json").read_text())["base_model_name_or_path"] == str(folder)
+    with torch.no_grad():
+        loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), str(alone))
+        torch.testing.assert_close(loaded(ids).logits, theirs, atol=1e-4, rtol=1e-4)
     by_name = dict(adapted.named_weights())
     hub_names = set(AutoModelForCausalLM.from_pretrained(folder).state_dict())
     assert by_name.keys() == hub_names

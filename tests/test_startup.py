@@ -93,3 +93,17 @@ def test_collection_goes_on_after_an_import_that_fails() -> None:
         import no_such_module  # noqa: F401
     assert gc.isenabled()
     assert gc.get_freeze_count() <= before  # frozen objects may have been freed since
+
+
+def test_a_line_is_shown_before_the_libraries_are_imported() -> None:
+    script = """
+import sys
+from prepo_cli.startup import large_imports
+with large_imports():
+    assert not {"torch", "transformers", "datasets"} & set(sys.modules)
+    import torch
+with large_imports():  # nothing is left to wait for
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stderr == "prepo: loading torch and transformers\n" and done.stdout == ""

@@ -65,8 +65,8 @@ def compare(
     \b
     Examples:
       prepo compare runs/prepo-seed0 runs/random-seed0
-      prepo compare --recipes random,prepo,greso --seeds 0..4 --jobs 2 --max-rollouts 20000 \\
-          --output-dir study
+      prepo compare --recipes random,prepo,greso --seeds 0..4 --jobs 2 \\
+          --max-rollouts 20000 --output-dir study
       prepo compare --ablate prepo --seeds 0..2 --steps 100 --output-dir ablation
       prepo compare evals/base evals/trained
       prepo compare runs/* --baseline full --target 0.55 --json

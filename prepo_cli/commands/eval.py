@@ -72,9 +72,11 @@ def evaluate_command(
     Examples:
       prepo eval --k 16
       prepo eval --model runs/latest --k 16 --json
-      prepo eval --model Qwen/Qwen2.5-Math-1.5B --dataset aime24 --k 4 --dtype bfloat16
-      prepo eval --model Qwen/Qwen3-4B --dataset math500 --engine vllm --dtype bfloat16
-      prepo eval --reward math --reward my_rewards:short --set 'rewards.weights=[1, 0.1]'
+      prepo eval --model Qwen/Qwen2.5-Math-1.5B --dataset aime24 --k 4
+      prepo eval --model Qwen/Qwen3-4B --dataset math500 --engine vllm \\
+          --dtype bfloat16
+      prepo eval --reward math --reward my_rewards:short \\
+          --set 'rewards.weights=[1, 0.1]'
     """
     if k < 1:
         raise UsageError(f"--k {k}: use at least 1")

@@ -77,8 +77,9 @@ def score_passrate(
     \b
     Examples:
       prepo score-passrate dataset.jsonl --k 8
-      prepo score-passrate dapo_math_17k.parquet --output scored.parquet --plot pass_rates.png
-      prepo score-passrate dataset.jsonl --model Qwen/Qwen2.5-Math-1.5B --engine vllm --dtype bfloat16
+      prepo score-passrate dapo_math_17k.parquet --plot pass_rates.png
+      prepo score-passrate dataset.jsonl --model Qwen/Qwen2.5-Math-1.5B \\
+          --engine vllm --dtype bfloat16
       prepo train --recipe sgpo --dataset dataset_passrate.jsonl
     """
     from pydantic import ValidationError

@@ -63,9 +63,10 @@ def score_ppl(
     Examples:
       prepo score-ppl dataset.jsonl
       prepo score-ppl dapo_math_17k.parquet --output scored.parquet --plot ppl.png
-      prepo score-ppl dataset.jsonl --model Qwen/Qwen2.5-Math-1.5B --dtype bfloat16 \\
-          --system-prompt 'Put the answer in \\boxed{}.'
-      prepo score-ppl dataset.jsonl --model Qwen/Qwen3-4B --template-arg enable_thinking=false
+      prepo score-ppl dataset.jsonl --model Qwen/Qwen2.5-Math-1.5B \\
+          --dtype bfloat16 --system-prompt 'Put the answer in \\boxed{}.'
+      prepo score-ppl dataset.jsonl --model Qwen/Qwen3-4B \\
+          --template-arg enable_thinking=false
     """
     from pydantic import ValidationError
 

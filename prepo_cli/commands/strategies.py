@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -59,11 +60,9 @@ def strategies_command(
 
 
 def _console() -> Console:
-    from shutil import get_terminal_size
+    from prepo_cli.terminal import results
 
-    from rich.console import Console
-
-    return Console(width=get_terminal_size((120, 24)).columns, markup=False, emoji=False, highlight=False)
+    return results()
 
 
 def _print_table(cards: list[dict[str, Any]]) -> None:
@@ -73,14 +72,15 @@ def _print_table(cards: list[dict[str, Any]]) -> None:
     console = _console()
     for slot in dict.fromkeys(one["slot"] for one in cards):
         console.print(f"--{slot.replace('_', '-')}", style="bold")
-        table = Table(box=SIMPLE_HEAD, expand=True)
-        table.add_column("name", no_wrap=True, style="cyan")
-        table.add_column("what it does", ratio=3)
-        table.add_column("parameters", ratio=2)
+        table = Table(box=SIMPLE_HEAD, expand=True, pad_edge=False, show_edge=False)
+        table.add_column("name", style="cyan", overflow="fold")
+        table.add_column("what it does", ratio=3, overflow="fold")
+        table.add_column("parameters", ratio=3, overflow="fold")
         table.add_column("paper", no_wrap=True)
         for one in (c for c in cards if c["slot"] == slot):
             table.add_row(one["name"], _summary(one), "\n".join(map(_signature, one["parameters"])), one["paper"])
         console.print(table)
+        console.print()
 
 
 def _summary(one: dict[str, Any]) -> str:
@@ -98,7 +98,7 @@ def _print_details(one: dict[str, Any]) -> None:
 
     console = _console()
     console.print(f"{one['slot']} {one['name']}", style="bold")
-    console.print("\n\n".join(filter(None, [one["documentation"], one["method"]])) + "\n")
+    console.print("\n\n".join(_reflowed(text) for text in (one["documentation"], one["method"]) if text) + "\n")
     console.print(f"use:        --{one['slot'].replace('_', '-')} '{one['example']}'")
     console.print(f"class:      {one['class']}, package {one['package']}")
     console.print(f"paper:      {one['paper'] or 'none'}")
@@ -111,6 +111,12 @@ def _print_details(one: dict[str, Any]) -> None:
         table.add_row(p["name"], p["type"], _shown(p["default"]), p["bounds"], p["description"])
     console.print(table)
     console.print()
+
+
+def _reflowed(text: str) -> str:
+    """Paragraphs without the line breaks of the source; lists and formulas keep theirs."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(p if re.search(r"^(\s|[-*|])", p, re.MULTILINE) else p.replace("\n", " ") for p in paragraphs)
 
 
 def _signature(parameter: dict[str, Any]) -> str:

@@ -99,7 +99,7 @@ def _training_run(path: Path, content: Mapping[str, Any]) -> Run:
     metrics, lines = read_columns(folder.metrics), read_objects(folder.evaluations)
     last = np.nan_to_num(metrics["step"][-1], nan=-1) + 1 if "step" in metrics else 0
     if summary.steps is not None and last != summary.steps:
-        raise UsageError(f"{folder.metrics} ends with step {last:,.0f} of {summary.steps:,}; {COPY_AGAIN}")
+        raise UsageError(f"{folder.metrics} holds {last:,.0f} of {summary.steps:,} steps; {COPY_AGAIN}")
     evaluated = bool(lines) and lines[-1].get("step") != 0  # what was measured before training says nothing of it
     if summary.after is not None and not evaluated:
         raise UsageError(f"{folder.evaluations} lacks the evaluation after training; {COPY_AGAIN}")

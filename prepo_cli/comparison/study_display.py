@@ -9,7 +9,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -76,11 +77,12 @@ class StudyDisplay:
         now = ", ".join(f"{run.folder.name} {self.share[run.folder]:.0%}" for run in active)
         say(f"{finished}/{len(self.runs)} runs finished{f'; {now}' if now else ''}{_left(self.seconds_left())}")
 
-    def _table(self, active: Mapping[Path, float], failed: Collection[Path], height: int) -> Table:
+    def _table(self, active: Mapping[Path, float], failed: Collection[Path], height: int) -> Group:
         finished = sum(run.finished for run in self.runs)
-        table = Table(title=f"{finished} of {len(self.runs)} runs finished{_left(self.seconds_left())}")
-        for name in ("run", "state", "done", "accuracy", "time"):
-            table.add_column(name, justify="left" if name in ("run", "state") else "right")
+        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        table.add_column("run", overflow="fold")
+        for name in ("state", "done", "accuracy", "time"):
+            table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
         for run in self._shown(active, failed, max(FEWEST_ROWS, height - FRAME_ROWS)):
             state = _state(run, active, failed)
             seconds = active.get(run.folder)
@@ -91,7 +93,7 @@ class StudyDisplay:
                 self._accuracy.get(run.folder, ""),
                 _clock(seconds) if seconds is not None else "",
             )
-        return table
+        return Group(f"{finished} of {len(self.runs)} runs finished{_left(self.seconds_left())}", table)
 
     def _shown(self, active: Mapping[Path, float], failed: Collection[Path], room: int) -> list[PlannedRun]:
         """As many runs as there is room for: active and failed ones first, then those next to the active ones."""

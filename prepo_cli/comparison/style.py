@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prepo_cli.comparison.result import Comparison
 from prepo_cli.files import atomic_path
-from prepo_cli.reporting.figures import drawable
+from prepo_cli.reporting.figures import drawable, plain_log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,10 +134,5 @@ def label(text: str) -> str:
 
 def log_ticks(axes: Axes) -> None:
     """A logarithmic y axis with plain numbers, for what is drawn already."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 5, 7), numticks=12))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_log_ticks(axes.yaxis, *axes.get_ylim())

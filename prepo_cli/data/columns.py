@@ -16,7 +16,7 @@ from prepo_cli.rewards.messages import question_of
 from prepo_cli.text import brief
 from strategies.registry import did_you_mean
 
-PROMPT_COLUMNS = ("prompt", "question", "problem")
+PROMPT_COLUMNS = ("prompt", "question", "problem", "messages")
 ANSWER_COLUMNS = (
     "answer",
     "final_answer",
@@ -24,7 +24,10 @@ ANSWER_COLUMNS = (
     "target",
     "reward_model.ground_truth",
     "solution",
+    "messages.assistant",
 )
+ASSISTANT = "assistant"
+"""The role whose turn ends a conversation, and the field by which `cell` finds it."""
 LABEL_COLUMNS = ("id", "source")
 NUMBER_COLUMNS = ("difficulty", "rank", "ppl", "pass_rate")
 _QUOTED = r"""(?:'(?:[^'\\\n]|\\.)*+'|"(?:[^"\\\n]|\\.)*+")"""
@@ -58,6 +61,8 @@ def choose(given: str | None, known: Sequence[str], columns: Sequence[str], what
 def messages_of(cell: Any) -> list[dict[str, str]]:
     """A prompt cell as chat messages; plain text becomes one user message.
 
+    If the assistant has the last turn, it is the answer, which the prompt ends before.
+
     Raises:
         ValueError: the cell is not a valid prompt.
     """
@@ -70,6 +75,10 @@ def messages_of(cell: Any) -> list[dict[str, str]]:
     for message in cell:
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str) or not message.get("role"):
             raise ValueError("the prompt is neither text nor a list of messages with role and content")
+    while cell and cell[-1]["role"] == ASSISTANT:
+        cell = cell[:-1]
+    if not cell:
+        raise ValueError("the prompt holds only turns of the assistant")
     if not question_of(cell).strip():
         raise ValueError("the prompt's last message is empty")
     return [{"role": str(message["role"]), "content": message["content"]} for message in cell]
@@ -113,11 +122,20 @@ def number_of(value: Any, name: str) -> float | None:
 
 
 def cell(row: Mapping[str, Any], column: str) -> Any:
-    """A cell of a column, or of a field of a nested column; None if the row lacks it."""
+    """A cell of a column, or of a field of a nested column; None if the row lacks it.
+
+    The field `assistant` of a conversation is its last turn, if that is the assistant's.
+
+    >>> chat = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
+    >>> cell({"messages": chat}, "messages.assistant"), cell({"messages": chat[:1]}, "messages.assistant")
+    ('2', None)
+    """
     if column in row:
         return row[column]
     outer, _, inner = column.partition(".")
     nested = row.get(outer)
+    if inner == ASSISTANT and isinstance(nested, list) and nested and isinstance(nested[-1], Mapping):
+        return nested[-1].get("content") if nested[-1].get("role") == ASSISTANT else None
     return nested.get(inner) if isinstance(nested, Mapping) else None
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from prepo_cli.data.columns import (
     ANSWER_COLUMNS,
+    ASSISTANT,
     LABEL_COLUMNS,
     NUMBER_COLUMNS,
     PROMPT_COLUMNS,
@@ -217,10 +218,12 @@ def load_configured_prompts(
 
 
 def _all_columns(table: Any) -> list[str]:
-    """Column names, with the fields of nested columns as `column.field`."""
-    names = []
+    """Column names, with the fields of nested columns, and the answer that ends a conversation, as `column.field`."""
+    names, first = [], table[0]
     for name, feature in table.features.items():
         names.append(name)
         if isinstance(feature, dict):
             names += [f"{name}.{field}" for field in feature]
+        elif cell(first, f"{name}.{ASSISTANT}") is not None:
+            names.append(f"{name}.{ASSISTANT}")
     return names

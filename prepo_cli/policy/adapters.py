@@ -6,7 +6,7 @@ same model with its adapters disabled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from prepo_cli.sections import ModelConfig
 from strategies.types import derive_seed
 
 BASE = ".base_layer"
+ADAPTERS = "adapter"
+"""The folder in an exported model that holds the adapters alone."""
 
 
 def add_adapters(model: Any, config: ModelConfig, saved: Path | None, seed: int) -> Any:
@@ -52,6 +54,13 @@ def add_adapters(model: Any, config: ModelConfig, saved: Path | None, seed: int)
         if isinstance(layer, peft.tuners.lora.LoraLayer) and not isinstance(layer, peft.tuners.lora.Linear):
             raise UsageError(f"model.lora_target_modules: '{name}' is not a linear layer; choose only linear layers")
     return wrapped
+
+
+def export_adapters(folder: Path, adapter: Any, state: Mapping[str, Tensor], base: str) -> None:
+    """Write adapters as peft loads them; `base` is the model that they belong to, as the user named it."""
+    adapter.active_peft_config.base_model_name_or_path = base  # peft records the folder on this machine
+    adapter.save_pretrained(folder, state_dict=state)
+    (folder / "README.md").unlink(missing_ok=True)  # a card to fill in; the model has its own
 
 
 def hub_weights(model: Any) -> Iterator[tuple[str, Tensor]]:

@@ -130,7 +130,8 @@ def _lora(config: RunConfig) -> str:
     targets = modules if isinstance(modules, str) else ", ".join(modules)
     return (
         f" Trained with LoRA adapters (rank {model.lora_r}, alpha {model.lora_alpha:g}, dropout "
-        f"{model.lora_dropout:g}, target modules {_literal(targets)}), which are merged into these weights."
+        f"{model.lora_dropout:g}, target modules {_literal(targets)}), which are merged into these weights. The folder "
+        "`adapter` holds them alone, for peft."
     )
 
 

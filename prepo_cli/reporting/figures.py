@@ -24,7 +24,7 @@ def learning_curve(metrics: Sequence[Line], evaluations: Sequence[Line], path: P
     """Training reward and held-out avg@k over steps; below them the share of zero-variance groups and the entropy."""
     if not metrics:
         return
-    steps = np.array([line["step"] for line in metrics]) + 1
+    steps = np.array([line["step"] for line in metrics])
     rewards = np.array([line["reward"] for line in metrics])
     with canvas(path, rows=2, height=6.0) as (upper, lower):
         upper.plot(steps, rewards, color=SKY, linewidth=0.8, alpha=0.6)
@@ -36,7 +36,7 @@ def learning_curve(metrics: Sequence[Line], evaluations: Sequence[Line], path: P
         lower.plot(steps, [line["frac_reward_zero_std"] for line in metrics], color=RED)
         lower.set_ylabel("share of zero-variance groups", color=RED)
         lower.set_ylim(0, 1)
-        lower.set_xlabel("optimiser steps")
+        lower.set_xlabel("step")
         entropy = lower.twinx()
         entropy.plot(steps, [line["entropy"] for line in metrics], color=GREEN)
         entropy.set_ylabel("token entropy (nats)", color=GREEN)
@@ -56,6 +56,7 @@ def perplexity_histogram(ppl: np.ndarray[Any, np.dtype[np.float64]], path: Path,
             label = "median" if median else "deciles" if number == 1 else None
             axes.axvline(decile, color=RED if median else BLUE, linewidth=1.6 if median else 0.7, label=label)
         axes.set_xscale("log")
+        plain_log_ticks(axes.xaxis, low, high)
         axes.set_xlabel("prompt perplexity")
         axes.set_ylabel("prompts")
         set_title(axes, title)
@@ -75,6 +76,16 @@ def drawable(text: str, limit: int) -> str:
     shown = plain(" ".join(text.split()))
     shown = shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
     return "".join(c if font.get_char_index(ord(c)) else "\N{REPLACEMENT CHARACTER}" for c in shown)
+
+
+def plain_log_ticks(axis: Any, low: float, high: float) -> None:
+    """Label a logarithmic axis from `low` to `high` with plain numbers: 500 rather than 5 x 10^2."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    subs = (1, 1.5, 2, 3, 5, 7) if high / low <= 10 else (1, 2, 5) if high / low <= 1000 else (1,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
 
 
 def held_out(axes: Any, evaluations: Sequence[Line], x: str, color: str, label: str) -> None:

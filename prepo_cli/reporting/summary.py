@@ -10,6 +10,7 @@ from prepo_cli.sections import RunConfig
 from prepo_cli.statistics import interval_text, paired_difference
 
 COSTS = ("rollouts_total", "rollouts_trained", "tokens_generated", "tokens_scored", "seconds")
+COST_NAMES = ("rollouts generated", "rollouts trained", "tokens generated", "tokens scored", "seconds")
 
 
 def build_summary(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     """Print the summary as tables."""
     from prepo_cli.terminal import line, table
 
-    slots = ", ".join(f"{slot} {name}" for slot, name in summary["strategies"].items())
+    slots = ", ".join(f"{slot.replace('_', ' ')} {name}" for slot, name in summary["strategies"].items())
     rows = []
     for name in sorted({k for side in ("before", "after") for k in summary[side] or {} if "@" in k}, key=_order):
         before, after = ((summary[side] or {}).get(name) for side in ("before", "after"))
@@ -58,11 +59,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         table(title, ["", "before", "after", "difference"], rows)
     cost = summary["cost"]
     if cost:
-        table(
-            f"cost of {summary['steps']} steps ({slots})",
-            ["rollouts generated", "rollouts trained", "tokens generated", "tokens scored", "seconds"],
-            [[*(f"{cost[name]:,}" for name in COSTS[:-1]), f"{cost['seconds']:,.1f}"]],
-        )
+        amounts = [*(f"{cost[name]:,}" for name in COSTS[:-1]), f"{cost['seconds']:,.1f}"]
+        table(f"cost of {summary['steps']} steps ({slots})", ["", "total"], list(zip(COST_NAMES, amounts, strict=True)))
     line(f"run folder: {summary['output_dir']}")
 
 

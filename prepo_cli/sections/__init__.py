@@ -43,24 +43,26 @@ DEFAULT_RECIPE = "prepo"
 
 
 class StrategiesConfig(Section):
-    """The five slots, each a strategy spec such as 'ppl-schedule:ratio=0.2'."""
+    """The five slots, each a strategy spec such as 'ppl-schedule:ratio=0.2'; by default the recipe's."""
 
-    selector: str
-    budget: str
-    filter: str
-    weighting: str
-    temperature_schedule: str
+    selector: str = Field(description="which prompts to roll out")
+    budget: str = Field(description="how many rollouts each prompt gets")
+    filter: str = Field(description="which rollouts to train on")
+    weighting: str = Field(description="how much each rollout or token counts")
+    temperature_schedule: str = Field(description="the sampling temperature of each step")
 
 
 class EvaluationConfig(Section):
     """Evaluation before, during and after training."""
 
     dataset_name: str | None = Field(None, description="default: none, or embedded when training on the embedded task")
-    split: str = "test"
+    split: str = Field("test", description="split of the evaluation set")
     limit: int | None = Field(None, ge=1, le=LARGEST_COUNT, description="use only the first rows")
     num_samples: int = Field(16, ge=1, le=2**16, description="k of avg@k")
-    temperature: Temperature = 1.0
-    top_p: float = Field(1.0, gt=0, le=1)
+    temperature: Temperature = Field(1.0, description="sampling temperature")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="sample only from the most probable tokens that add up to this probability"
+    )
     eval_steps: int | None = Field(None, ge=1, le=LARGEST_COUNT, description="evaluate every this many steps as well")
     eval_rollouts: int | None = Field(
         None, ge=1, le=LARGEST_COUNT, description="evaluate every this many rollouts as well"
@@ -75,25 +77,27 @@ class ReportingConfig(Section):
     log_rollouts: bool = Field(True, description="write rollouts/step_*.parquet")
     figures: bool = Field(True, description="draw the learning curve as PNG")
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
-        default_factory=list, description="trackers that every metric is copied to"
+        [], description="trackers that every metric is copied to"
     )
     project: str = Field("prepo", description="the trackers' project")
     run_name: str | None = Field(None, description="the run's name in the trackers; by default the run folder's")
     push_to_hub: bool = Field(False, description="upload the final model with its card")
     hub_model_id: str | None = Field(None, description="owner/name on the Hub; required to push")
-    hub_private_repo: bool = False
+    hub_private_repo: bool = Field(False, description="create the Hub repository as a private one")
 
 
 class RunConfig(Section):
     """All settings of a run. `prepo train` writes the resolved configuration to config.yaml in the run folder."""
 
-    recipe: str = DEFAULT_RECIPE
-    seed: Seed = 0
-    output_dir: MayChange[str] = Field("", description="run folder; runs/<recipe>-seed<seed> by default")
+    recipe: str = Field(DEFAULT_RECIPE, description="sets all five slots; see examples/recipes")
+    seed: Seed = Field(0, description="of all random numbers")
+    output_dir: MayChange[str] = Field(
+        "", description="run folder", json_schema_extra={"default": "runs/<recipe>-seed<seed>"}
+    )
     code_dir: MayChange[str | None] = Field(
         None,
-        description="folder of your own strategies and rewards, relative to the run folder; by default the folder that "
-        "the run is started from",
+        description="folder of your own strategies and rewards, relative to the run folder",
+        json_schema_extra={"default": "the current folder"},
     )
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)

@@ -59,7 +59,8 @@ class EngineConfig(Section):
     vllm_server_base_url: str = Field(
         default_factory=lambda: os.environ.get(ADDRESS_VARIABLE) or LOCAL,
         repr=False,
-        description=f"vllm-server: its URL, by default ${ADDRESS_VARIABLE} or {LOCAL}; its credentials are not stored",
+        json_schema_extra={"default": LOCAL},
+        description=f"vllm-server: its URL, by default that in ${ADDRESS_VARIABLE}; its credentials are not stored",
     )
     vllm_server_timeout_s: float = Field(
         240.0, gt=0, le=86_400, description="vllm-server: how long to wait for an unreachable server, in seconds"

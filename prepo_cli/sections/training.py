@@ -20,7 +20,7 @@ class TrainingConfig(Section):
     """Rollouts per step, optimiser, loss and checkpoints."""
 
     total_steps: int | None = Field(
-        200, ge=1, le=LARGEST_COUNT, description="none by default where a cost limit is set"
+        200, ge=1, le=LARGEST_COUNT, description="number of steps; none by default where a cost limit is set"
     )
     max_rollouts: int | None = Field(
         None, ge=1, le=LARGEST_COUNT, description="end with the step that reaches this many rollouts"
@@ -36,26 +36,34 @@ class TrainingConfig(Section):
     )
     prompts_per_step: int = Field(256, ge=1, le=2**20, description="groups in a training batch (K)")
     num_generations: int = Field(8, ge=2, le=2**16, description="rollouts per prompt, on average (G)")
-    max_completion_length: int = Field(2560, ge=1, le=2**24, description="tokens")
-    top_p: float = Field(1.0, gt=0, le=1)
+    max_completion_length: int = Field(2560, ge=1, le=2**24, description="tokens; longer completions are cut off")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="sample only from the most probable tokens that add up to this probability"
+    )
     max_rounds: int = Field(10, ge=1, le=10_000, description="rounds of rollouts that a step may use to fill its batch")
-    learning_rate: float = Field(1e-6, gt=0, le=1)
-    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(0, ge=0, le=LARGEST_COUNT)
-    weight_decay: float = Field(0.0, ge=0, le=10)
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
-    adam_epsilon: float = Field(1e-8, gt=0, le=1)
-    max_grad_norm: float = Field(1.0, gt=0, le=1e9)
+    learning_rate: float = Field(1e-6, gt=0, le=1, description="of AdamW, after warm-up")
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="how the learning rate falls to 0 over the run, if at all"
+    )
+    warmup_steps: int = Field(0, ge=0, le=LARGEST_COUNT, description="steps over which the learning rate rises from 0")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW's decoupled weight decay")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of AdamW's mean of gradients")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of AdamW's mean of squared gradients")
+    adam_epsilon: float = Field(1e-8, gt=0, le=1, description="added to AdamW's denominator")
+    max_grad_norm: float = Field(1.0, gt=0, le=1e9, description="gradients with a larger norm are scaled down to it")
     loss_type: str = Field("dapo", description=f"how token losses are averaged: {', '.join(LOSSES)}")
     epsilon: float = Field(0.2, ge=0, lt=1, description="lower clip range")
     epsilon_high: float = Field(0.28, ge=0, le=1e6, description="upper clip range")
     beta: float = Field(
         0.0, ge=0, le=1e3, description="weight of the KL term to the initial policy; 0 loads no reference model"
     )
-    scale_rewards: Literal["group", "batch", "none"] = "group"
-    importance_sampling_level: Literal["token", "sequence"] = "token"
-    mask_truncated_completions: bool = False
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        "group", description="whose standard deviation advantages are divided by: the group's, the batch's, or none"
+    )
+    importance_sampling_level: Literal["token", "sequence"] = Field(
+        "token", description="whether ratios are clipped per token (PPO) or per sequence (GSPO)"
+    )
+    mask_truncated_completions: bool = Field(False, description="leave completions that were cut off out of the loss")
     num_iterations: int = Field(1, ge=1, le=1000, description="passes over each batch")
     max_skipped_steps: MayChange[int] = Field(
         5, ge=1, le=10_000, description="stop once this many updates in a row are skipped because they aren't finite"
@@ -66,11 +74,13 @@ class TrainingConfig(Section):
     max_tokens_per_micro_batch: MayChange[int] = Field(
         16384, ge=1, le=2**40, description="padded tokens per forward and backward pass"
     )
-    save_steps: MayChange[int] = Field(50, ge=1, le=LARGEST_COUNT)
+    save_steps: MayChange[int] = Field(
+        50, ge=1, le=LARGEST_COUNT, description="write a checkpoint every this many steps"
+    )
     save_total_limit: MayChange[int | None] = Field(
         2, ge=1, le=LARGEST_COUNT, description="number of checkpoints to keep"
     )
-    mixed_precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Literal["no", "bf16"] = Field("no", description="bf16: float32 weights, bfloat16 matrix products")
     fsdp: MayChange[bool] = Field(False, description="shard weights, gradients and optimiser state over all processes")
 
     @model_validator(mode="after")

@@ -100,7 +100,6 @@ def step_metrics(
         "groups_trained": len(step.trained),
         "rollouts_trained": sum(map(len, step.trained)),
         "updated": report.updated,
-        "reward_timeouts": sum(scores.timeouts for scores in step.scores),
         "learning_rate": learning_rate,
         **update.metrics(),
     }

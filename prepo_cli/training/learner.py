@@ -17,6 +17,7 @@ from prepo_cli.distributed.layout import Layout
 from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines.base import Engine, Progress, Request, Rollout
 from prepo_cli.engines.hf import HfEngine
+from prepo_cli.policy.adapters import ADAPTERS, export_adapters
 from prepo_cli.policy.policy import Policy, ScoreBatch, Scores
 from prepo_cli.policy.tensors import full_state, tie
 from prepo_cli.sections import RunConfig
@@ -126,15 +127,18 @@ class Learner:
             checkpoint.write_optimizer(Path(folder), moments)
 
     def export(self, folder: str) -> None:
-        """Save the full model in the hub's format, adapters merged; the main process writes."""
-        writes = self.processes.is_main
-        if self.policy.adapter is None:
+        """Save the full model in the hub's format, adapters merged, and they alone besides; the main process writes."""
+        writes, adapter = self.processes.is_main, self.policy.adapter
+        adapted = None if adapter is None else full_state(adapter, writes, "lora_")
+        if adapter is None:
             state = full_state(self.policy.model, writes)
         else:
             state = {name: weight.cpu() for name, weight in self.policy.named_weights() if writes}
             tie(self.policy.model, state)
         if writes:
             checkpoint.export_model(Path(folder), self.policy, state)
+            if adapted is not None:
+                export_adapters(Path(folder) / ADAPTERS, adapter, adapted, self.config.model.model_name_or_path)
 
     def _backward(
         self, samples: Sequence[TrainingSample], divisor: float, with_entropy: bool

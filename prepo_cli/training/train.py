@@ -111,7 +111,7 @@ def _control(run: Run, resume_from: Path | None) -> dict[str, Any]:
                 run.evaluate()
             train_loop(run)
         if not run.finished:
-            raise KeyboardInterrupt(f"stopped after step {progress.step}; continue with --resume")
+            raise KeyboardInterrupt(f"stopped at step {progress.step}; continue with --resume")
         if config.evaluation.at_end:
             run.evaluate()
     if run.stream.left_out:

@@ -79,6 +79,10 @@ class E3Budget(BudgetAllocator):
     """Gives more rollouts to prompts with a lower mean reward, within bounds that widen each epoch."""
 
     paper = "2505.18573"
+    metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
+        "g_min": ("rollouts", "fewest that a prompt gets in this epoch"),
+        "g_max": ("rollouts", "most that a prompt gets in this epoch, by its share"),
+    }
 
     class Params(StrategyParams):
         """Choices where the paper is silent."""

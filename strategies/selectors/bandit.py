@@ -34,6 +34,9 @@ class Bandit(Selector):
     """Prefers categories whose recent advantages were large, drawing each prompt's category from a softmax."""
 
     paper = "2505.14970"
+    metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
+        "q/*": ("advantage", "value of a source: moving average of its rollouts' mean absolute advantage"),
+    }
 
     class Params(CandidateParams):
         """Memory and sharpness."""

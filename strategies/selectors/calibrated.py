@@ -34,6 +34,15 @@ from strategies.types import FloatArray, Group, IntArray, Prompt, PromptSource, 
 class Calibrated(Selector):
     """Keeps the candidates most likely to give differing rewards, predicted from perplexity and earlier rollouts."""
 
+    metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
+        "expected_varied": ("probability", "that the rewards of a kept prompt's group differ, as predicted; mean"),
+        "strength": ("rollouts", "that the predicted pass rate counts as, beside those a prompt has had"),
+        "weight_0": ("log-odds", "the regression's intercept"),
+        "weight_1": ("log-odds", "slope over the standardised log perplexity"),
+        "weight_2": ("log-odds", "slope over its square"),
+        "weight_3": ("log-odds", "slope over the standardised log length of the prompt; 0 with length=false"),
+    }
+
     class Params(PerplexityParams):
         """How much evidence counts, and for how long."""
 

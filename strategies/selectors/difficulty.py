@@ -26,6 +26,9 @@ class Difficulty(Selector):
     """Keeps the candidates nearest to a target difficulty that rises with the mean reward."""
 
     paper = "2504.05520"
+    metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
+        "target": ("share", "the wanted place between the lowest and the highest difficulty seen"),
+    }
 
     class Params(CandidateParams):
         """How the target moves."""

@@ -50,6 +50,13 @@ class Greso(Selector):
 
     paper = "2506.02177"
     companions = {"filter": "nonzero-variance"}  # noqa: RUF012  (declared ClassVar in the base)
+    metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
+        "p_easy": ("probability", "p: a prompt all correct at its last z visits is rolled out with p^z"),
+        "p_hard": ("probability", "p: a prompt all wrong at its last z visits is rolled out with p^z"),
+        "easy_share": ("share", "of the step's groups, all correct"),
+        "hard_share": ("share", "of the step's groups, all wrong"),
+        "skipped_share": ("share", "of the prompts drawn in the step, skipped without a rollout"),
+    }
 
     class Params(StrategyParams):
         """The paper's settings."""

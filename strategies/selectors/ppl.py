@@ -51,6 +51,15 @@ class _ByPerplexity(Selector):
     """Sorts candidates by perplexity; subclasses say where the kept window starts."""
 
     paper = "2511.00794"
+    metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
+        "window_start": ("rank", "the first kept candidate's, 0 for the lowest perplexity; of the step's first round"),
+        "ppl_candidates_mean": ("perplexity", "mean of the candidates"),
+        "ppl_candidates_min": ("perplexity", "lowest of the candidates"),
+        "ppl_candidates_max": ("perplexity", "highest of the candidates"),
+        "ppl_kept_mean": ("perplexity", "mean of the kept prompts"),
+        "ppl_kept_min": ("perplexity", "lowest of the kept prompts"),
+        "ppl_kept_max": ("perplexity", "highest of the kept prompts"),
+    }
 
     def __init__(self, params: Any, run: RunInfo) -> None:
         super().__init__(params, run)

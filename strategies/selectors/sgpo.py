@@ -35,6 +35,13 @@ class Sgpo(Selector):
 
     paper = "2606.08854"
     companions = {"budget": "inverse-pass-rate"}  # noqa: RUF012  (declared ClassVar in the base)
+    metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
+        "passed_share": ("share", "of the prompts drawn in the step, let through by the filter on stored pass rates"),
+        "pass_rate_candidates_mean": ("share", "mean stored pass rate of the candidates"),
+        "pass_rate_kept_mean": ("share", "mean stored pass rate of the kept prompts"),
+        "pass_rate_kept_min": ("share", "lowest stored pass rate of the kept prompts"),
+        "pass_rate_kept_max": ("share", "highest stored pass rate of the kept prompts"),
+    }
     reads_pass_rates = True
 
     class Params(CandidateParams):

@@ -59,6 +59,12 @@ class EntropyTarget(TemperatureSchedule):
     """Raises the temperature when the policy's entropy falls below its first value, lowers it when it rises above."""
 
     paper = "2505.18573"
+    metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
+        "entropy_target": (
+            "nats",
+            "token entropy that the schedule steers to; 0 before the first step has measured it",
+        ),
+    }
 
     class Params(StrategyParams):
         """Start, bounds and annealing."""

@@ -42,6 +42,14 @@ class RelEntropy(RolloutWeighting):
     """Weighs each rollout by its mean token entropy relative to the batch's."""
 
     paper = "2511.00794"
+    metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
+        "mean": ("weight", "mean over the batch's rollouts"),
+        "p0": ("weight", "lowest"),
+        "p10": ("weight", "10th percentile"),
+        "p50": ("weight", "median"),
+        "p90": ("weight", "90th percentile"),
+        "p100": ("weight", "highest"),
+    }
     needs_entropy = True
 
     class Params(StrategyParams):

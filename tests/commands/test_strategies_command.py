@@ -31,7 +31,7 @@ def test_lists_every_strategy_under_its_slot() -> None:
     titles = [line for line in shown.stdout.splitlines() if line.startswith("--")]
     assert titles == [f"--{slot.replace('_', '-')}" for slot in SLOTS]
     for cls in registry.listed():
-        assert f" {cls.name} " in shown.stdout
+        assert f"\n{cls.name} " in shown.stdout
     assert "ratio=0.2 (>= 0.0001, <= 1)" in shown.stdout
     assert "2511.00794" in shown.stdout
 

@@ -142,7 +142,7 @@ def test_accuracies_of_other_prompts_are_counted(run: Path) -> None:
 def test_lost_steps_are_named(run: Path) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:-1]))
-    with pytest.raises(UsageError, match=r"metrics\.jsonl ends with step 3 of 4"):
+    with pytest.raises(UsageError, match=r"metrics\.jsonl holds 3 of 4 steps"):
         read_run(run)
     (run / "metrics.jsonl").write_text("".join([lines[0], *lines[2:]]))  # mended by a resumed run
     assert read_run(run).steps == 3

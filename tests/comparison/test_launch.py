@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -174,11 +175,11 @@ def test_the_live_table_shows_what_is_active_and_its_neighbours(tmp_path: Path) 
     with StudyDisplay(runs, 2, console) as display:
         display.update({runs[20].folder: 61.0, runs[21].folder: 3.0}, {runs[2].folder})
     shown = console.export_text()
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if line.startswith("│")]
+    rows = [re.split(r"\s{2,}", line.strip()) for line in shown.splitlines() if line.startswith("random-seed")]
     assert [row[0] for row in rows] == [f"random-seed{seed}" for seed in (2, 17, 18, 19, 20, 21, 22, 23)]
     assert [row[1] for row in rows] == ["failed", *["finished"] * 3, *["active"] * 2, *["waiting"] * 2]
-    assert rows[1][2:] == ["100%", "0.625", ""]
-    assert rows[4][4] == "0:01:01"
+    assert rows[1][2:] == ["100%", "0.625"]
+    assert rows[4][2:] == ["0:01:01"]
     assert "20 of 40 runs finished" in shown
 
 

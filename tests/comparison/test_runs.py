@@ -107,7 +107,7 @@ def test_a_log_that_the_summary_tells_of_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"evaluations\.jsonl lacks the evaluation after training; copy it again"):
         read_run(folder)
     (folder / "metrics.jsonl").unlink()
-    with pytest.raises(UsageError, match=r"metrics\.jsonl ends with step 0 of 4; copy it again"):
+    with pytest.raises(UsageError, match=r"metrics\.jsonl holds 0 of 4 steps; copy it again"):
         read_run(folder)
 
 

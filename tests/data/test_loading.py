@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from prepo_cli.data.fingerprint import row_checksums
 from prepo_cli.data.loading import load_prompts
 from prepo_cli.errors import UsageError
 
@@ -74,6 +75,58 @@ def test_verl_messages(tmp_path: Path) -> None:
     dataset = load_prompts(jsonl(tmp_path / "d.jsonl", row))
     assert dataset.messages(0) == row["prompt"]
     assert dataset.question(0) == "1 + 1?"
+
+
+CHAT = [
+    {"role": "system", "content": "Be short."},
+    {"role": "user", "content": "1 + 1?"},
+    {"role": "assistant", "content": "So it is \\boxed{2}."},
+]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
+def test_a_conversation_is_a_prompt_and_its_last_turn_the_answer(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"d.{ending}"
+    rows = [{"messages": CHAT}, {"messages": [*CHAT[:2], CHAT[2] | {"content": "3"}]}]
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif ending == "json":
+        path.write_text(json.dumps(rows))
+    else:
+        jsonl(path, *rows)
+    dataset = load_prompts(str(path))
+    assert [dataset.messages(i) for i in (0, 1)] == [CHAT[:2], CHAT[:2]]
+    assert [dataset.answer(i) for i in (0, 1)] == ["2", "3"]
+    assert dataset.question(0) == "1 + 1?"
+    assert dataset.fields(0)["answer"] == "2"
+    assert dataset.notes == ["prompts from column 'messages'", "answers from column 'messages.assistant'"]
+    assert len(set(row_checksums(dataset).tolist())) == 2
+
+
+def test_the_last_turn_is_never_part_of_the_prompt(tmp_path: Path) -> None:
+    dataset = load_prompts(jsonl(tmp_path / "d.jsonl", {"prompt": CHAT, "messages": CHAT[:1], "answer": "7"}))
+    assert (dataset.messages(0), dataset.answer(0)) == (CHAT[:2], "7")
+    named = load_prompts(
+        jsonl(tmp_path / "n.jsonl", {"chat": CHAT}), prompt_column="chat", answer_column="chat.assistant"
+    )
+    assert (named.messages(0), named.answer(0)) == (CHAT[:2], "2")
+    unanswered = jsonl(tmp_path / "u.jsonl", {"messages": CHAT[:2]})
+    assert load_prompts(unanswered, need_answer=False).messages(0) == CHAT[:2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([CHAT, CHAT[:2]], "line 2: the answer is missing"),
+        ([CHAT[:2], CHAT], "no answer column"),
+        ([CHAT, CHAT[2:]], "line 2: the prompt holds only turns of the assistant"),
+        ([CHAT, [*CHAT[:2], {"role": "assistant", "content": ""}]], "line 2: the answer is empty"),
+        ([CHAT, [*CHAT[:2], {"role": "assistant", "content": None}]], "line 2: the prompt is neither text nor a list"),
+    ],
+)
+def test_conversations_that_cant_be_used(tmp_path: Path, rows: list[Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_prompts(jsonl(tmp_path / "d.jsonl", *({"messages": messages} for messages in rows)))
 
 
 def test_embedded_splits() -> None:

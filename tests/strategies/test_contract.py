@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 
+from prepo_cli.metrics import described, of_strategies
 from strategies import registry
 from strategies.base import SLOTS, Strategy
 from tests.fakes import FakeRun, Record, make_run, through_disk
@@ -101,6 +103,19 @@ def test_temperature_is_positive_and_metrics_are_numbers(cls: type[Strategy], hi
         for key, value in record.metrics.items():
             assert isinstance(value, (int, float)), key
             assert np.isfinite(value), key
+
+
+@every_strategy
+def test_every_metric_is_described(cls: type[Strategy], histories: Any) -> None:
+    logged = {key for record in histories[cls][1] for key in record.metrics}
+    known = [metric for found in of_strategies().values() for metric in found]
+    assert {key for key in logged if not described(key, known)} == set()
+    unseen = [
+        metric.name
+        for metric in of_strategies().get((cls.slot, cls.name), [])
+        if not fnmatch.filter(logged, metric.name)
+    ]
+    assert unseen == []
 
 
 @every_strategy

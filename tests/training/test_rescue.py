@@ -161,7 +161,7 @@ def test_signals_stop_after_the_step_and_save(
 
     with monkeypatch.context() as patch:
         patch.setattr(Collector, "collect", ask)
-        with pytest.raises(KeyboardInterrupt, match="stopped after step 1"):
+        with pytest.raises(KeyboardInterrupt, match="stopped at step 1;"):
             run(tmp_path / "run")
     assert signal.getsignal(number) == before
     assert saved(tmp_path / "run") == ["step-000001"]
