@@ -7,11 +7,13 @@ in validation.py. Rows are fetched on demand; the data stays memory-mapped.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from functools import lru_cache
 from os.path import exists
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from prepo_cli.data.columns import (
     ANSWER_COLUMNS,
@@ -34,6 +36,7 @@ from prepo_cli.sections import PromptsConfig
 from prepo_cli.terminal import progress
 from strategies.types import Prompt
 
+Rows = npt.NDArray[np.int64]
 LARGE = 200_000
 """Validation shows a progress bar from this many rows on."""
 CACHED_ROWS = 8192
@@ -62,19 +65,19 @@ class PromptDataset:
         self.columns = frozenset(optional) - set(labels)
         self.notes += [f"column '{name}' is not used: it holds no numbers" for name in labels]
         self.skipped = 0
-        self._rows: np.ndarray[Any, np.dtype[np.int64]] | None = None
+        self._rows: Rows | None = None
         self._row = lru_cache(maxsize=CACHED_ROWS)(self._fetch)
 
     def __len__(self) -> int:
         return len(self.table) if self._rows is None else len(self._rows)
 
     def prompt(self, index: int) -> Prompt:
-        """The row as strategies see it; its id defaults to the row number."""
+        """The row as strategies see it; its id defaults to its number in the whole table."""
         row = self._row(index)
         numbers = {name: number_of(row[name], name) for name in NUMBER_COLUMNS if name in self.columns}
         return Prompt(
             index=index,
-            id=str(index if row.get("id") is None else row["id"]),
+            id=str(self._table_row(index) if row.get("id") is None else row["id"]),
             source=None if row.get("source") is None else str(row["source"]),
             difficulty=numbers.get("difficulty"),
             rank=numbers.get("rank"),
@@ -99,13 +102,20 @@ class PromptDataset:
         row = dict(self._row(index))
         return row if self.answer_column is None else {**row, "answer": self.answer(index)}
 
+    def subset(self, indices: Rows) -> PromptDataset:
+        """These prompts alone, in that order: counted anew, but with their own ids and places."""
+        part = copy(self)
+        part._rows = indices if self._rows is None else self._rows[indices]
+        part._row = lru_cache(maxsize=CACHED_ROWS)(part._fetch)
+        return part
+
     def usable(self) -> Any:
         """The rows that passed validation, as a `datasets.Dataset`."""
         return self.table if self._rows is None else self.table.select(self._rows)
 
     def place(self, index: int) -> str:
         """What messages call the row: its file, and its number there."""
-        return self._place(int(index if self._rows is None else self._rows[index]))
+        return self._place(self._table_row(index))
 
     def check(self, skip_bad_rows: bool) -> None:
         """Validate every row.
@@ -134,8 +144,11 @@ class PromptDataset:
             raise UsageError(f"{self.name} has no usable rows; run without --skip-bad-rows to see why")
 
     def _fetch(self, index: int) -> dict[str, Any]:
-        row: dict[str, Any] = self.table[int(index if self._rows is None else self._rows[index])]
+        row: dict[str, Any] = self.table[self._table_row(index)]
         return row
+
+    def _table_row(self, index: int) -> int:
+        return int(index if self._rows is None else self._rows[index])
 
 
 def load_prompts(
