@@ -5,7 +5,6 @@ from __future__ import annotations
 from prepo_cli.rewards.answers import final_answer
 from prepo_cli.sections import RunConfig
 from prepo_cli.text import brief
-from prepo_cli.training.rollouts import Sample
 from prepo_cli.training.symptoms import CUT_OFF, WINDOW
 
 SHOWN_COMPLETION = 240
@@ -48,11 +47,11 @@ def advice(symptom: str, figures: str, config: RunConfig) -> str:
     }[symptom]
 
 
-def example(sample: Sample, gold: str | None) -> str:
-    """A completion without reward, shortened: what it was to say, and what was found in it."""
-    found = final_answer(sample.text)
+def example(prompt_id: str, gold: str | None, completion: str) -> str:
+    """A completion without reward, shortened, in one line: what it was to say, and what was found in it."""
+    found = final_answer(completion)
     return (
-        f"for example, prompt '{brief(sample.prompt.id)}' has the gold answer '{brief(gold or 'none')}'; "
+        f"for example, prompt '{brief(prompt_id)}' has the gold answer '{brief(gold or 'none')}'; "
         + ("no answer" if found is None else f"the answer '{brief(found)}'")
-        + f" was found in \\boxed{{}} or after #### of the completion: {brief(sample.text, SHOWN_COMPLETION)}"
+        + f" was found in \\boxed{{}} or after #### of the completion: {brief(completion, SHOWN_COMPLETION)}"
     )

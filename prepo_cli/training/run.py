@@ -235,7 +235,7 @@ class Run:
             say(f"warning: step {metrics['step']}: {advice(symptom, figures, self.config)}")
             if symptom == "no_reward":
                 sample = step.samples[0]
-                say(example(sample, gold_text(self.dataset.answer(sample.prompt.index))))
+                say(example(sample.prompt.id, gold_text(self.dataset.answer(sample.prompt.index)), sample.text))
 
     def _save(self, state: Mapping[str, Any]) -> Path:
         keep, step = self.config.training.save_total_limit, state["progress"]["step"]

@@ -60,7 +60,9 @@ def reward_collapsed(first: float, best: float, recent: float) -> bool:
 
 
 LASTING: dict[str, Callable[[Line], bool]] = {"cut_off": cut_off, "no_reward": no_reward, "no_advantage": no_advantage}
-"""What counts once it lasts; a run with the second has the third, too."""
+"""What counts once it lasts."""
+IMPLIED = ("no_advantage", "reward")
+"""What needs no word where every reward is 0."""
 
 
 class Symptoms:
@@ -86,9 +88,8 @@ class Symptoms:
             found["reward"] = f"from {reward.best:.3g} to {reward.recent:.3g}"
         new = {name: figures for name, figures in found.items() if name not in self._shown}
         self._shown.update(new)
-        if "no_reward" in self._shown:
-            new.pop("no_advantage", None)
-        return new
+        implied = IMPLIED if "no_reward" in self._shown else ()
+        return {name: figures for name, figures in new.items() if name not in implied}
 
 
 class _Streak:
