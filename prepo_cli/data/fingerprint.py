@@ -23,7 +23,6 @@ from prepo_cli.errors import UsageError
 from prepo_cli.text import brief
 
 Checksums = npt.NDArray[np.uint32]
-ROWS_AT_ONCE = 100_000
 SAMPLED_TOKENS = 2000
 MISSING = b"\xfe"
 """Stands for a cell that is missing; no UTF-8 text holds that byte."""
@@ -66,9 +65,8 @@ def row_checksums(dataset: PromptDataset) -> Checksums:
     """CRC-32 of every usable row's id, prompt and answer [N]; how the file stores them does not matter."""
     columns = [column for column in (dataset.prompt_column, dataset.answer_column) if column is not None]
     columns += ["id"] if "id" in dataset.columns else []
-    narrow = dataset.usable().select_columns(list(dict.fromkeys(column.partition(".")[0] for column in columns)))
     parts = []
-    for batch in narrow.with_format("arrow").iter(ROWS_AT_ONCE):
+    for batch in dataset.batches(columns):
         rows = zip(*(cells(batch, column) for column in columns), strict=True)
         # No UTF-8 text holds the byte between the cells.
         parts.append(np.fromiter((crc32(b"\xff".join(row)) for row in rows), np.uint32, len(batch)))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from prepo_cli.data.columns import cell, messages_of
-from prepo_cli.data.fingerprint import MISSING, ROWS_AT_ONCE, cells
+from prepo_cli.data.fingerprint import MISSING, cells
 from prepo_cli.data.loading import PromptDataset, Rows
 
 Hashes = npt.NDArray[np.uint64]
@@ -76,9 +76,8 @@ def held_out_count(prompts: int, share: float) -> int:
 def _hashes(dataset: PromptDataset) -> tuple[Hashes, Hashes]:
     """Hashes of the rows' ids and of their prompts [N]; a row without an id has the prompt's for both."""
     columns = [dataset.prompt_column, *(["id"] if "id" in dataset.columns else [])]
-    narrow = dataset.usable().select_columns(list(dict.fromkeys(column.partition(".")[0] for column in columns)))
     ids, texts = [], []
-    for batch in narrow.with_format("arrow").iter(ROWS_AT_ONCE):
+    for batch in dataset.batches(columns):
         texts.append(_hashed(_prompts(batch, dataset.prompt_column)))
         ids.append(_hashed(cells(batch, "id")) if "id" in columns else texts[-1])
     id_N, text_N = np.concatenate(ids), np.concatenate(texts)

@@ -6,7 +6,7 @@ in validation.py. Rows are fetched on demand; the data stays memory-mapped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from functools import lru_cache
 from os.path import exists
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from prepo_cli.data.columns import (
     ANSWER_COLUMNS,
@@ -40,6 +41,7 @@ Rows = npt.NDArray[np.int64]
 LARGE = 200_000
 """Validation shows a progress bar from this many rows on."""
 CACHED_ROWS = 8192
+ROWS_AT_ONCE = 100_000
 
 
 class PromptDataset:
@@ -103,7 +105,7 @@ class PromptDataset:
         return row if self.answer_column is None else {**row, "answer": self.answer(index)}
 
     def subset(self, indices: Rows) -> PromptDataset:
-        """These prompts alone, in that order: counted anew, but with their own ids and places."""
+        """These prompts alone, in ascending order: counted anew, but with their own ids and places."""
         part = copy(self)
         part._rows = indices if self._rows is None else self._rows[indices]
         part._row = lru_cache(maxsize=CACHED_ROWS)(part._fetch)
@@ -112,6 +114,21 @@ class PromptDataset:
     def usable(self) -> Any:
         """The rows that passed validation, as a `datasets.Dataset`."""
         return self.table if self._rows is None else self.table.select(self._rows)
+
+    def batches(self, columns: Iterable[str]) -> Iterator[pa.Table]:
+        """The usable rows of these columns, in Arrow tables of up to `ROWS_AT_ONCE`; fields come with their columns.
+
+        Slices of the whole table, of which rows are then taken, are read far faster than rows scattered over it.
+        """
+        narrow = self.table.select_columns(list(dict.fromkeys(name.partition(".")[0] for name in columns)))
+        for start in range(0, len(narrow), ROWS_AT_ONCE):
+            end = min(start + ROWS_AT_ONCE, len(narrow))
+            if self._rows is None:
+                yield narrow.with_format("arrow")[start:end]
+                continue
+            first, last = np.searchsorted(self._rows, (start, end))
+            if last > first:
+                yield narrow.with_format("arrow")[start:end].take(self._rows[first:last] - start)
 
     def place(self, index: int) -> str:
         """What messages call the row: its file, and its number there."""
