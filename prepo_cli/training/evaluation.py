@@ -55,7 +55,8 @@ class TrainingEvaluation:
             held, evaluated = len(holdout.held_out), len(holdout.evaluated)
             total = len(holdout.train) + held + holdout.repeats
             part = f", {evaluated:,} of them evaluated (evaluation.limit)" if evaluated < held else ""
-            repeats = f"; {holdout.repeats:,} rows repeat one and are left out" if holdout.repeats else ""
+            rows = "row repeats one of them and is" if holdout.repeats == 1 else "rows repeat one of them and are"
+            repeats = f"; {holdout.repeats:,} {rows} left out" if holdout.repeats else ""
             kept = f"{held:,} of {total:,} prompts are held out for evaluation{part}{repeats}"
             yield f"{kept}; evaluation.holdout=0 holds out none"
         elif self.config.evaluation.holds_out:
