@@ -62,7 +62,7 @@ def reward_collapsed(first: float, best: float, recent: float) -> bool:
 LASTING: dict[str, Callable[[Line], bool]] = {"cut_off": cut_off, "no_reward": no_reward, "no_advantage": no_advantage}
 """What counts once it lasts."""
 IMPLIED = ("no_advantage", "reward")
-"""What needs no word where every reward is 0."""
+"""What follows from every reward being 0, and is therefore not said besides."""
 
 
 class Symptoms:
