@@ -1,9 +1,9 @@
 """Resolve a run's configuration from defaults, presets, recipes, YAML files and flags.
 
-Layers, later ones win: defaults, the embedded preset (for the embedded model), the recipe, `--config` files, flags,
-`--set section.key=value`. An unknown key is an error that suggests the nearest known one. If neither a recipe nor a
-slot is set, the recipe is prepo; slots set without a recipe leave the other slots at their plain defaults. The
-resolved `recipe` is the one whose slots match, else `custom`.
+Layers, later ones win: defaults, the embedded preset (for the embedded model; its evaluation set, for the embedded
+task), the recipe, `--config` files, flags, `--set section.key=value`. An unknown key is an error that suggests the
+nearest known one. If neither a recipe nor a slot is set, the recipe is prepo; slots set without a recipe leave the
+other slots at their plain defaults. The resolved `recipe` is the one whose slots match, else `custom`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from pydantic import BaseModel, ValidationError
 
 from prepo_cli import yaml_text
 from prepo_cli.errors import UsageError
-from prepo_cli.sections import COST_LIMITS, DEFAULT_RECIPE, EMBEDDED, RunConfig, is_embedded
+from prepo_cli.sections import (
+    COST_LIMITS,
+    DEFAULT_HOLDOUT,
+    DEFAULT_HOLDOUT_LIMIT,
+    DEFAULT_RECIPE,
+    EMBEDDED,
+    RunConfig,
+    is_embedded,
+)
 from prepo_cli.sections.engine import ADDRESS_VARIABLE, EngineConfig
 from prepo_cli.text import HIDDEN, brief, plain
 from strategies.base import SLOTS
@@ -58,10 +66,12 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
     if isinstance(code_dir := given.get("code_dir"), str):
         search(Path(str(given.get("output_dir") or "")) / code_dir)
     layers: dict[str, Any] = {}
+    preset = read_yaml(ASSETS / "embedded.yaml")
+    embedded_test = preset.pop("evaluation")
     if _get(given, "model.model_name_or_path", EMBEDDED) == EMBEDDED:
-        merge(layers, read_yaml(ASSETS / "embedded.yaml"))
-        if not is_embedded(str(_get(given, "data.dataset_name", EMBEDDED))):
-            layers.pop("evaluation", None)
+        merge(layers, preset)
+    if is_embedded(str(_get(given, "data.dataset_name", EMBEDDED))):
+        layers["evaluation"] = embedded_test
     chosen = dict(given.get("strategies") or {})
     name = str(given.get("recipe") or (CUSTOM if chosen else DEFAULT_RECIPE))
     recipe = {} if name == CUSTOM else read_yaml(recipe_path(name))
@@ -69,6 +79,7 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
     merge(layers, recipe)
     merge(layers, given)
     _drop_default_steps(layers, given)
+    _hold_out_by_default(layers.setdefault("evaluation", {}))
     for slot, text in slots.items():
         if slot in SLOTS:
             validate(slot, text)
@@ -185,6 +196,14 @@ def _drop_default_steps(layers: dict[str, Any], given: Mapping[str, Any]) -> Non
     limited = any(training.get(limit) is not None for limit in COST_LIMITS)
     if limited and _get(given, "training.total_steps", None) is None:
         training["total_steps"] = None
+
+
+def _hold_out_by_default(evaluation: dict[str, Any]) -> None:
+    """Prompts are held out unless an evaluation set is named, or null is given for it."""
+    if "dataset_name" not in evaluation:
+        evaluation.setdefault("holdout", DEFAULT_HOLDOUT)
+    if evaluation.get("dataset_name") is None and evaluation.get("holdout"):
+        evaluation.setdefault("limit", DEFAULT_HOLDOUT_LIMIT)
 
 
 def _recipe_of(slots: dict[str, str], requested: str) -> str:

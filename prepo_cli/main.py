@@ -23,6 +23,7 @@ from prepo_cli.commands.config import config_command
 from prepo_cli.commands.eval import evaluate_command
 from prepo_cli.commands.score_passrate import score_passrate
 from prepo_cli.commands.score_ppl import score_ppl
+from prepo_cli.commands.show import show
 from prepo_cli.commands.strategies import strategies_command
 from prepo_cli.commands.train import train
 from prepo_cli.errors import NO_ROOM, RunError, UsageError
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "score-passrate": score_passrate,
     "eval": evaluate_command,
     "compare": compare,
+    "show": show,
     "strategies": strategies_command,
     "config": config_command,
 }

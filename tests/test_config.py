@@ -62,8 +62,35 @@ def test_the_papers_setting_holds_for_other_models() -> None:
     assert config.evaluation.dataset_name is None
 
 
-def test_the_embedded_test_split_is_not_for_other_data() -> None:
-    assert resolve(flags={"data.dataset_name": "mine.jsonl"}).evaluation.dataset_name is None
+@pytest.mark.parametrize("model", ["embedded", "some/model"])
+def test_the_embedded_task_is_evaluated_on_its_test_split(model: str) -> None:
+    evaluation = resolve(flags={"model.model_name_or_path": model}).evaluation
+    assert (evaluation.dataset_name, evaluation.split, evaluation.limit) == ("embedded", "test", 200)
+    assert not evaluation.holds_out
+
+
+@pytest.mark.parametrize("model", ["embedded", "some/model"])
+def test_of_own_data_a_share_is_held_out(model: str) -> None:
+    own = {"model.model_name_or_path": model, "data.dataset_name": "mine.jsonl"}
+    evaluation = resolve(flags=own).evaluation
+    assert (evaluation.dataset_name, evaluation.holdout, evaluation.limit) == (None, 0.05, 500)
+    assert evaluation.holds_out
+    more = resolve(flags=own, sets=["evaluation.holdout=0.1", "evaluation.limit=null"]).evaluation
+    assert (more.holdout, more.limit, more.holds_out) == (0.1, None, True)
+
+
+@pytest.mark.parametrize(
+    "off", ["evaluation.holdout=0", "evaluation.dataset_name=test.jsonl", "evaluation.dataset_name=null"]
+)
+def test_nothing_is_held_out_where_a_set_is_named_or_none_is_wanted(off: str) -> None:
+    evaluation = resolve(flags={"data.dataset_name": "mine.jsonl"}, sets=[off]).evaluation
+    assert (evaluation.holds_out, evaluation.limit) == (False, None)
+
+
+def test_a_written_configuration_holds_out_what_the_run_did(write: Any) -> None:
+    for sets in ([], ["evaluation.holdout=0"], ["evaluation.dataset_name=null"]):
+        config = resolve(flags={"data.dataset_name": "mine.jsonl"}, sets=sets)
+        assert resolve([write(to_yaml(config))]).evaluation == config.evaluation
 
 
 def test_later_layers_win(write: Any) -> None:

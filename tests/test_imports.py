@@ -23,7 +23,7 @@ ON_EVERY_START = [
     ROOT / "prepo_cli" / "commands" / "__init__.py",
     *(
         ROOT / "prepo_cli" / "commands" / f"{n}.py"
-        for n in ("train", "score_ppl", "score_passrate", "eval", "compare", "config", "strategies")
+        for n in ("train", "score_ppl", "score_passrate", "eval", "compare", "show", "watch", "config", "strategies")
     ),
 ]
 

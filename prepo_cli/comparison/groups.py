@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from prepo_cli.comparison.result import Run
 from prepo_cli.errors import UsageError
+from prepo_cli.reporting.recorded import recorded_steps
 from prepo_cli.statistics import FloatArray
 from strategies.types import IntArray
 
@@ -59,14 +59,6 @@ def by_bin(bin_G: IntArray, values_G: FloatArray, bins: int) -> FloatArray:
     means_B = np.full(bins, np.nan)
     np.divide(sums_B, counts_B, out=means_B, where=counts_B > 0)
     return means_B
-
-
-def recorded_steps(folder: Path) -> list[Path]:
-    """The files of a folder of rollouts in the order of their steps; none without such a folder."""
-    if not folder.is_dir():
-        return []
-    names = sorted(name for name in os.listdir(folder) if name.startswith("step_") and name.endswith(".parquet"))
-    return [folder / name for name in names]
 
 
 def evenly(files: Sequence[Path], count: int) -> list[Path]:

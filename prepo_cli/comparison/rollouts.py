@@ -6,21 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prepo_cli.comparison.groups import evenly, recorded_steps
+from prepo_cli.comparison.groups import evenly
 from prepo_cli.comparison.page_data import embedded
 from prepo_cli.comparison.result import Recipe, Run
 from prepo_cli.errors import UsageError
 from prepo_cli.files import finite
+from prepo_cli.reporting.recorded import FATES, conversation, recorded_steps, step_of
 
 RUNS, STEPS, ROLLOUTS = 2, 5, 8
 """Runs of a recipe, steps of a run and rollouts of a step that are read."""
 LONGEST_TEXT = 4000
-FATES = {
-    "trained": "kept",
-    "masked": "kept, but masked: it reached the length limit",
-    "filtered": "dropped by the filter",
-    "surplus": "dropped: the batch was already full",
-}
 SHOWN = ("prompt_id", "prompt", "text", "reward", "advantage", "weight", "length", "fate")
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -89,19 +84,18 @@ def _read(path: Path, recipe: int, run: str) -> Iterator[Row]:
         table = pq.read_table(path, columns=columns).take(rows)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"can't read the rollouts in {path}; delete the file to compare without it") from error
-    step = path.stem.removeprefix("step_").lstrip("0")
     try:
         shown = [_shown(row) for row in table.to_pylist()]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"can't read the rollouts in {path}; delete the file to compare without it") from error
     for row in shown:
-        yield {"recipe": recipe, "run": run, "step": int(step or 0), **row}
+        yield {"recipe": recipe, "run": run, "step": step_of(path), **row}
 
 
 def _shown(row: Mapping[str, Any]) -> Row:
     numbers = {key: finite(row[key]) for key in ("reward", "advantage", "weight", "length")}
     shown = {key: None if value is None else float(f"{value:.4g}") for key, value in numbers.items()}
-    prompt, text = row.get("prompt") or "", row["text"]
+    prompt, text = conversation(row.get("prompt") or ""), row["text"]
     return {
         "prompt_id": row["prompt_id"],
         "prompt": prompt[:LONGEST_TEXT],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -82,6 +83,27 @@ def messages_of(cell: Any) -> list[dict[str, str]]:
     if not question_of(cell).strip():
         raise ValueError("the prompt's last message is empty")
     return [{"role": str(message["role"]), "content": message["content"]} for message in cell]
+
+
+def prompt_text(messages: Sequence[Mapping[str, str]]) -> str:
+    """A prompt as it is recorded: its text if it is one user message, else its messages as JSON.
+
+    >>> prompt_text([{"role": "user", "content": "1 + 1?"}])
+    '1 + 1?'
+    >>> prompt_text([{"role": "system", "content": "Be brief."}])
+    '[{"role": "system", "content": "Be brief."}]'
+    """
+    is_text = len(messages) == 1 and messages[0]["role"] == "user"
+    return messages[0]["content"] if is_text else json.dumps(list(messages), ensure_ascii=False)
+
+
+def gold_text(answer: str | list[str] | None) -> str | None:
+    """A gold answer as it is recorded: its text, several as JSON, None if there is none.
+
+    >>> gold_text("2"), gold_text(["2", "two"])
+    ('2', '["2", "two"]')
+    """
+    return json.dumps(answer, ensure_ascii=False) if isinstance(answer, list) else answer
 
 
 def answer_of(cell: Any) -> str | list[str]:

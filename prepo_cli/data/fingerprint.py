@@ -23,8 +23,9 @@ from prepo_cli.errors import UsageError
 from prepo_cli.text import brief
 
 Checksums = npt.NDArray[np.uint32]
-ROWS_AT_ONCE = 100_000
 SAMPLED_TOKENS = 2000
+MISSING = b"\xfe"
+"""Stands for a cell that is missing; no UTF-8 text holds that byte."""
 CURE = "resume with the one that the run started with, or start over with --overwrite"
 
 
@@ -64,12 +65,11 @@ def row_checksums(dataset: PromptDataset) -> Checksums:
     """CRC-32 of every usable row's id, prompt and answer [N]; how the file stores them does not matter."""
     columns = [column for column in (dataset.prompt_column, dataset.answer_column) if column is not None]
     columns += ["id"] if "id" in dataset.columns else []
-    narrow = dataset.usable().select_columns(list(dict.fromkeys(column.partition(".")[0] for column in columns)))
     parts = []
-    for batch in narrow.with_format("arrow").iter(ROWS_AT_ONCE):
-        cells = zip(*(_cells(batch, column) for column in columns), strict=True)
-        # No UTF-8 text holds the byte between the cells, or the one for a missing cell.
-        parts.append(np.fromiter((crc32(b"\xff".join(row)) for row in cells), np.uint32, len(batch)))
+    for batch in dataset.batches(columns):
+        rows = zip(*(cells(batch, column) for column in columns), strict=True)
+        # No UTF-8 text holds the byte between the cells.
+        parts.append(np.fromiter((crc32(b"\xff".join(row)) for row in rows), np.uint32, len(batch)))
     return np.concatenate(parts)
 
 
@@ -96,17 +96,17 @@ def _digest(value: Any) -> str:
     return hashlib.blake2b(content.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
-def _cells(batch: pa.Table, column: str) -> Sequence[bytes]:
-    """A column's cells as bytes: text and whole numbers as their text, anything else as JSON."""
+def cells(batch: pa.Table, column: str) -> Sequence[bytes]:
+    """A column's cells as bytes: text and whole numbers as their text, anything else as JSON, nothing as `MISSING`."""
     if column in batch.column_names and pa.types.is_integer(batch[column].type):
         batch = batch.set_column(batch.column_names.index(column), column, batch[column].cast(pa.string()))
     if column in batch.column_names and pa.types.is_string(batch[column].type):
-        return [b"\xfe" if text is None else text for text in batch[column].cast(pa.binary()).to_pylist()]
+        return [MISSING if text is None else text for text in batch[column].cast(pa.binary()).to_pylist()]
     rows = batch.select([column.partition(".")[0]]).to_pylist()
     return [_bytes(cell(row, column)) for row in rows]
 
 
 def _bytes(value: Any) -> bytes:
     if value is None:
-        return b"\xfe"
+        return MISSING
     return value.encode() if isinstance(value, str) else json.dumps(value, default=str).encode()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from prepo_cli.data.columns import gold_text, prompt_text
 from prepo_cli.data.loading import PromptDataset
 from prepo_cli.data.prompts import Prompts
 from prepo_cli.engines.base import Generator, Progress, Request, Rollout
@@ -82,6 +83,8 @@ class Evaluator:
             lengths_PK=_grid(rollouts, k, lambda rollout: len(rollout.token_ids), np.int64),
             truncated_PK=_grid(rollouts, k, lambda rollout: rollout.truncated, np.bool_),
             completions=_in_rows(texts, k),
+            prompts=[prompt_text(self.dataset.messages(prompt.index)) for prompt in prompts],
+            golds=[gold_text(self.dataset.answer(prompt.index)) for prompt in prompts],
             seconds=perf_counter() - started,
             left_out=left_out,
             timeouts=scores.timeouts,

@@ -31,6 +31,8 @@ SCHEMA = pa.schema(
     [
         ("prompt_id", pa.string()),
         ("source", pa.string()),
+        ("prompt", pa.large_string()),
+        ("gold", pa.large_string()),
         ("sample", pa.int32()),
         ("text", pa.large_string()),
         ("answer", pa.large_string()),
@@ -40,6 +42,8 @@ SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
     ]
 )
+TEXTS = ("prompt", "gold", "text")
+"""Columns that take most of the space, and that no result needs."""
 REWARD_PREFIX = "reward_"
 """Prefix of the columns that hold one reward function's values."""
 COUNTS = b"prepo"
@@ -91,6 +95,8 @@ class EvaluationFolder:
         columns = {
             "prompt_id": np.repeat(np.array(chunk.prompt_ids, dtype=object), k),
             "source": np.repeat(np.array(chunk.sources, dtype=object), k),
+            "prompt": np.repeat(np.array(chunk.prompts, dtype=object), k),
+            "gold": np.repeat(np.array(chunk.golds, dtype=object), k),
             "sample": np.tile(np.arange(k), len(chunk.prompt_ids)),
             "text": [text for group in chunk.completions for text in group],
             "answer": [answer for group in chunk.answers_PK for answer in group],
@@ -112,7 +118,7 @@ class EvaluationFolder:
         """A chunk that an earlier run finished, without its texts; None if it is not finished."""
         if number not in self._chunks:
             return None
-        names = [name for name in self._chunks.schema(number).names if name != "text"]
+        names = [name for name in self._chunks.schema(number).names if name not in TEXTS]
         table = self._chunks.read(number, names)
         counts = json.loads(table.schema.metadata[COUNTS])
         k = counts.pop("k")
@@ -133,6 +139,8 @@ class EvaluationFolder:
             lengths_PK=grid("length").astype(np.int64),
             truncated_PK=grid("truncated").astype(np.bool_),
             completions=[],
+            prompts=[],
+            golds=[],
             **counts,
         )
 

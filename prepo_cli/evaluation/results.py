@@ -34,6 +34,9 @@ class Evaluation:
     lengths_PK: npt.NDArray[np.int64]
     truncated_PK: npt.NDArray[np.bool_]
     completions: list[list[str]]
+    prompts: list[str]
+    """As text, or messages as JSON."""
+    golds: list[str | None]
     seconds: float
     left_out: int = 0
     timeouts: int = 0
@@ -85,13 +88,13 @@ class Evaluation:
         return {name: mean_and_std(values_PK.ravel()) for name, values_PK in self.by_function.items()}
 
 
-def join(parts: Iterable[Evaluation], k: int, keep_completions: bool = True) -> Evaluation:
-    """One evaluation of all prompts of `parts`, in order; completions, which take most memory, may be dropped.
+def join(parts: Iterable[Evaluation], k: int, keep_texts: bool = True) -> Evaluation:
+    """One evaluation of all prompts of `parts`, in order; texts, which take most memory, may be dropped.
 
     Raises:
         RunError: no reward function scored any of the completions.
     """
-    joined = [part if keep_completions else replace(part, completions=[]) for part in parts]
+    joined = [part if keep_texts else replace(part, completions=[], prompts=[], golds=[]) for part in parts]
     refuse_unscored([part.by_function for part in joined], "the evaluation")
 
     def stacked(arrays: Iterable[npt.NDArray[Any]], dtype: Any) -> Any:
@@ -110,6 +113,8 @@ def join(parts: Iterable[Evaluation], k: int, keep_completions: bool = True) -> 
         lengths_PK=stacked((part.lengths_PK for part in joined), np.int64),
         truncated_PK=stacked((part.truncated_PK for part in joined), np.bool_),
         completions=[entry for part in joined for entry in part.completions],
+        prompts=[entry for part in joined for entry in part.prompts],
+        golds=[entry for part in joined for entry in part.golds],
         seconds=sum(part.seconds for part in joined),
         left_out=sum(part.left_out for part in joined),
         timeouts=sum(part.timeouts for part in joined),

@@ -72,7 +72,7 @@ def _run(config: EvalConfig, evaluator: Evaluator, engine: Engine, folder: Evalu
     dataset = evaluator.dataset
     say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
     try:
-        evaluation = join(_parts(evaluator, folder), config.k, keep_completions=False)
+        evaluation = join(_parts(evaluator, folder), config.k, keep_texts=False)
     except KeyboardInterrupt:
         say(f"finished chunks are kept in {folder.partial}; run the same command to resume")
         raise

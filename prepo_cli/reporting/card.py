@@ -86,15 +86,20 @@ def _front_matter(config: RunConfig, summary: Mapping[str, Any]) -> dict[str, An
     if dataset:
         data["datasets"] = [dataset]
     data["tags"] = ["prepo", "reinforcement-learning", "grpo", *(["lora"] if config.model.use_peft else [])]
-    after, evaluated = summary["after"], config.evaluation.dataset_name
-    if after and evaluated:
+    after, evaluation = summary["after"], config.evaluation
+    if after:
+        # Of a hold-out the Hub learns whose prompts they are; it has no split of its own.
+        evaluated, split = evaluation.dataset_name or config.data.dataset_name, evaluation.split
+        name = shown(evaluated)
+        if evaluation.holds_out:
+            name, split = f"{name} (held-out prompts)", config.data.split
         metrics = [
             {"type": name, "name": name, "value": round(interval["value"], 6)}
             for name, interval in _intervals(after).items()
         ]
         result = {
             "task": {"type": "text-generation", "name": "Text Generation"},
-            "dataset": {"type": shown(evaluated), "name": shown(evaluated), "split": config.evaluation.split},
+            "dataset": {"type": shown(evaluated), "name": name, "split": split},
             "metrics": metrics,
         }
         data["model-index"] = [{"name": _model_name(config), "results": [result]}]
@@ -164,8 +169,11 @@ def _results(config: RunConfig, summary: Mapping[str, Any]) -> Iterator[str]:
     ]
     prompts = (after or before)["prompts"]
     yield "## Results"
+    where = f"{_literal(shown(settings.dataset_name or ''))}, split {_literal(settings.split)}"
+    if settings.holds_out:
+        where = f"Prompts of {_literal(shown(config.data.dataset_name))} that were held out of training"
     yield (
-        f"{_literal(shown(settings.dataset_name or ''))}, split {_literal(settings.split)}: {prompts:,} prompts, "
+        f"{where}: {prompts:,} prompts, "
         f"{settings.num_samples} samples each at temperature {settings.temperature:g} and top-p {settings.top_p:g}. "
         "`avg@k` is the mean accuracy of k samples, `pass@k` the unbiased estimate of the chance that at least one of "
         "k samples is correct, `maj@k` the accuracy of the majority answer."

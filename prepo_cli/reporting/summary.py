@@ -28,6 +28,7 @@ def build_summary(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         "output_dir": str(folder.path),
         "cost": {name: metrics[-1][f"cost/{name}"] for name in COSTS} if metrics else {},
         "metric": key,
+        "evaluation_set": evaluation_set(config),
         "before": None,
         "after": None,
         "difference": None,
@@ -43,6 +44,14 @@ def build_summary(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     return summary
 
 
+def evaluation_set(config: RunConfig) -> str | None:
+    """What was evaluated, in words."""
+    settings = config.evaluation
+    if settings.dataset_name is not None:
+        return f"{settings.dataset_name}, split {settings.split}"
+    return f"held-out prompts of {config.data.dataset_name}" if settings.holds_out else None
+
+
 def print_summary(summary: dict[str, Any]) -> None:
     """Print the summary as tables."""
     from prepo_cli.terminal import line, table
@@ -55,7 +64,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         rows.append([name, interval_text(before), interval_text(after), gain])
     if rows:
         prompts = (summary["after"] or summary["before"])["prompts"]
-        title = f"{summary['recipe']}, seed {summary['seed']}: {prompts} held-out prompts, 95% intervals"
+        where = f"{prompts} prompts ({summary['evaluation_set']})"
+        title = f"{summary['recipe']}, seed {summary['seed']}: {where}, 95% intervals"
         table(title, ["", "before", "after", "difference"], rows)
     cost = summary["cost"]
     if cost:

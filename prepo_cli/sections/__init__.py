@@ -17,6 +17,8 @@ from prepo_cli.sections.training import COST_LIMITS, TrainingConfig
 
 __all__ = [
     "COST_LIMITS",
+    "DEFAULT_HOLDOUT",
+    "DEFAULT_HOLDOUT_LIMIT",
     "DEFAULT_RECIPE",
     "EMBEDDED",
     "LARGEST_COUNT",
@@ -40,6 +42,8 @@ __all__ = [
 ]
 
 DEFAULT_RECIPE = "prepo"
+DEFAULT_HOLDOUT, DEFAULT_HOLDOUT_LIMIT = 0.05, 500
+"""Share of the user's own training prompts that is held out, and how many of them are evaluated."""
 
 
 class StrategiesConfig(Section):
@@ -55,9 +59,23 @@ class StrategiesConfig(Section):
 class EvaluationConfig(Section):
     """Evaluation before, during and after training."""
 
-    dataset_name: str | None = Field(None, description="default: none, or embedded when training on the embedded task")
+    dataset_name: str | None = Field(
+        None, description="the evaluation set; embedded when training on the embedded task, else a hold-out by default"
+    )
+    holdout: float | None = Field(
+        None,
+        ge=0,
+        le=0.5,
+        description=f"without an evaluation set: share of the training prompts held out as one, at least 50 prompts; "
+        f"{DEFAULT_HOLDOUT} by default, 0 for none",
+    )
     split: str = Field("test", description="split of the evaluation set")
-    limit: int | None = Field(None, ge=1, le=LARGEST_COUNT, description="use only the first rows")
+    limit: int | None = Field(
+        None,
+        ge=1,
+        le=LARGEST_COUNT,
+        description=f"use only the first rows; by default all, of a hold-out {DEFAULT_HOLDOUT_LIMIT}",
+    )
     num_samples: int = Field(16, ge=1, le=2**16, description="k of avg@k")
     temperature: Temperature = Field(1.0, description="sampling temperature")
     top_p: float = Field(
@@ -69,6 +87,11 @@ class EvaluationConfig(Section):
     )
     at_start: bool = Field(True, description="evaluate before the first step")
     at_end: bool = Field(True, description="evaluate after the last step")
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether training prompts are held out as the evaluation set."""
+        return self.dataset_name is None and bool(self.holdout)
 
 
 class ReportingConfig(Section):

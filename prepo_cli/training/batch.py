@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from prepo_cli.data.columns import gold_text, prompt_text
+from prepo_cli.data.loading import PromptDataset
+from prepo_cli.evaluation.folder import REWARD_PREFIX
 from prepo_cli.rewards.metrics import reward_metrics
 from prepo_cli.training.advantages import advantages
 from prepo_cli.training.costs import Costs
@@ -105,17 +108,21 @@ def step_metrics(
     }
 
 
-def rollout_rows(step: Collected, question: Callable[[int], str], scored: Mapping[int, float]) -> dict[str, list[Any]]:
-    """Columns of rollouts/step_*.parquet; `question` gives the text of a prompt by its row.
+def rollout_rows(step: Collected, dataset: PromptDataset, scored: Mapping[int, float]) -> dict[str, list[Any]]:
+    """Columns of rollouts/step_*.parquet; the dataset has the texts of the prompts.
 
     `ppl` is the prompt's perplexity: by row in `scored`, else as stored in the dataset, else NaN.
     """
     unknown = float("nan")
     samples = [(number, sample) for number, group in enumerate(step.groups) for sample in group]
+    rows = [group[0].prompt.index for group in step.groups]
+    prompts = [prompt_text(dataset.messages(row)) for row in rows]
+    golds = [gold_text(dataset.answer(row)) for row in rows]
     return {
         "prompt_id": [s.prompt.id for _, s in samples],
         "group": [number for number, _ in samples],
-        "prompt": [question(s.prompt.index) for _, s in samples],
+        "prompt": [prompts[number] for number, _ in samples],
+        "gold": [golds[number] for number, _ in samples],
         "ppl": [scored.get(s.prompt.index, unknown if s.prompt.ppl is None else s.prompt.ppl) for _, s in samples],
         "text": [s.text for _, s in samples],
         "reward": [s.reward for _, s in samples],
@@ -127,11 +134,16 @@ def rollout_rows(step: Collected, question: Callable[[int], str], scored: Mappin
         "truncated": [s.rollout.truncated for _, s in samples],
         "temperature": [s.temperature for _, s in samples],
         "fate": [s.fate for _, s in samples],
+        **{f"{REWARD_PREFIX}{name}": [_known(s.rewards[name]) for _, s in samples] for name in samples[0][1].rewards},
     }
 
 
 def _group_numbers(groups: Groups) -> IntArray:
     return np.array([number for number, group in enumerate(groups) for _ in group], dtype=np.int64)
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 def _deviation(rewards_N: FloatArray) -> float:

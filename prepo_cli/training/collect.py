@@ -164,6 +164,7 @@ class _Round:
         prompts = [dataset.given(sample.prompt.index) for sample in samples]
         scores = self.collector.judge(prompts, [sample.text for sample in samples], columns)
         self.step.scores.append(scores)
-        for sample, reward, correct in zip(samples, scores.rewards_N, scores.correct_N, strict=True):
-            sample.reward, sample.correct = float(reward), bool(correct)
+        for i, sample in enumerate(samples):
+            sample.reward, sample.correct = float(scores.rewards_N[i]), bool(scores.correct_N[i])
+            sample.rewards = {name: float(values_N[i]) for name, values_N in scores.by_function.items()}
         self.step.seconds["reward"] += perf_counter() - started

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from prepo_cli.data.holdout import Holdout
 from prepo_cli.data.loading import PromptDataset, load_prompts
 from prepo_cli.data.prompts import Prompts
 from prepo_cli.data.rendering import Renderer
@@ -18,16 +20,26 @@ from prepo_cli.training.team import Team
 
 
 class TrainingEvaluation:
-    """Evaluates the current policy on the evaluation set, if the configuration names one."""
+    """Evaluates the current policy on the evaluation set or on held-out prompts, if there are any."""
 
-    def __init__(self, config: RunConfig, team: Team, renderer: Renderer, judge: Judge, max_prompt_length: int) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: RunConfig,
+        team: Team,
+        renderer: Renderer,
+        judge: Judge,
+        max_prompt_length: int,
+        holdout: Holdout | None = None,
+    ) -> None:
+        self.config, self.holdout = config, holdout
         self._evaluator: Evaluator | None = None
         settings = config.evaluation
+        dataset = None if holdout is None else holdout.evaluated
         if settings.dataset_name is not None:
             dataset = load_prompts(
                 settings.dataset_name, split=settings.split, limit=settings.limit, need_answer=judge.needs_answers
             )
+        if dataset is not None:
             sampling = Sampling(
                 k=settings.num_samples,
                 temperature=settings.temperature,
@@ -37,6 +49,20 @@ class TrainingEvaluation:
             )
             prompts = Prompts(dataset, renderer, max_prompt_length)
             self._evaluator = Evaluator(team, team.learner.policy.tokenizer, prompts, judge, sampling)
+
+    def notes(self) -> Iterator[str]:
+        """What is said at the start: which prompts are held out."""
+        holdout = self.holdout
+        if holdout is not None:
+            held, evaluated = len(holdout.held_out), len(holdout.evaluated)
+            total = len(holdout.train) + held + holdout.repeats
+            part = f", {evaluated:,} of them evaluated (evaluation.limit)" if evaluated < held else ""
+            rows = "row repeats one of them and is" if holdout.repeats == 1 else "rows repeat one of them and are"
+            repeats = f"; {holdout.repeats:,} {rows} left out" if holdout.repeats else ""
+            kept = f"{held:,} of {total:,} prompts are held out for evaluation{part}{repeats}"
+            yield f"{kept}; evaluation.holdout=0 holds out none"
+        elif self.config.evaluation.holds_out:
+            yield f"nothing is evaluated: {self.config.data.dataset_name} has no second prompt to hold out"
 
     @property
     def datasets(self) -> dict[str, PromptDataset]:
@@ -67,7 +93,7 @@ class TrainingEvaluation:
             say(f"{evaluation.left_out:,} evaluation prompts were left out: longer than {longest:,} tokens")
         return {
             "step": progress.step,
-            "name": self.config.evaluation.split,
+            "name": "holdout" if self.holdout is not None else self.config.evaluation.split,
             **evaluation.summary(self.config.seed),
             "rollouts_total": progress.costs.rollouts_total,
             "rollouts_trained": progress.costs.rollouts_trained,

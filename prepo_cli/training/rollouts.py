@@ -26,6 +26,8 @@ class Sample:
     text: str
     temperature: float
     reward: float = 0.0
+    rewards: dict[str, float] = field(default_factory=dict)
+    """Each function's own, unweighted value; NaN where it does not apply."""
     correct: bool = False
     fate: Fate = "trained"
     advantage: float = 0.0

@@ -10,17 +10,21 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from prepo_cli.data.columns import gold_text
 from prepo_cli.data.fingerprint import fingerprint, refuse_changes
+from prepo_cli.data.holdout import hold_out
 from prepo_cli.data.loading import PromptDataset, load_configured_prompts
 from prepo_cli.data.prompts import Prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.data.stream import PromptStream
 from prepo_cli.errors import RunError, UsageError, one_line
+from prepo_cli.files import read_lines
 from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RunConfig
 from prepo_cli.terminal import say
 from prepo_cli.training import checkpoint
+from prepo_cli.training.advice import advice, example
 from prepo_cli.training.batch import record_weights, rollout_rows
 from prepo_cli.training.build import longest_prompt
 from prepo_cli.training.collect import Collector
@@ -35,6 +39,7 @@ from prepo_cli.training.rollouts import Collected
 from prepo_cli.training.skips import SAVED_STEPS, skipped_rows
 from prepo_cli.training.stored_pass_rates import account_for_pass_rates, check_pass_rates
 from prepo_cli.training.stored_ppl import check_stored_ppl
+from prepo_cli.training.symptoms import Symptoms
 from prepo_cli.training.team import Team
 from prepo_cli.training.update import Updater
 from prepo_cli.training.update_stats import UpdateStats
@@ -51,12 +56,15 @@ class Run:
     def __init__(self, config: RunConfig, folder: RunFolder, judge: Judge, learner: Learner) -> None:
         self.config, self.folder, self.learner = config, folder, learner
         training, data = config.training, config.data
-        self.dataset = load_configured_prompts(
+        dataset = load_configured_prompts(
             data,
             answer_column=data.answer_column,
             need_answer=judge.needs_answers,
             dataset_config=data.dataset_config,
         )
+        evaluation = config.evaluation
+        holdout = hold_out(dataset, evaluation.holdout or 0, evaluation.limit) if evaluation.holds_out else None
+        self.dataset = dataset if holdout is None else holdout.train
         policy = learner.policy
         renderer = Renderer(policy.tokenizer, data.system_prompt, data.chat_template_kwargs)
         self.prompts = Prompts(self.dataset, renderer, longest_prompt(config, policy))
@@ -71,9 +79,9 @@ class Run:
         self.updater = Updater(training, self.team, learner.options, exact, config.seed)
         decode = learner.decode
         self.collector = Collector(training, self.strategies, self.stream, self.prompts, self.team, judge, decode)
-        self.evaluation = TrainingEvaluation(config, self.team, renderer, judge, self.prompts.max_length)
+        self.evaluation = TrainingEvaluation(config, self.team, renderer, judge, self.prompts.max_length, holdout)
         self.monitor = None if learner.engine.shares_weights else EngineMonitor(config, self.team, self.prompts)
-        self.progress, self.limits = Progress(), Limits(training)
+        self.progress, self.limits, self.symptoms = Progress(), Limits(training), Symptoms()
         if self.strategies.reads_pass_rates:
             check_pass_rates(self.dataset, config, renderer)
             account_for_pass_rates(self.dataset, self.progress.costs, data.charge_pass_rates)
@@ -116,8 +124,9 @@ class Run:
         metrics |= {f"timing_s/{phase}": value for phase, value in timings.items()}
         record_weights(step.trained, weights_NT)
         scored = self.probe.take_scored()
-        rows = rollout_rows(step, self.dataset.question, scored) if self.config.reporting.log_rollouts else None
+        rows = rollout_rows(step, self.dataset, scored) if self.config.reporting.log_rollouts else None
         self.log.step(metrics, rows)
+        self._warn(metrics, step)
         if self.monitor is not None:
             self.monitor.refuse_stale(metrics["step"], metrics.get("sampling/logp_difference", 0.0))
 
@@ -214,6 +223,8 @@ class Run:
         self.load_state_dict(state)
         self._saved_step = self.progress.step
         self.folder.truncate(self.progress.step, self.finished or self.progress.evaluation_due)
+        for line in read_lines(self.folder.metrics):  # what they show has been said
+            self.symptoms.observe(line)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
@@ -222,6 +233,14 @@ class Run:
         self.strategies.load_state_dict(state["strategies"])
         self.collector.lengths.load_state_dict(state["lengths"])
         self.updater.skips.load_state_dict(state["skips"])
+
+    def _warn(self, metrics: Mapping[str, Any], step: Collected) -> None:
+        """Say what shows for the first time that the run does not learn."""
+        for symptom, figures in self.symptoms.observe(metrics).items():
+            say(f"warning: step {metrics['step']}: {advice(symptom, figures, self.config)}")
+            if symptom == "no_reward":
+                sample = step.samples[0]
+                say(example(sample.prompt.id, gold_text(self.dataset.answer(sample.prompt.index)), sample.text))
 
     def _save(self, state: Mapping[str, Any]) -> Path:
         keep, step = self.config.training.save_total_limit, state["progress"]["step"]

@@ -14,7 +14,6 @@ from prepo_cli.training.costs import Costs
 from prepo_cli.training.stored_scores import recorded_contexts, warn_of_differences
 
 COLUMNS = ("pass_k", "pass_length")
-ROWS_AT_ONCE = 10_000
 
 
 def check_pass_rates(dataset: PromptDataset, config: RunConfig, renderer: Renderer) -> None:
@@ -53,8 +52,7 @@ def account_for_pass_rates(dataset: PromptDataset, costs: Costs, charge: bool) -
 def measured_with(dataset: PromptDataset) -> tuple[int, int]:
     """Rollouts and completion tokens behind the pass rates of all usable rows."""
     rollouts, tokens = 0, 0.0
-    columns = dataset.usable().select_columns(list(COLUMNS)).with_format("arrow")
-    for batch in columns.iter(ROWS_AT_ONCE):
+    for batch in dataset.batches(COLUMNS):
         rollouts += int(pc.sum(batch["pass_k"]).as_py() or 0)
         tokens += float(pc.sum(pc.multiply(batch["pass_k"], batch["pass_length"])).as_py() or 0.0)
     return rollouts, round(tokens)

@@ -156,6 +156,8 @@ def announce(run: Run) -> None:
     """Print a line on the data, the strategies' notes and a line on the model."""
     dataset, policy, processes = run.dataset, run.learner.policy, run.team.processes
     say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
+    for note in run.evaluation.notes():
+        say(note)
     parameters = sum(map(size, policy.model.parameters()))
     trained = sum(map(size, run.learner.layout.parameters))
     where = f"on {policy.device}" + (f" in {processes.count} processes" if processes.count > 1 else "")

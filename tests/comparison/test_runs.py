@@ -170,7 +170,8 @@ def write_evaluation(path: Path, right: Sequence[Sequence[int]], model: str = "e
         part = Evaluation(
             prompt_ids=ids, sources=[None] * len(ids), correct_PK=correct_PK, rewards_PK=correct_PK.astype(float),
             by_function={}, answers_PK=blank, lengths_PK=np.ones(shape, int),
-            truncated_PK=np.zeros(shape, bool), completions=[["text"] * shape[1]] * shape[0], seconds=1.0,
+            truncated_PK=np.zeros(shape, bool), completions=[["text"] * shape[1]] * shape[0],
+            prompts=["prompt"] * shape[0], golds=["gold"] * shape[0], seconds=1.0,
         )  # fmt: skip
         folder.write_part(number, part)
     folder.finish(config, 2, {"model": model, "seed": 0, "k": config.k, "fingerprint": "mark"})

@@ -26,6 +26,8 @@ def made(sources: list[str | None], k: int = 4, **changes: Any) -> Evaluation:
         "lengths_PK": rng.integers(1, 50, correct_PK.shape),
         "truncated_PK": rng.random(correct_PK.shape) < 0.1,
         "completions": [["text"] * k for _ in sources],
+        "prompts": [f"prompt {row}" for row in range(len(sources))],
+        "golds": [f"gold {row}" for row in range(len(sources))],
         "seconds": 2.0,
     }
     return Evaluation(**(fields | changes))
@@ -101,6 +103,8 @@ def test_joining_parts_is_the_evaluation_of_all_prompts() -> None:
             lengths_PK=whole.lengths_PK[a:b],
             truncated_PK=whole.truncated_PK[a:b],
             completions=whole.completions[a:b],
+            prompts=whole.prompts[a:b],
+            golds=whole.golds[a:b],
             seconds=1.0,
             timeouts=5 * (a == 0),
             errors=3 * (a == 0),
@@ -110,8 +114,10 @@ def test_joining_parts_is_the_evaluation_of_all_prompts() -> None:
     ]
     joined = join(parts, 4)
     assert joined.summary() == whole.summary() | {"seconds": 3.0}
-    assert joined.completions == whole.completions
-    assert join(parts, 4, keep_completions=False).completions == []
+    texts = (whole.completions, whole.prompts, whole.golds)
+    assert (joined.completions, joined.prompts, joined.golds) == texts
+    bare = join(parts, 4, keep_texts=False)
+    assert (bare.completions, bare.prompts, bare.golds) == ([], [], [])
     assert join([], 4).correct_PK.shape == (0, 4)
 
 

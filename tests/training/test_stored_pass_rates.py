@@ -97,6 +97,7 @@ def test_a_run_starts_from_what_it_is_charged(
 def test_a_limit_that_is_reached_before_training_is_refused(dataset: PromptDataset, tmp_path: Path) -> None:
     flags = {"recipe": "sgpo", "data.dataset_name": dataset.name, "data.charge_pass_rates": True}
     flags |= {"training.max_rollouts": 48, "training.prompts_per_step": 4, "output_dir": str(tmp_path / "run")}
+    flags |= {"evaluation.holdout": 0}
     with pytest.raises(UsageError, match="took all that the run may cost"):
         train(resolve(flags=flags))
 
