@@ -21,12 +21,13 @@ from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.added_columns import AddedColumns
 from prepo_cli.evaluation.evaluator import Evaluator
 from prepo_cli.evaluation.output import claimed
-from prepo_cli.evaluation.pass_rates import by_perplexity, distribution, wilson
+from prepo_cli.evaluation.pass_rates import by_perplexity, distribution
 from prepo_cli.evaluation.score_context import PassRateContext
 from prepo_cli.evaluation.session import prepare
 from prepo_cli.evaluation.settings import PassRateConfig, fingerprint
 from prepo_cli.policy.loading import model_source
 from prepo_cli.rewards.judge import Judge
+from prepo_cli.statistics import wilson
 from prepo_cli.terminal import say
 
 SCHEMA = pa.schema(

@@ -59,7 +59,7 @@ class EvaluationConfig(Section):
     split: str = "test"
     limit: int | None = Field(None, ge=1, le=LARGEST_COUNT, description="use only the first rows")
     num_samples: int = Field(16, ge=1, le=2**16, description="k of avg@k")
-    temperature: Temperature = 1.0
+    temperature: Temperature = Field(1.0, description="0 is greedy decoding, with one sample per prompt")
     top_p: float = Field(1.0, gt=0, le=1)
     eval_steps: int | None = Field(None, ge=1, le=LARGEST_COUNT, description="evaluate every this many steps as well")
     eval_rollouts: int | None = Field(
@@ -67,6 +67,12 @@ class EvaluationConfig(Section):
     )
     at_start: bool = Field(True, description="evaluate before the first step")
     at_end: bool = Field(True, description="evaluate after the last step")
+
+    @model_validator(mode="after")
+    def _greedy_is_one_sample(self) -> EvaluationConfig:
+        if self.temperature == 0:
+            self.__dict__["num_samples"] = 1
+        return self
 
 
 class ReportingConfig(Section):
