@@ -24,7 +24,7 @@ from prepo_cli.evaluation.output import claimed
 from prepo_cli.evaluation.pass_rates import by_perplexity, distribution
 from prepo_cli.evaluation.score_context import PassRateContext
 from prepo_cli.evaluation.session import prepare
-from prepo_cli.evaluation.settings import PassRateConfig, fingerprint
+from prepo_cli.evaluation.settings import GREEDY, PassRateConfig, fingerprint
 from prepo_cli.policy.loading import model_source
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.statistics import wilson
@@ -61,6 +61,8 @@ def _score(config: PassRateConfig) -> dict[str, Any]:
     with Judge(config.rewards) as judge:
         dataset = load_configured_prompts(config, answer_column=config.answer_column)
         say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
+        if config.temperature == 0:
+            say(GREEDY)
         mark = fingerprint(config, model_source(config.model.model_name_or_path), dataset)
         sync_dir = config.output.with_name(config.output.name + ".sync")
         config, evaluator, engine = prepare(config, dataset, judge, sync_dir)
