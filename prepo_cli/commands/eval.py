@@ -80,6 +80,9 @@ def evaluate_command(
     with its samples per prompt, temperature, lengths, system prompt, template arguments, rewards and seed. Flags
     override these settings.
 
+    Several datasets, separated by commas, share one loaded model; a path that exists is one dataset, even with commas
+    in its name. The table has a row for each and their unweighted mean.
+
     Run the same command again to resume an interrupted evaluation. All samples are written to samples.parquet in the
     output folder.
 
