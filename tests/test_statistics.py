@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from prepo_cli.statistics import (
+    DIFFERENCES,
+    Interval,
     avg_at_k,
     bootstrap_interval,
+    equal_interval,
     maj_at_k,
+    mean_interval,
+    mean_of_intervals,
     paired_difference,
     pass_at_k,
 )
@@ -155,12 +161,78 @@ def test_bootstrap_refuses_nonsense(values: list[float], confidence: float) -> N
 
 def test_paired_difference_is_sharper_than_two_intervals() -> None:
     before_P = np.random.default_rng(0).random(100)
-    after_P = before_P + 0.1
+    after_P = before_P + np.random.default_rng(1).normal(0.1, 0.02, 100)
     difference = paired_difference(before_P, after_P)
-    assert difference == pytest.approx((0.1, 0.1, 0.1))
+    assert difference.high - difference.low < 0.02
+    assert bootstrap_interval(after_P).high - bootstrap_interval(after_P).low > 0.1
     mixed = paired_difference([0.0, 1.0, 0.5], [1.0, 1.0, 0.0])
     assert mixed.value == pytest.approx(1 / 6)
     assert mixed.low == pytest.approx(-0.5)
     assert mixed.high == pytest.approx(1.0)
     with pytest.raises(ValueError, match="pair"):
         paired_difference([1.0], [1.0, 2.0])
+
+
+@given(st.integers(1, 300), st.integers(1, 16), st.sampled_from([0.0, 1.0]), st.sampled_from([0.9, 0.95]))
+def test_where_all_or_none_are_right_the_interval_is_wilsons_over_prompts(
+    prompts: int, k: int, rate: float, confidence: float
+) -> None:
+    """k samples of a prompt count once, however many they are."""
+    interval = mean_interval(avg_at_k(np.full((prompts, k), rate)), confidence)
+    ends = binomtest(round(rate * prompts), prompts).proportion_ci(confidence, method="wilson")
+    assert interval == pytest.approx((rate, ends.low, ends.high), abs=1e-12)
+
+
+def test_goldens_of_0_and_of_all_of_80() -> None:
+    assert mean_interval(np.zeros(80)) == pytest.approx((0, 0, 0.0458181), abs=1e-7)
+    assert mean_interval(np.ones(80)) == pytest.approx((1, 0.9541819, 1), abs=1e-7)
+
+
+@given(st.integers(1, 200), st.floats(-1, 1))
+def test_equal_values_leave_room_for_prompts_that_differ(prompts: int, value: float) -> None:
+    """Naively: mix the value with the worst and the best one, in the largest share that may well go unseen."""
+    share = binomtest(0, prompts).proportion_ci(method="wilson").high
+    interval = equal_interval(value, prompts, bounds=DIFFERENCES)
+    assert interval.low == pytest.approx((1 - share) * value - share, abs=1e-12)
+    assert interval.high == pytest.approx((1 - share) * value + share, abs=1e-12)
+    unseen = (1 - share) ** prompts
+    assert unseen < 0.21, "a larger share would have shown"
+
+
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=30), st.integers(0, 3))
+def test_other_values_have_the_bootstraps_interval(right: list[int], seed: int) -> None:
+    rates_P = np.array(right) / 8
+    interval = mean_interval(rates_P, resamples=200, seed=seed)
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
+    if len(set(right)) > 1:
+        assert interval == bootstrap_interval(rates_P, resamples=200, seed=seed)
+
+
+def test_rounding_makes_no_spread() -> None:
+    assert paired_difference([0.1, 0.2], [0.3, 0.4]) == pytest.approx(equal_interval(0.2, 2, bounds=DIFFERENCES))
+
+
+def test_no_difference_on_few_prompts_is_no_certainty() -> None:
+    assert paired_difference(np.zeros(80), np.zeros(80)) == pytest.approx((0, -0.0458181, 0.0458181), abs=1e-7)
+
+
+def test_the_mean_of_benchmarks_has_the_interval_of_drawing_from_each() -> None:
+    """Against the plain method: draw the prompts of every benchmark, and take the mean of their means."""
+    rng = np.random.default_rng(0)
+    rates = [rng.binomial(8, p, size) / 8 for p, size in ((0.2, 30), (0.5, 200), (0.8, 60))]
+    drawn = [values[rng.integers(len(values), size=(20_000, len(values)))].mean(axis=1) for values in rates]
+    low, high = np.quantile(np.mean(drawn, axis=0), [0.025, 0.975])
+    mean = mean_of_intervals([mean_interval(values) for values in rates])
+    assert mean.value == pytest.approx(np.mean([values.mean() for values in rates]))
+    assert (mean.low, mean.high) == pytest.approx((low, high), abs=0.004)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 0.5), st.floats(0, 0.5)), min_size=1, max_size=6))
+def test_the_mean_of_intervals_is_narrower_than_the_mean_of_their_ends(parts: list[tuple[float, float, float]]) -> None:
+    intervals = [Interval(value, value - below, value + above) for value, below, above in parts]
+    mean = mean_of_intervals(intervals)
+    assert mean.value == pytest.approx(sum(i.value for i in intervals) / len(parts))
+    assert mean.low >= sum(i.low for i in intervals) / len(parts) - 1e-9
+    assert mean.high <= sum(i.high for i in intervals) / len(parts) + 1e-9
+    if len(parts) == 1:
+        assert mean == pytest.approx(intervals[0])

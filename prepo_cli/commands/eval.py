@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,16 +16,25 @@ def evaluate_command(
     model: Annotated[str, typer.Option(help="Hub name, folder, run folder (its final model), or 'embedded'.")] = (
         "embedded"
     ),
-    dataset: Annotated[str, typer.Option(help="File, folder, short name, Hub name, or 'embedded'.")] = "embedded",
-    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="File, folder, short name, Hub name, or 'embedded' (default); several separated by commas: "
+            "aime24,math500."
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the dataset [default: test].")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N rows.")] = None,
-    k: Annotated[int, typer.Option("--k", help="Samples per prompt.")] = 16,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
+    k: Annotated[int | None, typer.Option("--k", help="Samples per prompt [default: 16].")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sampling temperature; 0 is greedy decoding, with --k 1 [default: 1].")
+    ] = None,
     top_p: Annotated[
-        float, typer.Option(help="Sample only from the most probable tokens that add up to this probability.")
-    ] = 1.0,
+        float | None,
+        typer.Option(help="Sample only from the most probable tokens that add up to this probability [default: 1]."),
+    ] = None,
     max_completion_length: Annotated[
-        int | None, typer.Option(help="Tokens [default: 128 for the embedded model, else 2560 where that fits].")
+        int | None, typer.Option(help="Tokens [default: 96 for the embedded model, else 2560 where that fits].")
     ] = None,
     max_prompt_length: Annotated[
         int | None, typer.Option(help="Tokens; longer prompts are left out and counted [default: what fits].")
@@ -45,10 +52,14 @@ def evaluate_command(
     ] = None,
     verdict: Annotated[str | None, typer.Option(help=VERDICT_HELP)] = None,
     engine: Annotated[str, typer.Option(help="Generation engine: hf, vllm or vllm-server.")] = "hf",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
+    dtype: Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or float16.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of sampling [default: 0].")] = None,
     output_dir: Annotated[
-        str | None, typer.Option(help="Folder of the results [default: evals/<model>-<dataset>].")
+        str | None,
+        typer.Option(
+            help="Folder of the results, of several datasets with a folder for each in it "
+            "[default: evals/<model>-<dataset>]."
+        ),
     ] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Column with the prompts.")] = None,
     answer_column: Annotated[str | None, typer.Option(help="Column with the gold answers.")] = None,
@@ -65,6 +76,13 @@ def evaluate_command(
 ) -> None:
     """Sample k answers to every prompt: avg@k, pass@j and maj@k with 95% intervals.
 
+    A run's model (--model runs/a) is evaluated as the run evaluated it: on the same prompts unless --dataset is given,
+    with its samples per prompt, temperature, lengths, system prompt, template arguments, rewards and seed. Flags
+    override these settings.
+
+    Several datasets, separated by commas, share one loaded model; a path that exists is one dataset, even with commas
+    in its name. The table has a row for each and their unweighted mean.
+
     Run the same command again to resume an interrupted evaluation. All samples are written to samples.parquet in the
     output folder.
 
@@ -72,13 +90,14 @@ def evaluate_command(
     Examples:
       prepo eval --k 16
       prepo eval --model runs/latest --k 16 --json
-      prepo eval --model Qwen/Qwen2.5-Math-1.5B --dataset aime24 --k 4
+      prepo eval --temperature 0
+      prepo eval --model Qwen/Qwen2.5-Math-1.5B --dataset aime24,math500 --k 4
       prepo eval --model Qwen/Qwen3-4B --dataset math500 --engine vllm \\
           --dtype bfloat16
-      prepo eval --reward math --reward my_rewards:short \\
+      prepo eval --reward math --reward my_rewards.py:short \\
           --set 'rewards.weights=[1, 0.1]'
     """
-    if k < 1:
+    if k is not None and k < 1:
         raise UsageError(f"--k {k}: use at least 1")
     from prepo_cli.config import sections_of, template_arguments
 
@@ -93,7 +112,7 @@ def evaluate_command(
         "limit": limit,
         "prompt_column": prompt_column,
         "answer_column": answer_column,
-        "skip_bad_rows": skip_bad_rows,
+        "skip_bad_rows": skip_bad_rows or None,
         "system_prompt": system_prompt,
         "chat_template_kwargs": template_arguments(template_arg or ()),
         "k": k,
@@ -102,36 +121,23 @@ def evaluate_command(
         "max_completion_length": max_completion_length,
         "max_prompt_length": max_prompt_length,
         "seed": seed,
-        "output_dir": output_dir or f"evals/{_short(model)}-{_short(dataset)}",
+        "output_dir": output_dir,
         **sections_of(set_ or (), engine=engine_settings, rewards=rewards),
     }
-    from pydantic import ValidationError
+    from prepo_cli.evaluation.run_settings import resolve_evaluations
 
-    from prepo_cli.config import validation_message
-    from prepo_cli.evaluation.settings import EvalConfig
-
-    try:
-        config = EvalConfig.model_validate(settings)
-    except ValidationError as error:
-        raise UsageError(validation_message(error)) from error
-
+    configs = resolve_evaluations(settings)
     with large_imports():
-        from prepo_cli.evaluation.session import run_evaluation
+        from prepo_cli.evaluation.session import run_evaluations
 
-    summary = run_evaluation(config, overwrite=overwrite, break_lock=break_lock)
+    summaries = run_evaluations(configs, overwrite=overwrite, break_lock=break_lock)
     if json_output:
         import json
 
-        typer.echo(json.dumps(summary))
+        from prepo_cli.evaluation.results import joined_summaries
+
+        typer.echo(json.dumps(summaries[0] if len(summaries) == 1 else joined_summaries(summaries)))
     else:
-        from prepo_cli.evaluation.table import print_evaluation
+        from prepo_cli.evaluation.table import print_evaluations
 
-        print_evaluation(summary)
-
-
-def _short(name: str) -> str:
-    """The last part of a path or hub name that identifies it, as a folder name."""
-    path = Path(name)
-    last = path.parent.name if path.name == "final" and path.parent.name else path.name
-    stem = Path(last).stem if path.is_file() else last
-    return re.sub(r"[^\w.-]+", "_", stem).strip("._") or "here"
+        print_evaluations(summaries)

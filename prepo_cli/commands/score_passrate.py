@@ -26,12 +26,12 @@ def score_passrate(
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
     limit: Annotated[int | None, typer.Option(help="Use only the first N rows.")] = None,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy decoding.")] = 1.0,
     top_p: Annotated[
         float, typer.Option(help="Sample only from the most probable tokens that add up to this probability.")
     ] = 1.0,
     max_completion_length: Annotated[
-        int | None, typer.Option(help="Tokens [default: 128 for the embedded model, else 2560 where that fits].")
+        int | None, typer.Option(help="Tokens [default: 96 for the embedded model, else 2560 where that fits].")
     ] = None,
     max_prompt_length: Annotated[
         int | None, typer.Option(help="Tokens; longer prompts get no pass rate [default: what fits].")
@@ -135,27 +135,28 @@ def score_passrate(
 
 
 def _show(report: dict[str, Any], name: str, plot: Path | None) -> None:
+    from prepo_cli.statistics import interval_text
     from prepo_cli.terminal import line, table
 
     k, group = report["k"], report["zero_variance"]
 
     def interval(label: str, key: str) -> list[str]:
-        return [label, f"{report[key]['value']:.3f}", f"{report[key]['low']:.3f} .. {report[key]['high']:.3f}"]
+        return [label, interval_text(report[key])]
 
-    rows = [["prompts", f"{report['prompts']:,}", ""]]
+    rows = [["prompts", f"{report['prompts']:,}"]]
     if report["scored"] < report["prompts"]:
-        rows.append(["with a pass rate", f"{report['scored']:,}", ""])
+        rows.append(["with a pass rate", f"{report['scored']:,}"])
     rows += [
-        ["mean", f"{report['mean']:.3f}", ""],
+        ["mean", f"{report['mean']:.3f}"],
         interval(f"always solved ({k} of {k})", "always"),
         interval(f"never solved (0 of {k})", "never"),
         interval("varying", "varying"),
-        *([f"decile {i}", f"{value:.3f}", ""] for i, value in enumerate(report["deciles"], 1)),
-        ["mean tokens", f"{report['mean_length']:,.1f}", ""],
-        ["seconds", f"{report['seconds']:,.1f}", ""],
-        ["prompts / s", f"{report['prompts_per_second']:,.2f}", ""],
+        *([f"decile {i}", f"{value:.3f}"] for i, value in enumerate(report["deciles"], 1)),
+        ["mean tokens", f"{report['mean_length']:,.1f}"],
+        ["seconds", f"{report['seconds']:,.1f}"],
+        ["prompts / s", f"{report['prompts_per_second']:,.2f}"],
     ]
-    table(f"pass rates of {name}: {k} samples per prompt", ["", "value", "95% interval"], rows)
+    table(f"pass rates of {name}: {k} samples per prompt", ["", "value [95% interval]"], rows)
     if report["by_perplexity"]:
         _show_by_perplexity(report["by_perplexity"])
     typer.echo(
@@ -175,15 +176,15 @@ def _show(report: dict[str, Any], name: str, plot: Path | None) -> None:
 
 
 def _show_by_perplexity(parts: list[dict[str, Any]]) -> None:
+    from prepo_cli.statistics import interval_text
     from prepo_cli.terminal import table
 
     rows = [
         [
-            f"{part['ppl_low']:,.3f} .. {part['ppl_high']:,.3f}",
+            f"{part['ppl_low']:,.3f} to {part['ppl_high']:,.3f}",
             f"{part['prompts']:,}",
-            f"{part['pass_rate']['value']:.3f}",
-            f"{part['pass_rate']['low']:.3f} .. {part['pass_rate']['high']:.3f}",
+            interval_text(part["pass_rate"]),
         ]
         for part in parts
     ]
-    table("pass rate by perplexity", ["ppl", "prompts", "pass rate", "95% interval"], rows)
+    table("pass rate by perplexity", ["ppl", "prompts", "pass rate [95% interval]"], rows)

@@ -7,7 +7,7 @@ compared over prompts alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from prepo_cli.comparison.study import Study
 from prepo_cli.comparison.verdict import verdict
 from prepo_cli.errors import UsageError
 from prepo_cli.files import finite
-from prepo_cli.seed_statistics import holm, interval
+from prepo_cli.seed_statistics import holm
 from prepo_cli.statistics import Interval
 from strategies.registry import did_you_mean
 
@@ -46,18 +46,22 @@ def compare(runs: Sequence[Run], *, baseline: str | None = None, target: float |
         notes.append(f"Without an evaluation after training: {', '.join(skipped)}.")
     recipes = {group.name: _bare(group) for group in groups}
     prompts: tuple[str, ...] = ()
+    differing: dict[str, tuple[str, ...]] = {}
     if base.name in evaluated:
-        compared, prompts, left_out = comparable(list(evaluated.values()), evaluated[base.name])
+        compared, prompts, differing, left_out = comparable(list(evaluated.values()), evaluated[base.name])
         study = Study(evaluated[base.name], compared, prompts, target)
         notes += left_out + study.notes()
         recipes |= {group.name: study.recipe(group, recipes[group.name]) for group in compared}
     for name, group in evaluated.items():
         if recipes[name].final is None:
             sample = sample_of(group, common(group.runs[0].prompt_ids, group.runs))
-            recipes[name] = replace(recipes[name], final=interval(sample.final_R), curves=sample.curves())
-    notes.append(_method(runs))
+            recipes[name] = replace(recipes[name], final=sample.final, curves=sample.curves())
+    for name, recipe in recipes.items():
+        if name != base.name:
+            recipes[name] = replace(recipe, not_compared=_why_not(name, base.name, evaluated, differing))
+    notes += _method(runs, recipes.values())
     found = Comparison(
-        metric=base.runs[0].metric,
+        metric=base.runs[0].metric if base.name in evaluated else None,
         baseline=base.name,
         target=study.goal if base.name in evaluated else target,
         prompts=len(prompts),
@@ -88,7 +92,12 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def _baseline(groups: Sequence[Group], name: str | None) -> Group:
-    """The group of that name, or the only one whose recipe was named so before its settings were added."""
+    """The group of that name, or the only one whose recipe was named so before its settings were added.
+
+    Without a name, one that was evaluated comes first.
+    """
+    if name is None:
+        groups = [group for group in groups if _evaluated(group).runs] or groups
     wanted = name or DEFAULT_BASELINE
     for group in groups:
         if group.name == wanted:
@@ -102,10 +111,28 @@ def _baseline(groups: Sequence[Group], name: str | None) -> Group:
     raise UsageError(f"no recipe '{name}' to compare with{did_you_mean(name, known)}; known: {'; '.join(known)}")
 
 
-def _method(runs: Sequence[Run]) -> str:
+def _why_not(
+    name: str, base: str, evaluated: Collection[str], differing: Mapping[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    """Why a recipe is not compared with the baseline; empty if it is."""
+    for side in (name, base):
+        if side not in evaluated:
+            return (f"{side} was not evaluated after training",)
+    return differing.get(name, ())
+
+
+def _method(runs: Sequence[Run], recipes: Iterable[Recipe]) -> Iterator[str]:
+    if all(run.evaluated_E is None for run in runs):
+        return
     if all(run.source == "eval" for run in runs):
-        return "95% intervals and tests are over prompts: they compare these models, not the methods that trained them."
-    return (
+        yield "95% intervals and tests are over prompts: they compare these models, not the methods that trained them."
+        return
+    if any(recipe.over_prompts for recipe in recipes):
+        yield (
+            "Differences from evaluations by prepo eval are over prompts: they compare these models, not the methods "
+            "that trained them."
+        )
+    yield (
         "95% intervals are over seeds and prompts, of a single seed over prompts alone; differences are claimed by "
         "t-tests over seeds with Holm's correction over recipes."
     )

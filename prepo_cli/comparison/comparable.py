@@ -8,12 +8,15 @@ from prepo_cli.comparison.recipes import Group, conditions
 from prepo_cli.comparison.sample import common
 
 
-def comparable(groups: Sequence[Group], baseline: Group) -> tuple[list[Group], tuple[str, ...], list[str]]:
-    """The groups that can be compared with the baseline, it among them; the prompts all share; notes on the others.
+def comparable(
+    groups: Sequence[Group], baseline: Group
+) -> tuple[list[Group], tuple[str, ...], dict[str, tuple[str, ...]], list[str]]:
+    """The groups that can be compared with the baseline, their common prompts, how the others differ, and notes.
 
-    No prompts are shared where only means are known. All groups must have been evaluated.
+    The baseline is among the first. All groups must have been evaluated.
+    No prompts are shared where only means are known.
     """
-    kept, notes, most = [], [], 0
+    kept, others, notes, most = [], {}, [], 0
     shared = common(baseline.runs[0].prompt_ids, baseline.runs)
     for group in groups:
         theirs = common(group.runs[0].prompt_ids, group.runs)
@@ -22,13 +25,14 @@ def comparable(groups: Sequence[Group], baseline: Group) -> tuple[list[Group], t
         if not differing and shared and not left:
             differing = ["other prompts"]
         if differing:
+            others[group.name] = tuple(differing)
             notes.append(f"{group.name} is not compared with {baseline.name}: evaluated with {', '.join(differing)}.")
         else:
             kept.append(group)
             shared, most = left, max(most, len(theirs), len(shared))
     if len(shared) < most:
         notes.append(f"Accuracies are over the {len(shared):,} prompts that all evaluations share, of {most:,}.")
-    return kept, shared, notes
+    return kept, shared, others, notes
 
 
 def _differing(group: Group, baseline: Group) -> list[str]:

@@ -7,13 +7,12 @@ from html import escape
 from typing import NamedTuple
 
 from prepo_cli.comparison.page_data import differing_settings
-from prepo_cli.comparison.result import AXES, Comparison, CostRatio, Recipe, Run
+from prepo_cli.comparison.result import AXES, COSTS, Comparison, CostRatio, Recipe, Run
 from prepo_cli.comparison.style import COLOURS, DASHES, MARKERS
-from prepo_cli.statistics import Interval
+from prepo_cli.statistics import Interval, interval_text
 
 NEVER = 1e9
 """Sorts what never reached its target behind all that did."""
-TO, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
 class Cell(NamedTuple):
@@ -23,7 +22,7 @@ class Cell(NamedTuple):
     key: float | str | None = None
 
 
-EMPTY = Cell(f'<span class="none">{TO}</span>')
+EMPTY = Cell('<span class="none">\N{EN DASH}</span>')
 
 
 def styles(comparison: Comparison) -> list[str]:
@@ -108,7 +107,7 @@ def _recipe_row(recipe: Recipe, style: str, baseline: bool) -> list[Cell]:
         Cell(_name(recipe.name, style) + badge, recipe.name),
         _number(len(recipe.seeds) or None, str(len(recipe.seeds))),
         _interval(recipe.final),
-        _interval(recipe.difference, "+.3f"),
+        Cell("not compared") if recipe.not_compared else _interval(recipe.difference, "+.3f"),
         _number(recipe.p_holm, _p_value(recipe.p_holm)),
         _number(recipe.better, "" if recipe.better is None else f"{recipe.better:.2f}"),
         Cell("1", 1.0) if baseline else ratio_cell(recipe.cost_ratios.get("rollouts")),
@@ -139,15 +138,15 @@ def ratio_cell(ratio: CostRatio | None) -> Cell:
         return EMPTY
     if ratio.value is None:
         return Cell(f"&gt; {ratio.low:.2f}<small>never reached</small>", NEVER + ratio.low)
-    interval = f"≥ {ratio.low:.2f}" if ratio.high is None else f"{ratio.low:.2f} {TO} {ratio.high:.2f}"
-    return Cell(f"{ratio.value:.2f}<small>{interval}</small>", ratio.value)
+    value, interval = ratio.text.split(" ", 1)
+    return Cell(f"{value} <small>{interval}</small>", ratio.value)
 
 
 def _interval(interval: Interval | None, form: str = ".3f") -> Cell:
     if interval is None:
         return EMPTY
-    value, low, high = (f"{number:{form}}".replace("-", MINUS) for number in interval)
-    return Cell(f"{value}<small>{low} {TO} {high}</small>", interval.value)
+    value, ends = interval_text(interval._asdict(), form).split(" ", 1)
+    return Cell(f"{value} <small>{ends}</small>", interval.value)
 
 
 def _number(key: float | None, text: str) -> Cell:
@@ -159,11 +158,11 @@ def _p_value(p: float | None) -> str:
 
 
 def _cost_headings() -> list[str]:
-    return [axis.capitalize() for axis in AXES]
+    return [heading.capitalize() for heading in COSTS.values()]
 
 
 def _cost_cells(costs: Mapping[str, float]) -> list[Cell]:
-    return [_number(costs.get(axis), _amount(costs.get(axis, 0.0))) for axis in AXES]
+    return [_number(costs.get(name), _amount(costs.get(name, 0.0))) for name in COSTS]
 
 
 def _amount(number: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from prepo_cli.comparison.result import Run
-from prepo_cli.sections import MAY_CHANGE, RunConfig, StrategiesConfig
+from prepo_cli.sections import MAY_CHANGE, RewardConfig, RunConfig, StrategiesConfig
 from strategies.strategy_set import SLOT_DEFAULTS
 
 EVALUATED_WITH = {
@@ -76,8 +76,11 @@ def settings(run: Run) -> dict[str, Any]:
 def conditions(run: Run) -> dict[str, Any]:
     """What two evaluations must share, apart from their prompts, for their accuracies to be compared."""
     config: dict[str, Any] = dict(run.config)
-    sections = [config.get("training", {}), config.get("evaluation", {})] if run.source == "prepo" else [config]
-    values = {key: value for section in sections for key, value in section.items()}
+    values = config
+    if run.source == "prepo":
+        values = {**config.get("training", {}), **config.get("evaluation", {})}
+        if values.get("dataset_name") is None:
+            values["dataset_name"] = f"a part of {config.get('data', {}).get('dataset_name')}"
     found: dict[str, Any] = {"metric": run.metric}
     if run.source in ("prepo", "eval"):
         found |= {words: values.get(key) for key, words in EVALUATED_WITH.items()}
@@ -92,8 +95,13 @@ def unique_names(runs: Sequence[Run]) -> list[Run]:
     return [run if count[run.name] == 1 else replace(run, name=str(run.folder)) for run in once]
 
 
-def _verdict(rewards: Mapping[str, Any]) -> Any:
-    return [rewards.get(key) for key in ("functions", "verdict", "correct_reward")]
+def _verdict(rewards: Mapping[str, Any]) -> str | None:
+    """What decides correctness; other functions and weights never change it."""
+    if not isinstance(rewards.get("functions"), list) or not rewards["functions"]:
+        return None
+    section = RewardConfig.model_construct(**rewards)
+    function, least = section.verdict_function, section.correct_reward
+    return function if least == RewardConfig().correct_reward else f"{function} from {least} on"
 
 
 def _names(alike: Sequence[Sequence[Run]]) -> Iterator[str]:

@@ -14,6 +14,14 @@ from prepo_cli.statistics import FloatArray, Interval
 
 AXES = {"rollouts": "rollouts generated", "tokens": "tokens generated and scored", "seconds": "training seconds"}
 """The costs that accuracy is drawn against, with their labels."""
+COSTS = {
+    "rollouts": "rollouts",
+    "tokens": "tokens",
+    "tokens_generated": "generated",
+    "tokens_scored": "scored",
+    "seconds": "seconds",
+}
+"""The costs that tables show, with their headings: all tokens, and those generated and scored."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,8 @@ class Recipe:
 
     `difference`, `p_value`, `better` and `cost_ratios` are against the baseline, None for the baseline itself and where
     nothing can be claimed. `p_holm` is Holm's correction over recipes. `seeds_needed` is the number of seeds that would
-    show a difference of 0.01 with 80% power.
+    show a difference of 0.01 with 80% power. `not_compared` says why there is no comparison with the baseline;
+    `over_prompts` marks the comparison of given models, prompt by prompt, which says nothing of other seeds.
     """
 
     name: str
@@ -108,6 +117,8 @@ class Recipe:
     seeds_needed: int | None
     costs: Mapping[str, float]
     curves: Mapping[str, Curve]
+    not_compared: tuple[str, ...] = ()
+    over_prompts: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 
 from prepo_cli.comparison.recipes import Group
 from prepo_cli.comparison.result import AXES, Curve, Run
-from prepo_cli.seed_statistics import isotonic, resampled_curves, seed_band, seed_weights
-from prepo_cli.statistics import FloatArray
+from prepo_cli.seed_statistics import interval, isotonic, resampled_curves, seed_band, seed_weights
+from prepo_cli.statistics import EQUAL, RATES, FloatArray, Interval, equal_interval
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Sample:
         return self.curve_RE[:, -1]
 
     @property
+    def final(self) -> Interval:
+        """Mean accuracy at the last evaluation with its interval."""
+        return over_prompts(self.final_R, self.final_SP.ravel(), self.final_SP.shape[1], RATES)
+
+    @property
     def final_SP(self) -> FloatArray:
         """Accuracy at the last evaluation."""
         return self.values_SEP[:, -1]
@@ -54,6 +59,16 @@ class Sample:
         values_SE = self.values_SEP.mean(axis=2)
         low_E, high_E = seed_band(values_SE)
         return {axis: Curve(c.mean(axis=0), values_SE.mean(axis=0), low_E, high_E) for axis, c in self.cost_SE.items()}
+
+
+def over_prompts(mean_R: FloatArray, values: FloatArray, prompts: int, bounds: tuple[float, float]) -> Interval:
+    """The interval of resampled means, or, where the values behind them are all equal, `equal_interval`.
+
+    A single prompt may stand for a mean, which has no such interval.
+    """
+    if prompts > 1 and np.ptp(values) <= EQUAL:
+        return equal_interval(float(mean_R[0]), prompts, bounds=bounds)
+    return interval(mean_R)
 
 
 def sample_of(group: Group, prompts: Sequence[str]) -> Sample:

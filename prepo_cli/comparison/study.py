@@ -10,7 +10,7 @@ import numpy as np
 
 from prepo_cli.comparison.recipes import Group
 from prepo_cli.comparison.result import AXES, CostRatio, Recipe
-from prepo_cli.comparison.sample import Sample, sample_of
+from prepo_cli.comparison.sample import Sample, over_prompts, sample_of
 from prepo_cli.seed_statistics import (
     cost_ratio,
     cost_to_reach,
@@ -21,7 +21,7 @@ from prepo_cli.seed_statistics import (
     probability_positive,
     seeds_needed,
 )
-from prepo_cli.statistics import FloatArray, Interval
+from prepo_cli.statistics import DIFFERENCES, FloatArray, Interval
 
 SAME_COST = 0.05
 """Relative difference in cost up to which recipes count as having cost the same."""
@@ -56,10 +56,10 @@ class Study:
     def recipe(self, group: Group, bare: Recipe) -> Recipe:
         """What is found of a recipe, added to what is known of it already."""
         sample = self.sample(group)
-        found = replace(bare, final=interval(sample.final_R), area=self._area(sample), curves=sample.curves())
+        found = replace(bare, final=sample.final, area=self._area(sample), curves=sample.curves())
         if group is self.base:
             return found
-        if all(run.source == "eval" for run in (*group.runs, *self.base.runs)):
+        if any(run.source == "eval" for run in (*group.runs, *self.base.runs)):
             return replace(found, **self._over_prompts(sample, self.sample(self.base)))
         if min(len(group.runs), len(self.base.runs)) > 1:
             return replace(found, **self._over_seeds(group))
@@ -82,8 +82,13 @@ class Study:
 
     def _over_prompts(self, sample: Sample, base: Sample) -> dict[str, Any]:
         """Evaluations of two given models, paired by prompt."""
-        return _difference(sample, base) | {
-            "p_value": p_value(sample.final_SP.mean(axis=0), base.final_SP.mean(axis=0), paired=True)
+        final_P, base_P = sample.final_SP.mean(axis=0), base.final_SP.mean(axis=0)
+        difference_R = sample.final_R - base.final_R
+        return {
+            "difference": over_prompts(difference_R, final_P - base_P, len(final_P), DIFFERENCES),
+            "better": probability_positive(difference_R),
+            "p_value": p_value(final_P, base_P, paired=True),
+            "over_prompts": True,
         }
 
     def _over_seeds(self, group: Group) -> dict[str, Any]:
@@ -93,7 +98,10 @@ class Study:
         sample, base = (self.sample(side.only(both) if paired else side) for side in (group, self.base))
         final_S, base_S = sample.final_SP.mean(axis=1), base.final_SP.mean(axis=1)
         spread = difference_spread(final_S, base_S, paired)
-        return _difference(sample, base) | {
+        difference_R = sample.final_R - base.final_R
+        return {
+            "difference": interval(difference_R),
+            "better": probability_positive(difference_R),
             "p_value": p_value(final_S, base_S, paired),
             "cost_ratios": self._cost_ratios(sample, base),
             "seeds_needed": None if spread is None else seeds_needed(spread),
@@ -145,8 +153,3 @@ class Study:
         if MAIN_AXIS not in sample.cost_SE or not self._low < self._high:
             return None
         return interval(mean_over_cost(sample.curve_RE, sample.cost_RE(MAIN_AXIS), self._low, self._high))
-
-
-def _difference(sample: Sample, base: Sample) -> dict[str, Any]:
-    difference_R = sample.final_R - base.final_R
-    return {"difference": interval(difference_R), "better": probability_positive(difference_R)}

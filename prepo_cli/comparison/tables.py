@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from prepo_cli.comparison.result import Comparison, Recipe
+from prepo_cli.comparison.result import COSTS, Comparison, Recipe
 from prepo_cli.statistics import Interval, interval_text
 from prepo_cli.terminal import line, table
 
-HEADINGS = (
-    "recipe", "seeds", "final", "difference", "p (Holm)", "P(better)", "cost ratio", "rollouts", "tokens", "seconds"
-)  # fmt: skip
+HEADINGS = ("recipe", "seeds", "final", "difference", "p (Holm)", "P(better)", "cost ratio")
 
 
 def show(comparison: Comparison) -> None:
-    """Print the comparison."""
+    """Print what was found, what it cost on average, and the verdict."""
     rows = [_row(recipe, recipe.name == comparison.baseline) for recipe in comparison.recipes]
     table(_title(comparison), HEADINGS, rows)
+    costs = [[recipe.name, *_costs(recipe)] for recipe in comparison.recipes if recipe.costs]
+    if costs:
+        table("mean cost of a run; tokens are generated or scored", ["recipe", *COSTS.values()], costs)
     for sentence in (*comparison.verdict, *comparison.notes):
         line(f"- {sentence}")
 
@@ -22,7 +23,8 @@ def show(comparison: Comparison) -> None:
 def _title(comparison: Comparison) -> str:
     if comparison.metric is None:
         return "no evaluations to compare"
-    target = "" if comparison.target is None else f"; cost ratio: rollouts to reach {comparison.target:.3f}"
+    ratios = any(recipe.cost_ratios for recipe in comparison.recipes)
+    target = f"; cost ratio: rollouts to reach {comparison.target:.3f}" if ratios else ""
     return f"{comparison.metric} on {comparison.prompts:,} prompts, compared with {comparison.baseline}{target}"
 
 
@@ -32,12 +34,19 @@ def _row(recipe: Recipe, is_baseline: bool) -> list[str]:
         recipe.name,
         str(len(recipe.seeds) or len(recipe.runs)),
         _interval(recipe.final, ".3f"),
-        "baseline" if is_baseline else _interval(recipe.difference, "+.3f"),
+        "baseline" if is_baseline else _difference(recipe),
         "" if recipe.p_holm is None else f"{recipe.p_holm:.3f}",
         "" if recipe.better is None else f"{recipe.better:.2f}",
         "" if ratio is None else ratio.text,
-        *(f"{recipe.costs[axis]:,.0f}" if axis in recipe.costs else "" for axis in ("rollouts", "tokens", "seconds")),
     ]
+
+
+def _difference(recipe: Recipe) -> str:
+    return "not compared" if recipe.not_compared else _interval(recipe.difference, "+.3f")
+
+
+def _costs(recipe: Recipe) -> list[str]:
+    return [f"{recipe.costs[name]:,.0f}" if name in recipe.costs else "" for name in COSTS]
 
 
 def _interval(interval: Interval | None, form: str) -> str:

@@ -19,16 +19,16 @@ def _sentences(comparison: Comparison) -> list[str]:
     others = [recipe for recipe in comparison.recipes if recipe is not base]
     if not others:
         return [f"There is one recipe, {base.name}, and nothing to compare it with."]
-    sources = {run.source for run in comparison.runs}
-    if sources == {"eval"}:
-        return [_evaluated(recipe, comparison) for recipe in others if recipe.difference is not None]
-    single = [recipe.name for recipe in others if len(recipe.runs) == 1]
-    if len(base.runs) == 1 or len(single) == len(others):
-        return [
+    sentences = [_evaluated(recipe, comparison) for recipe in others if recipe.over_prompts]
+    trained = [recipe for recipe in others if not recipe.over_prompts and not recipe.not_compared]
+    single = [recipe.name for recipe in trained if len(recipe.runs) == 1]
+    if trained and (len(base.runs) == 1 or len(single) == len(trained)):
+        sentences.append(
             "With one seed nothing can be claimed: another seed may turn the order round. "
             "Train every recipe with several, such as --seeds 0..4."
-        ]
-    sentences = [_trained(recipe, base, comparison) for recipe in others if recipe.difference is not None]
+        )
+        return sentences
+    sentences += [_trained(recipe, base, comparison) for recipe in trained if recipe.difference is not None]
     if single:
         sentences.append(f"{', '.join(single)}: with one seed nothing can be claimed.")
     return sentences
@@ -80,4 +80,4 @@ def _evaluated(recipe: Recipe, comparison: Comparison) -> str:
     if recipe.p_holm is not None and recipe.p_holm < LEVEL:
         scores = f"scores {'higher' if recipe.difference.value > 0 else 'lower'} than"
         return f"{recipe.name} {scores} {comparison.baseline}: {difference} {prompts}."
-    return f"{recipe.name}: no difference to {comparison.baseline} shown, {difference} {prompts}."
+    return f"{recipe.name}: no difference from {comparison.baseline} shown, {difference} {prompts}."

@@ -48,6 +48,11 @@ class Evaluator:
         """The prompts' dataset."""
         return self.prompts.dataset
 
+    def on(self, dataset: PromptDataset) -> Evaluator:
+        """The same evaluator on the prompts of another dataset."""
+        prompts = Prompts(dataset, self.prompts.renderer, self.prompts.max_length)
+        return Evaluator(self.engine, self.tokenizer, prompts, self.judge, self.sampling)
+
     @property
     def chunks(self) -> list[range]:
         """All rows of the dataset, in chunks that are generated and judged together."""

@@ -5,38 +5,17 @@ Axis letters: P prompts; C = k + 1 possible numbers of correct samples, from 0 t
 
 from __future__ import annotations
 
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from prepo_cli.statistics import FloatArray, Interval, bootstrap_interval, pass_at_k
+from prepo_cli.statistics import FloatArray, Interval, mean_interval, pass_at_k, wilson
 
 IntArray = npt.NDArray[np.int64]
 GROUP = 8
 """Rollouts of the group whose expected share of zero variance is reported."""
 PARTS = 10
-
-
-def wilson(correct: npt.ArrayLike, total: npt.ArrayLike, confidence: float = 0.95) -> tuple[FloatArray, FloatArray]:
-    """Lower and upper end of the Wilson score interval of `correct` out of `total`, element by element.
-
-    >>> low, high = wilson([0, 4, 8], 8)
-    >>> low.round(3).tolist(), high.round(3).tolist()
-    ([0.0, 0.215, 0.676], [0.324, 0.785, 1.0])
-
-    Raises:
-        ValueError: unless 0 <= correct <= total and total >= 1.
-    """
-    c, n = np.broadcast_arrays(np.asarray(correct, dtype=np.float64), np.asarray(total, dtype=np.float64))
-    if np.any(c < 0) or np.any(c > n) or np.any(n < 1):
-        raise ValueError("an interval of a share needs 0 <= correct <= total and total >= 1")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    centre = (c + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * np.sqrt(c * (n - c) / n + z * z / 4)
-    # Rounding would leave the ends of 0 and of n correct a hair beyond 0 and 1.
-    return np.where(c == 0, 0.0, centre - half), np.where(c == n, 1.0, centre + half)
 
 
 def zero_variance_share(prompts_C: npt.ArrayLike, group: int) -> float:
@@ -110,7 +89,7 @@ def by_perplexity(ppl_P: FloatArray, rate_P: FloatArray) -> list[dict[str, Any]]
             "prompts": len(rows),
             "ppl_low": float(ppl_P[rows[0]]),
             "ppl_high": float(ppl_P[rows[-1]]),
-            "pass_rate": bootstrap_interval(rate_P[rows])._asdict(),
+            "pass_rate": mean_interval(rate_P[rows])._asdict(),
         }
         for rows in np.array_split(order_P, PARTS)
         if len(rows)

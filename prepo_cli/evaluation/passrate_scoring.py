@@ -21,12 +21,13 @@ from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.added_columns import AddedColumns
 from prepo_cli.evaluation.evaluator import Evaluator
 from prepo_cli.evaluation.output import claimed
-from prepo_cli.evaluation.pass_rates import by_perplexity, distribution, wilson
+from prepo_cli.evaluation.pass_rates import by_perplexity, distribution
 from prepo_cli.evaluation.score_context import PassRateContext
 from prepo_cli.evaluation.session import prepare
-from prepo_cli.evaluation.settings import PassRateConfig, fingerprint
+from prepo_cli.evaluation.settings import GREEDY, PassRateConfig, fingerprint
 from prepo_cli.policy.loading import model_source
 from prepo_cli.rewards.judge import Judge
+from prepo_cli.statistics import wilson
 from prepo_cli.terminal import say
 
 SCHEMA = pa.schema(
@@ -60,6 +61,8 @@ def _score(config: PassRateConfig) -> dict[str, Any]:
     with Judge(config.rewards) as judge:
         dataset = load_configured_prompts(config, answer_column=config.answer_column, need_answer=judge.needs_answers)
         say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
+        if config.temperature == 0:
+            say(GREEDY)
         mark = fingerprint(config, model_source(config.model.model_name_or_path), dataset)
         sync_dir = config.output.with_name(config.output.name + ".sync")
         config, evaluator, engine = prepare(config, dataset, judge, sync_dir)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prepo_cli.rewards.metrics import mean_and_std, refuse_unscored
-from prepo_cli.statistics import avg_at_k, bootstrap_interval, maj_at_k, pass_at_k
+from prepo_cli.statistics import Interval, avg_at_k, maj_at_k, mean_interval, mean_of_intervals, pass_at_k
 
 MAX_SOURCES = 100
 """With more sources than this, a table by source is too long to read."""
@@ -62,7 +62,7 @@ class Evaluation:
         measures |= {f"pass@{j}": pass_at_k(k, right_P, j) for j in pass_ks(k)}
         measures[f"maj@{k}"] = maj_at_k(self.answers_PK, self.correct_PK)
         return {
-            **{name: bootstrap_interval(values_P, seed=seed)._asdict() for name, values_P in measures.items()},
+            **{name: mean_interval(values_P, seed=seed)._asdict() for name, values_P in measures.items()},
             "reward": float(self.rewards_PK.mean()),
             "rewards": self._rewards(),
             "mean_length": float(self.lengths_PK.mean()),
@@ -76,7 +76,7 @@ class Evaluation:
             "by_source": {
                 source: {
                     "prompts": len(rows),
-                    f"avg@{k}": bootstrap_interval(avg_P[rows], seed=seed)._asdict(),
+                    f"avg@{k}": mean_interval(avg_P[rows], seed=seed)._asdict(),
                 }
                 for source, rows in sorted(grouping(self.sources).items())
             },
@@ -120,6 +120,24 @@ def join(parts: Iterable[Evaluation], k: int, keep_texts: bool = True) -> Evalua
         timeouts=sum(part.timeouts for part in joined),
         errors=sum(part.errors for part in joined),
     )
+
+
+def accuracies(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The accuracies of a summary, each with its interval: avg@k, pass@j and maj@k."""
+    return {name: value for name, value in summary.items() if "@" in name}
+
+
+def joined_summaries(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The evaluations of several datasets by name, and the unweighted means of their accuracies; plain types."""
+    means = {
+        name: mean_of_intervals([Interval(**summary[name]) for summary in summaries])._asdict()
+        for name in accuracies(summaries[0])
+    }
+    return {
+        "model": summaries[0]["model"],
+        "mean": means,
+        "datasets": {summary["dataset"]: dict(summary) for summary in summaries},
+    }
 
 
 def pass_ks(k: int) -> Iterator[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +17,7 @@ from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.evaluator import Evaluator, Sampling
 from prepo_cli.evaluation.folder import EvaluationFolder
 from prepo_cli.evaluation.results import Evaluation, join
-from prepo_cli.evaluation.settings import EvalConfig, SamplingConfig, fingerprint
+from prepo_cli.evaluation.settings import GREEDY, EvalConfig, SamplingConfig, fingerprint
 from prepo_cli.lock import locked_folder
 from prepo_cli.policy.loading import load_model_spec, load_policy, model_source, verify_model
 from prepo_cli.rewards.judge import Judge
@@ -24,21 +26,58 @@ from prepo_cli.terminal import progress, say
 C = TypeVar("C", bound=SamplingConfig)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """An evaluation: its settings, prompts and folder, and its summary if it is already done."""
+
+    config: EvalConfig
+    dataset: PromptDataset
+    folder: EvaluationFolder
+    done: dict[str, Any] | None
+
+
 def run_evaluation(config: EvalConfig, *, overwrite: bool = False, break_lock: bool = False) -> dict[str, Any]:
     """Run an evaluation, resume an interrupted one, or read a finished one; returns its summary.
 
     Raises:
         UsageError: bad settings, data or output folder; KeyboardInterrupt: finished chunks are kept.
     """
-    with locked_folder(Path(config.output_dir), break_lock), Judge(config.rewards) as judge:
-        dataset = load_configured_prompts(config, answer_column=config.answer_column, need_answer=judge.needs_answers)
-        mark = fingerprint(config, model_source(config.model.model_name_or_path), dataset)
-        folder = EvaluationFolder(Path(config.output_dir), mark)
-        done = folder.open(overwrite)
-        if done is not None:
-            say(f"{folder.path} already holds this evaluation; --overwrite runs it again")
-            return done
-        return _run(*prepare(config, dataset, judge, Path(config.output_dir) / "sync"), folder)
+    return run_evaluations([config], overwrite=overwrite, break_lock=break_lock)[0]
+
+
+def run_evaluations(
+    configs: Sequence[EvalConfig], *, overwrite: bool = False, break_lock: bool = False
+) -> list[dict[str, Any]]:
+    """Evaluations that differ only in data and output folder, all with one model and engine; returns their summaries.
+
+    Raises:
+        UsageError: bad settings, data or output folder; KeyboardInterrupt: finished chunks are kept.
+    """
+    first = configs[0]
+    if first.temperature == 0:
+        say(GREEDY)
+    with ExitStack() as stack:
+        for config in configs:
+            stack.enter_context(locked_folder(Path(config.output_dir), break_lock))
+        judge = stack.enter_context(Judge(first.rewards))
+        jobs = [_job(config, judge, overwrite) for config in configs]
+        waiting = [job for job in jobs if job.done is None]
+        if not waiting:
+            return [job.done for job in jobs if job.done is not None]
+        fitted, evaluator, engine = prepare(first, waiting[0].dataset, judge, Path(first.output_dir) / "sync")
+        stack.callback(engine.close)
+        return [job.done or _run(job, fitted, evaluator.on(job.dataset)) for job in jobs]
+
+
+def _job(config: EvalConfig, judge: Judge, overwrite: bool) -> _Job:
+    """Read the dataset and open the folder."""
+    dataset = load_configured_prompts(config, answer_column=config.answer_column, need_answer=judge.needs_answers)
+    mark = fingerprint(config, model_source(config.model.model_name_or_path), dataset)
+    folder = EvaluationFolder(Path(config.output_dir), mark)
+    done = folder.open(overwrite)
+    if done is not None:
+        say(f"{folder.path} already holds this evaluation; --overwrite runs it again")
+    return _Job(config, dataset, folder, done)
 
 
 def prepare(config: C, dataset: PromptDataset, judge: Judge, sync_dir: Path) -> tuple[C, Evaluator, Engine]:
@@ -68,16 +107,17 @@ def prepare(config: C, dataset: PromptDataset, judge: Judge, sync_dir: Path) -> 
     return config, Evaluator(engine, model.tokenizer, prompts, judge, sampling), engine
 
 
-def _run(config: EvalConfig, evaluator: Evaluator, engine: Engine, folder: EvaluationFolder) -> dict[str, Any]:
-    dataset = evaluator.dataset
+def _run(job: _Job, fitted: EvalConfig, evaluator: Evaluator) -> dict[str, Any]:
+    """Evaluate a dataset; `fitted` has the lengths that fit the model."""
+    dataset, folder = job.dataset, job.folder
+    lengths = {name: getattr(fitted, name) for name in ("max_completion_length", "max_prompt_length")}
+    config = job.config.model_copy(update=lengths)
     say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
     try:
         evaluation = join(_parts(evaluator, folder), config.k, keep_texts=False)
     except KeyboardInterrupt:
         say(f"finished chunks are kept in {folder.partial}; run the same command to resume")
         raise
-    finally:
-        engine.close()
     if not evaluation.prompt_ids:
         raise UsageError(
             f"all {evaluation.left_out} prompts are longer than {config.max_prompt_length} tokens; "

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prepo_cli.errors import UsageError
 from prepo_cli.sections import EMBEDDED, EngineConfig, ModelConfig, PromptsConfig, RewardConfig, Seed, Temperature
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 DEFAULT_LENGTHS = (2560, 1024)
 """Tokens of a completion, and the minimum room for a prompt; with less context, completions get half of it."""
-EMBEDDED_LENGTHS = (128, 32)
+EMBEDDED_LENGTHS = (96, 32)
+"""Of the embedded model: completions as long as those of its training."""
+GREEDY = "temperature 0 is greedy decoding: 1 sample per prompt, since all would be equal"
 DEFAULT_CONTEXT = 32768
 """Assumed of a model that states no limit."""
 MODEL_FILES = frozenset({".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"})
@@ -30,7 +32,7 @@ class SamplingConfig(PromptsConfig):
     answer_column: str | None = None
     model: ModelConfig = Field(default_factory=ModelConfig)
     k: int = Field(16, ge=1, le=2**16, description="samples per prompt")
-    temperature: Temperature = 1.0
+    temperature: Temperature = Field(1.0, description="0 is greedy decoding, with one sample per prompt")
     top_p: float = Field(1.0, gt=0, le=1)
     max_completion_length: int | None = Field(
         None, ge=1, le=2**24, description="tokens; by default what fits the model"
@@ -39,6 +41,12 @@ class SamplingConfig(PromptsConfig):
     rewards: RewardConfig = Field(default_factory=RewardConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _greedy_is_one_sample(self) -> Self:
+        if self.temperature == 0:
+            self.__dict__["k"] = 1
+        return self
 
     def with_lengths(self, context: int | None) -> Self:
         """The configuration with both lengths set to fit a context of that many tokens.

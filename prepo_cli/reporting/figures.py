@@ -26,19 +26,20 @@ def learning_curve(metrics: Sequence[Line], evaluations: Sequence[Line], path: P
         return
     steps = np.array([line["step"] for line in metrics])
     rewards = np.array([line["reward"] for line in metrics])
+    dot = "o" if len(steps) == 1 else None
     with canvas(path, rows=2, height=6.0) as (upper, lower):
         upper.plot(steps, rewards, color=SKY, linewidth=0.8, alpha=0.6)
-        upper.plot(steps, smoothed(rewards), color=BLUE, label="training reward (smoothed)")
+        upper.plot(steps, smoothed(rewards), color=BLUE, marker=dot, label="training reward (smoothed)")
         held_out(upper, evaluations, "step", ORANGE, "held-out")
         upper.set_ylabel("mean reward / accuracy")
         upper.set_ylim(0, 1 if rewards.max() <= 1 and rewards.min() >= 0 else None)
         upper.legend(loc="lower right", frameon=False)
-        lower.plot(steps, [line["frac_reward_zero_std"] for line in metrics], color=RED)
+        lower.plot(steps, [line["frac_reward_zero_std"] for line in metrics], color=RED, marker=dot)
         lower.set_ylabel("share of zero-variance groups", color=RED)
         lower.set_ylim(0, 1)
         lower.set_xlabel("step")
         entropy = lower.twinx()
-        entropy.plot(steps, [line["entropy"] for line in metrics], color=GREEN)
+        entropy.plot(steps, [line["entropy"] for line in metrics], color=GREEN, marker=dot)
         entropy.set_ylabel("token entropy (nats)", color=GREEN)
         entropy.set_ylim(bottom=0)
 

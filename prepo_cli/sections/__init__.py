@@ -77,7 +77,9 @@ class EvaluationConfig(Section):
         description=f"use only the first rows; by default all, of a hold-out {DEFAULT_HOLDOUT_LIMIT}",
     )
     num_samples: int = Field(16, ge=1, le=2**16, description="k of avg@k")
-    temperature: Temperature = Field(1.0, description="sampling temperature")
+    temperature: Temperature = Field(
+        1.0, description="sampling temperature; 0 is greedy decoding, with one sample per prompt"
+    )
     top_p: float = Field(
         1.0, gt=0, le=1, description="sample only from the most probable tokens that add up to this probability"
     )
@@ -92,6 +94,12 @@ class EvaluationConfig(Section):
     def holds_out(self) -> bool:
         """Whether training prompts are held out as the evaluation set."""
         return self.dataset_name is None and bool(self.holdout)
+
+    @model_validator(mode="after")
+    def _greedy_is_one_sample(self) -> EvaluationConfig:
+        if self.temperature == 0:
+            self.__dict__["num_samples"] = 1
+        return self
 
 
 class ReportingConfig(Section):

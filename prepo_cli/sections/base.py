@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 T = TypeVar("T")
 MAY_CHANGE = "may change on resume"
@@ -14,8 +14,18 @@ MayChange = Annotated[T, MAY_CHANGE]
 LARGEST_COUNT = 10**12
 """Of what only a run's length bounds: rows, steps, rollouts, tokens, seconds. No setting is without a bound."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Temperature = Annotated[float, Field(ge=1e-3, le=100)]
-"""Of sampling. Below it logits overflow, above it every token is equally likely."""
+COLDEST = 1e-3
+"""Below this temperature, but for 0, logits overflow."""
+
+
+def _greedy_or_sampled(temperature: float) -> float:
+    if 0 < temperature < COLDEST:
+        raise ValueError(f"temperature={temperature:g}: must be 0, which is greedy decoding, or at least {COLDEST:g}")
+    return temperature
+
+
+Temperature = Annotated[float, Field(ge=0, le=100), AfterValidator(_greedy_or_sampled)]
+"""Of an evaluation's samples: 0 is greedy decoding, and at 100 every token is about equally likely."""
 
 
 class Section(BaseModel):

@@ -11,6 +11,7 @@ from prepo_cli.data.prompts import Prompts
 from prepo_cli.data.rendering import Renderer
 from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.evaluator import Evaluator, Sampling
+from prepo_cli.evaluation.settings import GREEDY
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RunConfig
 from prepo_cli.terminal import progress as progress_bar
@@ -47,6 +48,8 @@ class TrainingEvaluation:
                 max_completion_length=config.training.max_completion_length,
                 seed=config.seed,
             )
+            if settings.temperature == 0:
+                say(GREEDY)
             prompts = Prompts(dataset, renderer, max_prompt_length)
             self._evaluator = Evaluator(team, team.learner.policy.tokenizer, prompts, judge, sampling)
 

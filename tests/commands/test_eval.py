@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from prepo_cli.commands.eval import _short
 from prepo_cli.data import loading
 from prepo_cli.evaluation import evaluator as evaluator_module
 from prepo_cli.evaluation import session
+from prepo_cli.evaluation.run_settings import short_name
 from prepo_cli.evaluation.settings import EvalConfig
 from prepo_cli.main import main
 from tests.evaluation.answering import CUT, CharacterRenderer, Characters, SumEngine, Sums
@@ -169,7 +169,8 @@ def test_a_training_runs_folder_is_never_written_to(run: Run) -> None:
     ("arguments", "message"),
     [
         (["--k", "0"], "--k 0: use at least 1"),
-        (["--temperature", "0"], "temperature"),
+        (["--temperature", "0.0005"], "temperature"),
+        (["--temperature", "-1"], "temperature"),
         (["--reward", "mth"], "did you mean 'math'"),
         (["--verdict", "exact"], "rewards.verdict=exact is not one of the reward functions: math"),
         (["--set", "rewards.verdict=mth"], "rewards.verdict=mth is not one of the reward functions: math"),
@@ -264,10 +265,65 @@ def test_other_rewards_and_weights_change_no_accuracy(
     sys.modules.pop("own_rewards_of_eval", None)
 
 
+def test_greedy_decoding_asks_once_for_every_prompt(run: Run, engines: list[SumEngine]) -> None:
+    code, out, err = run("--temperature", "0", "--k", "4", "--output-dir", "out", "--json")
+    assert (code, json.loads(out)["k"]) == (0, 1)
+    assert "temperature 0 is greedy decoding: 1 sample per prompt" in err
+    asked = [request for call in engines[0].calls for request in call]
+    assert {(request.temperature, len(request.seeds)) for request in asked} == {(0, 1)}
+
+
+def test_several_datasets_share_a_model_and_a_table(run: Run, engines: list[SumEngine]) -> None:
+    arguments = ["--k", "4", "--output-dir", "out"]
+    code, out, _ = run(*arguments, dataset="20,30")
+    assert (code, len(engines)) == (0, 1)
+    assert [path.name for path in sorted(Path("out").iterdir())] == ["20", "30"]
+    alone = [json.loads(run("--k", "4", "--output-dir", f"alone{n}", "--json", dataset=n)[1]) for n in ("20", "30")]
+    joined = json.loads(run(*arguments, "--json", dataset="20,30")[1])
+    assert list(joined["datasets"]) == ["20", "30"]
+    for summary, expected in zip(joined["datasets"].values(), alone, strict=True):
+        assert {name: summary[name] for name in summary if "@" in name} == {
+            name: expected[name] for name in expected if "@" in name
+        }
+    values = [summary["avg@4"]["value"] for summary in alone]
+    assert joined["mean"]["avg@4"]["value"] == pytest.approx(fmean(values))
+    for name, value in zip(("20", "30", "mean"), (*values, fmean(values)), strict=True):
+        assert re.search(rf"{name} .*{value:.3f} \[", out)
+
+
+def test_several_datasets_resume_where_they_stopped(run: Run, engines: list[SumEngine]) -> None:
+    def interrupt(call: int) -> None:
+        if call == 7:
+            raise KeyboardInterrupt
+
+    engines.append(SumEngine(before=interrupt))
+    arguments = ["--k", "4", "--output-dir", "out"]
+    assert run(*arguments, dataset="20,30")[0] == 130
+    code, out, err = run(*arguments, "--json", dataset="20,30")
+    assert code == 0
+    assert "out/20 already holds this evaluation" in err
+    assert "8 of 30 prompts are done" in err
+    whole = json.loads(run("--k", "4", "--output-dir", "whole", "--json", dataset="20,30")[1])
+    assert json.loads(out)["mean"] == whole["mean"]
+
+
+@pytest.mark.parametrize(
+    ("datasets", "message"),
+    [
+        ("20,", "separate the names by single commas"),
+        ("20,a/20", "20 and a/20 would share the folder evals/embedded-20"),
+    ],
+)
+def test_lists_of_datasets_that_make_no_sense(run: Run, datasets: str, message: str) -> None:
+    code, out, err = run("--k", "2", dataset=datasets)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
 def test_short_names(tmp_path: Path) -> None:
     data = tmp_path / "my data.v2.jsonl"
     data.write_text("", encoding="utf-8")
-    assert [_short(name) for name in ("Qwen/Qwen2.5-Math-7B", "runs/demo/", str(data), "..")] == [
+    assert [short_name(name) for name in ("Qwen/Qwen2.5-Math-7B", "runs/demo/", str(data), "..")] == [
         "Qwen2.5-Math-7B",
         "demo",
         "my_data.v2",

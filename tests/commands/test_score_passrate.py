@@ -166,7 +166,7 @@ def test_the_fingerprint_covers_what_the_pass_rates_depend_on(dataset: Path, tmp
         (["embedded", "--output", "/proc/x.jsonl"], "can't write to /proc/x.jsonl"),
         (["embedded", "--output", "x.txt"], "must end in one of .jsonl, .parquet, .csv"),
         (["embedded", "--k", "0"], "k=0: must be at least 1"),
-        (["embedded", "--temperature", "0"], "temperature=0"),
+        (["embedded", "--temperature", "0.0005"], "temperature=0.0005"),
         (["embedded", "--reward", "maths"], "maths"),
         (
             ["embedded", "--max-prompt-length", "2", "--output", "{tmp}/o.csv", "--limit", "5"],

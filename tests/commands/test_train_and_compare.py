@@ -92,7 +92,8 @@ def test_compare_reads_runs(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = RUNNER.invoke(app, ["compare", str(runs / "prepo"), str(runs / "random"), "--output-dir", str(out)])
     assert result.exit_code == 0, result.output
-    assert "compared with random; cost ratio: rollouts to reach" in result.stdout
+    assert "compared with random\n" in result.stdout, "one seed has no cost ratio to explain"
+    assert "scored" in result.stdout
     assert "With one seed nothing can be claimed" in result.stdout
     pictures = {path.stem for path in out.glob("*.png")}
     assert {"accuracy_rollouts", "zero_variance", "phases"} <= pictures
@@ -100,6 +101,19 @@ def test_compare_reads_runs(runs: Path, tmp_path: Path) -> None:
     page = (out / "page.html").read_text()
     assert "strategies.selector" in page
     assert 'src="http' not in page
+
+
+def test_an_evaluation_of_a_run_is_the_runs_own_and_compares_with_it(runs: Path, tmp_path: Path) -> None:
+    evaluated = RUNNER.invoke(
+        app, ["eval", "--model", str(runs / "prepo"), "--output-dir", str(tmp_path / "e"), "--json"]
+    )
+    assert evaluated.exit_code == 0, evaluated.output
+    mine, after = json.loads(evaluated.stdout), json.loads((runs / "prepo/summary.json").read_text())["after"]
+    assert {name: mine[name] for name in mine if "@" in name} == {name: after[name] for name in after if "@" in name}
+    call = ["compare", str(runs / "prepo"), str(tmp_path / "e"), "--output-dir", str(tmp_path / "c"), "--json"]
+    recipe = json.loads(RUNNER.invoke(app, call).stdout)["recipes"][1]
+    assert (recipe["over_prompts"], recipe["not_compared"]) == (True, [])
+    assert recipe["difference"]["value"] == 0 < recipe["difference"]["high"]
 
 
 def test_compare_takes_another_baseline_and_target(runs: Path, tmp_path: Path) -> None:

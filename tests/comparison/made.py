@@ -18,6 +18,7 @@ HOSTILE_TEXT = (
 )
 NAMES = ("random", "calibrated", HOSTILE)
 SCALE = {"rollouts": 40_000.0, "tokens": 9_600_000.0, "seconds": 310.0}
+PARTS = {"tokens_generated": 9_000_000.0, "tokens_scored": 600_000.0}
 FATES = ("trained", "trained", "filtered", "surplus", "masked", "trained")
 
 
@@ -72,7 +73,7 @@ def make_run(folder: Path, recipe: str, place: int, seed: int, steps: int, rollo
         metric="avg@8",
         evaluated_E=evaluated_E,
         cost_E={axis: np.linspace(0, scale, 13) for axis, scale in SCALE.items()},
-        costs=dict(SCALE),
+        costs=SCALE | PARTS,
     )
 
 
@@ -94,7 +95,7 @@ def make_recipe(name: str, place: int, count: int, runs: Sequence[Run]) -> Recip
         better=None if baseline else 0.97 if place == 1 else 0.31,
         cost_ratios={} if baseline else dict.fromkeys(AXES, ratio),
         seeds_needed=None if baseline else 34,
-        costs={axis: scale * (1 + place / 10) for axis, scale in SCALE.items()},
+        costs={name: amount * (1 + place / 10) for name, amount in (SCALE | PARTS).items()},
         curves={
             axis: Curve(np.linspace(0, scale, 13), mean_E, mean_E - 0.016, mean_E + 0.016)
             for axis, scale in SCALE.items()

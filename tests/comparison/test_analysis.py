@@ -243,7 +243,9 @@ def test_namesake_folders_are_told_apart() -> None:
 def test_what_was_evaluated_otherwise_is_not_compared(changes: dict[str, Any], words: str) -> None:
     comparison = compare([*several("random"), *several("other", **changes)])
     recipe = found(comparison, "other")
-    assert recipe.difference is None and recipe.area is None
+    assert recipe.difference is None and recipe.area is None and recipe.cost_ratios == {}
+    assert recipe.not_compared == (words,)
+    assert {r["name"]: r["not_compared"] for r in as_json(comparison)["recipes"]} == {"random": [], "other": [words]}
     assert recipe.final is not None and recipe.curves
     assert f"other is not compared with random: evaluated with {words}." in comparison.notes
     assert comparison.verdict == ("Nothing could be compared; the notes say why.",)
@@ -276,6 +278,19 @@ def test_runs_without_evaluation_are_named_and_have_no_curves() -> None:
     assert "Without an evaluation after training: fast-1, b-0." in comparison.notes
     nothing = compare([make_run(seed=s, **blank) for s in range(2)])
     assert (nothing.target, nothing.prompts, nothing.recipes[0].final) == (None, 0, None)
+    assert (nothing.metric, nothing.notes) == (None, ("Without an evaluation after training: random-0, random-1.",))
+
+
+def test_the_baseline_is_one_that_was_evaluated() -> None:
+    blank = {"evaluated_E": None, "evaluations_EP": None, "prompt_ids": (), "cost_E": {}}
+    runs = [*several("random", **blank), *several("a"), *several("b", rise=RISE * 1.2)]
+    comparison = compare(runs)
+    assert comparison.baseline == "a"
+    assert found(comparison, "b").difference is not None
+    assert found(comparison, "random").not_compared == ("random was not evaluated after training",)
+    named = compare(runs, baseline="random")
+    assert named.verdict == ("Nothing could be compared; the notes say why.",)
+    assert found(named, "b").not_compared == ("random was not evaluated after training",)
 
 
 def test_runs_that_end_at_a_cost_are_aligned_at_their_ends() -> None:
@@ -317,8 +332,53 @@ def test_evaluations_are_compared_over_prompts() -> None:
     assert recipe.difference[1:] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.003)
     assert recipe.p_value == pytest.approx(stats.ttest_rel(b_P, a_P).pvalue)
     assert comparison.verdict[0].startswith("b scores higher than a: +0.") and "30 prompts" in comparison.verdict[0]
-    assert comparison.verdict[1].startswith("c: no difference to a shown, ")
+    assert comparison.verdict[1].startswith("c: no difference from a shown, ")
     assert "not the methods that trained them" in comparison.notes[-1]
+
+
+EVALUATED = {
+    "dataset_name": "embedded", "split": "test", "temperature": 1.0, "top_p": 1.0, "max_completion_length": 96,
+    "rewards": {"functions": ["math"]},
+}  # fmt: skip
+
+
+def test_an_evaluation_and_a_run_are_compared_over_prompts() -> None:
+    model = evaluation("a", 0.3)
+    model = replace(model, config={**model.config, **EVALUATED})
+    comparison = compare([*several("random"), *several("fast", rise=RISE * 1.5), model])
+    recipe, fast = found(comparison, "a"), found(comparison, "fast")
+    a_P = model.evaluations_EP[0]  # type: ignore[index]
+    base_P = np.mean([run.evaluations_EP[-1] for run in several("random")], axis=0)  # type: ignore[index]
+    assert recipe.over_prompts and not fast.over_prompts
+    assert recipe.difference is not None and recipe.difference.value == pytest.approx((a_P - base_P).mean())
+    assert recipe.p_value == pytest.approx(stats.ttest_rel(a_P, base_P).pvalue)
+    assert fast.p_value is not None and fast.cost_ratios
+    assert comparison.verdict[0].startswith("a scores lower than random: -0.0")
+    assert comparison.verdict[1].startswith("fast ")
+    assert "Differences from evaluations by prepo eval are over prompts" in comparison.notes[-2]
+
+
+def test_rewards_that_do_not_decide_correctness_are_no_other_condition() -> None:
+    styled = several("styled", sets=["rewards.functions=[exact, math]", "rewards.weights=[0.1, 1]"])
+    assert found(compare([*several("random"), *styled]), "styled").difference is not None
+    stricter = several("strict", sets=["rewards.correct_reward=2"])
+    assert found(compare([*several("random"), *stricter]), "strict").not_compared == (
+        "verdict math from 2.0 on instead of math",
+    )
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_all_or_none_right_is_no_certainty(rate: float) -> None:
+    values_EP = np.full((1, PROMPTS), rate)
+    runs = [
+        replace(evaluation(name, 0.0), evaluations_EP=values_EP, evaluated_E=values_EP.mean(axis=1))
+        for name in ("a", "b")
+    ]
+    recipe = found(compare(runs), "b")
+    ends = stats.binomtest(round(rate * PROMPTS), PROMPTS).proportion_ci(method="wilson")
+    assert recipe.final == pytest.approx((rate, ends.low, ends.high))
+    width = ends.high - ends.low
+    assert recipe.difference == pytest.approx((0, -width, width))
 
 
 def test_holm_counts_the_recipes_that_were_tested() -> None:

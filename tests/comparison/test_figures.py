@@ -156,6 +156,15 @@ def test_metrics_that_are_nan_throughout_are_as_good_as_none(tmp_path: Path) -> 
     assert found == {"cost_ratios"}
 
 
+def test_panels_of_a_single_step_would_be_empty(tmp_path: Path) -> None:
+    whole = comparison(tmp_path / "runs", NAMES, seeds=1, steps=1)
+    for prefix in ("selector/ppl", "weighting/", "temperature"):
+        assert draw(only(whole, prefix), tmp_path) == {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "zero_variance" in names_of(draw(whole, tmp_path))
+
+
 def test_hostile_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     names = ["$x_{$ & <b>", "統計", "two\nlines", "long " * 30]
     with warnings.catch_warnings():

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from prepo_cli.evaluation.pass_rates import by_perplexity, distribution, share, wilson, zero_variance_share
-from prepo_cli.statistics import bootstrap_interval
+from prepo_cli.evaluation.pass_rates import by_perplexity, distribution, share, zero_variance_share
+from prepo_cli.statistics import mean_interval, wilson
 
 COUNTS = st.lists(st.integers(0, 9), min_size=2, max_size=8).filter(lambda counts: sum(counts) > 0)
 
@@ -96,6 +96,6 @@ def test_parts_by_perplexity_are_equal_slices_of_a_sort(size: int, seed: int) ->
     for part in parts:
         mine, rows = rows[: part["prompts"]], rows[part["prompts"] :]
         assert (part["ppl_low"], part["ppl_high"]) == (mine[0][0], mine[-1][0])
-        assert part["pass_rate"] == bootstrap_interval([r for _, r in mine])._asdict()
+        assert part["pass_rate"] == mean_interval([r for _, r in mine])._asdict()
     sizes = [part["prompts"] for part in parts]
     assert not sizes or max(sizes) - min(sizes) <= 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from prepo_cli.config import resolve
 from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.settings import EvalConfig, fingerprint
 from tests.evaluation.answering import Sums
@@ -31,7 +32,7 @@ def test_fingerprint_tells_models_data_and_settings_apart(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("model", "context", "asked", "lengths"),
     [
-        ("embedded", 256, None, (128, 128)),
+        ("embedded", 256, None, (96, 160)),
         ("other", None, None, (2560, 30208)),
         ("other", 32768, None, (2560, 30208)),
         ("other", 3000, None, (1500, 1500)),
@@ -49,3 +50,19 @@ def test_lengths_fit_the_context(model: str, context: int | None, asked: int | N
 def test_no_room_for_a_prompt() -> None:
     with pytest.raises(UsageError, match="leaves no room"):
         EvalConfig(output_dir="x", max_completion_length=256).with_lengths(256)
+
+
+def test_the_embedded_model_is_cut_where_its_training_cuts_it() -> None:
+    fitted = EvalConfig(output_dir="x").with_lengths(4096)
+    assert fitted.max_completion_length == resolve().training.max_completion_length
+
+
+def test_greedy_decoding_takes_one_sample() -> None:
+    assert EvalConfig(output_dir="x", temperature=0, k=16).k == 1
+    greedy = resolve(sets=["evaluation.temperature=0", "evaluation.num_samples=8"]).evaluation
+    assert (greedy.temperature, greedy.num_samples) == (0, 1)
+    assert resolve(sets=["evaluation.temperature=0.001"]).evaluation.num_samples == 16
+    with pytest.raises(
+        UsageError, match=r"^temperature=0.0001: must be 0, which is greedy decoding, or at least 0.001$"
+    ):
+        resolve(sets=["evaluation.temperature=0.0001"])

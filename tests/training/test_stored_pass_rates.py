@@ -120,7 +120,7 @@ def renderer() -> Renderer:
 def test_the_context_says_how_the_pass_rates_were_measured(scored: PromptDataset, renderer: Renderer) -> None:
     (cell,) = scored.table.unique("pass_context")
     context = PassRateContext.from_json(cell)
-    expected = {"temperature": 0.7, "top_p": 1.0, "max_completion_length": 128, "verdict": "math"}
+    expected = {"temperature": 0.7, "top_p": 1.0, "max_completion_length": 96, "verdict": "math"}
     assert context == PassRateContext.of(ModelConfig(), renderer, **expected)
     assert PassRateContext.from_json(json.dumps({"model": "embedded"})) is None
 

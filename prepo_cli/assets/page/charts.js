@@ -109,7 +109,7 @@ function drawMetric() {
 function ratioTrace(recipe, ratio, position, right) {
   const never = ratio.value === null, at = never ? ratio.low : ratio.value, open = ratio.high === null;
   const upper = open ? right : ratio.high;
-  const told = never ? `not reached with ${ratio.low.toFixed(2)}` : `${at.toFixed(2)} [${ratio.low.toFixed(2)}, ${open ? "not bounded" : upper.toFixed(2)}]`;
+  const told = never ? `not reached with ${ratio.low.toFixed(2)}` : `${at.toFixed(2)} [${ratio.low.toFixed(2)}, ${open ? "∞)" : `${upper.toFixed(2)}]`}`;
   const interval = {
     x: [ratio.low, upper], y: [position, position], mode: open ? "lines+markers" : "lines", hoverinfo: "skip",
     line: { color: recipe.colour, width: 2.5 }, name: recipe.label, cliponaxis: false,

@@ -67,6 +67,7 @@ def draw_selected(scene: Scene) -> dict[str, Path]:
         for statistic in ("mean", "min", "max")
     }
     names = [name for name in logged["candidates", "mean"] if all(name in bands for bands in logged.values())]
+    names = [name for name in names if logged["candidates", "mean"][name].is_line]
     if not names:
         return {}
     title, path = (

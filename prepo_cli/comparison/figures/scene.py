@@ -33,6 +33,11 @@ class Band:
     low_X: FloatArray
     high_X: FloatArray
 
+    @property
+    def is_line(self) -> bool:
+        """Whether there are two points to draw a line between; panels without markers would stay empty."""
+        return int(np.isfinite(self.mean_X).sum()) > 1
+
 
 @dataclass(frozen=True)
 class Scene:

@@ -18,6 +18,7 @@ def draw(scene: Scene) -> dict[str, Path]:
 
     logged = {quantile: scene.over_progress(f"weighting/{quantile}") for quantile in QUANTILES}
     names = [name for name in logged["p0"] if all(name in bands for bands in logged.values())]
+    names = [name for name in names if logged["p50"][name].is_line]
     names = [name for name in names if _varies([logged[quantile][name] for quantile in QUANTILES])]
     if not names:
         return {}
