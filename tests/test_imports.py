@@ -23,7 +23,7 @@ ON_EVERY_START = [
     ROOT / "prepo_cli" / "commands" / "__init__.py",
     *(
         ROOT / "prepo_cli" / "commands" / f"{n}.py"
-        for n in ("train", "score_ppl", "score_passrate", "eval", "compare", "strategies")
+        for n in ("train", "score_ppl", "score_passrate", "eval", "compare", "strategies", "watch")
     ),
 ]
 
@@ -70,6 +70,12 @@ def test_click_is_never_imported(path: Path) -> None:
 @pytest.mark.parametrize("path", ON_EVERY_START, ids=lambda p: str(p.relative_to(ROOT)))
 def test_what_parsing_needs_is_light(path: Path) -> None:
     assert imported(run_at_import(parsed(path))) <= PARSING_MAY
+
+
+def test_importing_the_package_loads_nothing_else() -> None:
+    script = "import sys; old = set(sys.modules); import prepo_cli; dir(prepo_cli); print(*set(sys.modules) - old)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {name.partition(".")[0] for name in done.stdout.split()} - sys.stdlib_module_names == {"prepo_cli"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["strategies", "--help"]])

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from prepo_cli.commands import run_flags
 from prepo_cli.commands.run_flags import VERDICT_HELP
-from prepo_cli.errors import UsageError
-from prepo_cli.startup import large_imports
 
 
 def evaluate_command(
@@ -76,47 +72,34 @@ def evaluate_command(
       prepo eval --model Qwen/Qwen3-4B --dataset math500 --engine vllm --dtype bfloat16
       prepo eval --reward math --reward my_rewards:short --set 'rewards.weights=[1, 0.1]'
     """
-    if k < 1:
-        raise UsageError(f"--k {k}: use at least 1")
-    from prepo_cli.config import sections_of, template_arguments
+    from prepo_cli.api.evaluate import evaluate
 
-    engine_settings: dict[str, Any] = {"name": engine, "vllm_gpu_memory_utilization": 0.9}
-    if batch_tokens is not None:
-        engine_settings["max_batch_tokens"] = batch_tokens
-    rewards = {name: value for name, value in (("functions", reward), ("verdict", verdict)) if value}
-    settings: dict[str, Any] = {
-        "model": {"model_name_or_path": model, "dtype": dtype},
-        "dataset_name": dataset,
-        "split": split,
-        "limit": limit,
-        "prompt_column": prompt_column,
-        "answer_column": answer_column,
-        "skip_bad_rows": skip_bad_rows,
-        "system_prompt": system_prompt,
-        "chat_template_kwargs": template_arguments(template_arg or ()),
-        "k": k,
-        "temperature": temperature,
-        "top_p": top_p,
-        "max_completion_length": max_completion_length,
-        "max_prompt_length": max_prompt_length,
-        "seed": seed,
-        "output_dir": output_dir or f"evals/{_short(model)}-{_short(dataset)}",
-        **sections_of(set_ or (), engine=engine_settings, rewards=rewards),
-    }
-    from pydantic import ValidationError
-
-    from prepo_cli.config import validation_message
-    from prepo_cli.evaluation.settings import EvalConfig
-
-    try:
-        config = EvalConfig.model_validate(settings)
-    except ValidationError as error:
-        raise UsageError(validation_message(error)) from error
-
-    with large_imports():
-        from prepo_cli.evaluation.session import run_evaluation
-
-    summary = run_evaluation(config, overwrite=overwrite, break_lock=break_lock)
+    summary = evaluate(
+        model,
+        dataset,
+        split=split,
+        limit=limit,
+        k=k,
+        temperature=temperature,
+        top_p=top_p,
+        max_completion_length=max_completion_length,
+        max_prompt_length=max_prompt_length,
+        batch_tokens=batch_tokens,
+        system_prompt=system_prompt,
+        template_arg=template_arg or (),
+        reward=reward or (),
+        verdict=verdict,
+        engine=engine,
+        dtype=dtype,
+        seed=seed,
+        output_dir=output_dir,
+        prompt_column=prompt_column,
+        answer_column=answer_column,
+        skip_bad_rows=skip_bad_rows,
+        sets=set_ or (),
+        overwrite=overwrite,
+        break_lock=break_lock,
+    )
     if json_output:
         import json
 
@@ -125,11 +108,3 @@ def evaluate_command(
         from prepo_cli.evaluation.table import print_evaluation
 
         print_evaluation(summary)
-
-
-def _short(name: str) -> str:
-    """The last part of a path or hub name that identifies it, as a folder name."""
-    path = Path(name)
-    last = path.parent.name if path.name == "final" and path.parent.name else path.name
-    stem = Path(last).stem if path.is_file() else last
-    return re.sub(r"[^\w.-]+", "_", stem).strip("._") or "here"

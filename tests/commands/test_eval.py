@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from prepo_cli.commands.eval import _short
+from prepo_cli.api.evaluate import _short
 from prepo_cli.data import loading
 from prepo_cli.evaluation import evaluator as evaluator_module
 from prepo_cli.evaluation import session
@@ -168,7 +168,7 @@ def test_a_training_runs_folder_is_never_written_to(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--k", "0"], "--k 0: use at least 1"),
+        (["--k", "0"], "k=0: must be at least 1"),
         (["--temperature", "0"], "temperature"),
         (["--reward", "mth"], "did you mean 'math'"),
         (["--verdict", "exact"], "rewards.verdict=exact is not one of the reward functions: math"),
