@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -37,6 +37,7 @@ from strategies.strategy_set import resolve_slots
 
 ASSETS = Path(__file__).parent / "assets"
 CUSTOM = "custom"
+M = TypeVar("M", bound=BaseModel)
 
 
 def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, sets: Sequence[str] = ()) -> RunConfig:
@@ -84,12 +85,9 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
         if slot in SLOTS:
             validate(slot, text)
     layers |= {"strategies": slots, "recipe": _recipe_of(slots, name)}
-    try:
-        config = RunConfig.model_validate(layers)
-        _restore_address(config.engine)
-        _remember_code(config)
-    except ValidationError as error:
-        raise UsageError(validation_message(error)) from error
+    config = validated(RunConfig, layers)
+    _restore_address(config.engine)
+    _remember_code(config)
     return config
 
 
@@ -166,6 +164,14 @@ def merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
             merge(into[key], value)
         else:
             into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def validated(model: type[M], settings: Mapping[str, Any]) -> M:
+    """The settings as the model has them; raises UsageError with the first error, as one line."""
+    try:
+        return model.model_validate(settings)
+    except ValidationError as error:
+        raise UsageError(validation_message(error)) from error
 
 
 def validation_message(error: ValidationError) -> str:

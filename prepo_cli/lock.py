@@ -94,20 +94,25 @@ def locked(path: Path, what: Path, break_lock: bool = False) -> Iterator[None]:
             os.close(descriptor)
 
 
+def read_holder(path: Path) -> Holder | None:
+    """The process that the lock file `path` names, which may have ended; None if there is none, or it names none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return _read(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def refuse_in_use(path: Path, what: Path) -> None:
     """Refuse, without taking the lock file `path`, what a process of this machine says there that it uses.
 
     Raises:
         UsageError: another process, which is alive, uses it.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return
-    try:
-        holder = _read(descriptor)
-    finally:
-        os.close(descriptor)
+    holder = read_holder(path)
     if holder is not None and holder.is_alive:
         raise _in_use(what, holder)
 

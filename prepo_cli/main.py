@@ -26,11 +26,13 @@ from prepo_cli.commands.score_ppl import score_ppl
 from prepo_cli.commands.show import show
 from prepo_cli.commands.strategies import strategies_command
 from prepo_cli.commands.train import train
+from prepo_cli.commands.watch import watch
 from prepo_cli.errors import NO_ROOM, RunError, UsageError
 from prepo_cli.text import plain
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
+    "watch": watch,
     "score-ppl": score_ppl,
     "score-passrate": score_passrate,
     "eval": evaluate_command,

@@ -140,7 +140,7 @@ def remove_owned(folder: Path) -> None:
         for path in sorted(folder.glob(pattern.rstrip("/"))):
             if pattern.endswith("/"):
                 remove_listed(path)
-            elif marker.owns(folder, path.relative_to(folder).as_posix()):
+            elif _is_file(path) and marker.owns(folder, path.relative_to(folder).as_posix()):
                 path.unlink()
             for parent in takewhile(folder.__ne__, path.parents):
                 remove_if_empty(parent)
@@ -197,6 +197,11 @@ def _is_inside(name: Any) -> bool:
     """Whether a name or pattern stays within its folder."""
     parts = PurePosixPath(name).parts
     return bool(parts) and ".." not in parts and not PurePosixPath(name).is_absolute()
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is anything but a folder; a link to one is a file of the folder that it lies in."""
+    return path.is_symlink() or not path.is_dir()
 
 
 def _digest(content: bytes) -> str:

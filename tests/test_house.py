@@ -40,12 +40,14 @@ FLOORS = [
     "prepo_cli.evaluation",
     "prepo_cli.reporting",
     "prepo_cli.comparison",
+    "prepo_cli.watch",
     "prepo_cli.training",
+    "prepo_cli.api",
     "prepo_cli.commands",
     "prepo_cli.main",
     "prepo_cli.__main__",
 ]
-"""From the ground up: a floor imports those before it. `prepo_cli` itself holds the version alone."""
+"""From the ground up: a floor imports those before it. `prepo_cli` itself holds the version, and the names of `api`."""
 LONGEST_FILE, LONGEST_MEDIAN, LONGEST_FUNCTION = 300, 120, 60
 
 
@@ -122,7 +124,7 @@ def test_files_and_functions_stay_small() -> None:
     functions = {
         f"{module}.{node.name}": (node.end_lineno or 0) - node.lineno + 1
         for module, tree in TREES.items()
-        if not module.startswith("prepo_cli.commands.")  # Typer commands list every flag
+        if not module.startswith(("prepo_cli.commands.", "prepo_cli.api."))  # which list every flag
         for node in ast.walk(tree)
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     }

@@ -72,6 +72,12 @@ def test_what_parsing_needs_is_light(path: Path) -> None:
     assert imported(run_at_import(parsed(path))) <= PARSING_MAY
 
 
+def test_importing_the_package_loads_nothing_else() -> None:
+    script = "import sys; old = set(sys.modules); import prepo_cli; dir(prepo_cli); print(*set(sys.modules) - old)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {name.partition(".")[0] for name in done.stdout.split()} - sys.stdlib_module_names == {"prepo_cli"}
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["strategies", "--help"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     script = (

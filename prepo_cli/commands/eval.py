@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from prepo_cli.commands import run_flags
 from prepo_cli.commands.run_flags import VERDICT_HELP
-from prepo_cli.errors import UsageError
-from prepo_cli.startup import large_imports
 
 
 def evaluate_command(
@@ -97,47 +95,40 @@ def evaluate_command(
       prepo eval --reward math --reward my_rewards.py:short \\
           --set 'rewards.weights=[1, 0.1]'
     """
-    if k is not None and k < 1:
-        raise UsageError(f"--k {k}: use at least 1")
-    from prepo_cli.config import sections_of, template_arguments
+    from prepo_cli.api.evaluate import evaluate
 
-    engine_settings: dict[str, Any] = {"name": engine, "vllm_gpu_memory_utilization": 0.9}
-    if batch_tokens is not None:
-        engine_settings["max_batch_tokens"] = batch_tokens
-    rewards = {name: value for name, value in (("functions", reward), ("verdict", verdict)) if value}
-    settings: dict[str, Any] = {
-        "model": {"model_name_or_path": model, "dtype": dtype},
-        "dataset_name": dataset,
-        "split": split,
-        "limit": limit,
-        "prompt_column": prompt_column,
-        "answer_column": answer_column,
-        "skip_bad_rows": skip_bad_rows or None,
-        "system_prompt": system_prompt,
-        "chat_template_kwargs": template_arguments(template_arg or ()),
-        "k": k,
-        "temperature": temperature,
-        "top_p": top_p,
-        "max_completion_length": max_completion_length,
-        "max_prompt_length": max_prompt_length,
-        "seed": seed,
-        "output_dir": output_dir,
-        **sections_of(set_ or (), engine=engine_settings, rewards=rewards),
-    }
-    from prepo_cli.evaluation.run_settings import resolve_evaluations
-
-    configs = resolve_evaluations(settings)
-    with large_imports():
-        from prepo_cli.evaluation.session import run_evaluations
-
-    summaries = run_evaluations(configs, overwrite=overwrite, break_lock=break_lock)
+    summary = evaluate(
+        model,
+        dataset,
+        split=split,
+        limit=limit,
+        k=k,
+        temperature=temperature,
+        top_p=top_p,
+        max_completion_length=max_completion_length,
+        max_prompt_length=max_prompt_length,
+        batch_tokens=batch_tokens,
+        system_prompt=system_prompt,
+        template_arg=template_arg or (),
+        reward=reward or (),
+        verdict=verdict,
+        engine=engine,
+        dtype=dtype,
+        seed=seed,
+        output_dir=output_dir,
+        prompt_column=prompt_column,
+        answer_column=answer_column,
+        skip_bad_rows=skip_bad_rows,
+        sets=set_ or (),
+        overwrite=overwrite,
+        break_lock=break_lock,
+    )
     if json_output:
         import json
 
-        from prepo_cli.evaluation.results import joined_summaries
-
-        typer.echo(json.dumps(summaries[0] if len(summaries) == 1 else joined_summaries(summaries)))
+        typer.echo(json.dumps(summary))
     else:
         from prepo_cli.evaluation.table import print_evaluations
 
-        print_evaluations(summaries)
+        datasets = summary.get("datasets", {"": summary})
+        print_evaluations(list(datasets.values()))

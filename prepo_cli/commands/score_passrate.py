@@ -9,8 +9,6 @@ import typer
 
 from prepo_cli.commands import run_flags
 from prepo_cli.commands.run_flags import VERDICT_HELP
-from prepo_cli.commands.score_ppl import beside
-from prepo_cli.errors import UsageError
 from prepo_cli.startup import large_imports
 
 
@@ -82,9 +80,8 @@ def score_passrate(
           --engine vllm --dtype bfloat16
       prepo train --recipe sgpo --dataset dataset_passrate.jsonl
     """
-    from pydantic import ValidationError
-
-    from prepo_cli.config import sections_of, template_arguments, validation_message
+    from prepo_cli.api.score_ppl import beside
+    from prepo_cli.config import sections_of, template_arguments, validated
     from prepo_cli.evaluation.settings import PassRateConfig
 
     engine_settings: dict[str, Any] = {"name": engine, "vllm_gpu_memory_utilization": 0.9}
@@ -110,10 +107,7 @@ def score_passrate(
         "output": output or beside(dataset, "passrate"),
         **sections_of(set_ or (), engine=engine_settings, rewards=rewards),
     }
-    try:
-        config = PassRateConfig.model_validate(settings)
-    except ValidationError as error:
-        raise UsageError(validation_message(error)) from error
+    config = validated(PassRateConfig, settings)
     if plot is not None:
         from prepo_cli.reporting.figures import refuse_plot
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from prepo_cli.commands import run_flags
-from prepo_cli.errors import UsageError
-from prepo_cli.startup import large_imports
 
 
 def score_ppl(
@@ -68,57 +65,35 @@ def score_ppl(
       prepo score-ppl dataset.jsonl --model Qwen/Qwen3-4B \\
           --template-arg enable_thinking=false
     """
-    from pydantic import ValidationError
+    from prepo_cli.api.score_ppl import score_ppl as score
 
-    from prepo_cli.config import sections_of, template_arguments, validation_message
-    from prepo_cli.evaluation.settings import ScoringConfig
-
-    settings: dict[str, Any] = {
-        "model": {"model_name_or_path": model, "revision": revision, "dtype": dtype},
-        "dataset_name": dataset,
-        "split": split,
-        "limit": limit,
-        "prompt_column": prompt_column,
-        "skip_bad_rows": skip_bad_rows,
-        "system_prompt": system_prompt,
-        "chat_template_kwargs": template_arguments(template_arg or ()),
-        "scope": scope,
-        "max_prompt_length": max_prompt_length,
-        "batch_tokens": batch_tokens,
-        "engine": sections_of(set_ or (), engine={"name": engine, "vllm_gpu_memory_utilization": 0.9})["engine"],
-        "output": output or beside(dataset, "ppl"),
-    }
-    try:
-        config = ScoringConfig.model_validate(settings)
-    except ValidationError as error:
-        raise UsageError(validation_message(error)) from error
-    if plot is not None:
-        from prepo_cli.reporting.figures import refuse_plot
-
-        refuse_plot(plot, overwrite)
-    with large_imports():
-        from prepo_cli.evaluation.ppl_scoring import score_dataset
-
-    report, ppl_N = score_dataset(config, overwrite=overwrite, break_lock=break_lock)
-    if plot is not None:
-        from prepo_cli.reporting.figures import perplexity_histogram
-
-        perplexity_histogram(ppl_N, plot, f"{dataset}, {model}")
+    report = score(
+        dataset,
+        model,
+        revision=revision,
+        output=output,
+        split=split,
+        limit=limit,
+        scope=scope,
+        system_prompt=system_prompt,
+        template_arg=template_arg or (),
+        max_prompt_length=max_prompt_length,
+        batch_tokens=batch_tokens,
+        dtype=dtype,
+        engine=engine,
+        sets=set_ or (),
+        prompt_column=prompt_column,
+        skip_bad_rows=skip_bad_rows,
+        plot=plot,
+        overwrite=overwrite,
+        break_lock=break_lock,
+    )
     if json_output:
         import json
 
         typer.echo(json.dumps(report))
     else:
         _show(report, plot)
-
-
-def beside(dataset: str, column: str) -> Path:
-    """<dataset>_<column> with the dataset's own ending, or JSONL in the working folder."""
-    path = Path(dataset)
-    if path.is_file():
-        ending = path.suffix if path.suffix in (".jsonl", ".parquet", ".csv") else ".jsonl"
-        return path.with_name(f"{path.stem}_{column}{ending}")
-    return Path(re.sub(r"[^\w.-]+", "_", path.name) + f"_{column}.jsonl")
 
 
 def _show(report: dict[str, Any], plot: Path | None) -> None:

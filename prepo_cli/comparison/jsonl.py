@@ -34,13 +34,18 @@ def read_columns(path: Path) -> dict[str, FloatArray]:
     return _columns_by_line(path, _lines(content)) if columns is None else columns
 
 
-def read_objects(path: Path) -> list[dict[str, Any]]:
+def read_objects(path: Path, growing: bool = False) -> list[dict[str, Any]]:
     """The objects of a JSONL file; none without such a file.
+
+    Args:
+        growing: leave out a last line without an end, which is being written or was when its writer was killed.
 
     Raises:
         UsageError: a line is not a JSON object.
     """
     path, content = _read(path)
+    if growing:
+        content = content[: content.rfind(b"\n") + 1]
     return [row for _, row in objects(path, _lines(content))]
 
 

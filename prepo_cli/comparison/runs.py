@@ -52,7 +52,7 @@ def read_run(path: Path) -> Run:
 def _read(path: Path) -> Run:
     if not path.exists():
         raise UsageError(f"no such run folder: {path}")
-    summary = _read_summary(path / SUMMARY)
+    summary = read_summary(path / SUMMARY)
     if "strategies" in summary:
         return _training_run(path, summary)
     if "fingerprint" in summary:
@@ -208,7 +208,7 @@ def _evaluation_run(path: Path, content: Mapping[str, Any]) -> Run:
     )
 
 
-def _read_summary(path: Path) -> dict[str, Any]:
+def read_summary(path: Path) -> dict[str, Any]:
     """The summary; empty if there is none."""
     if not path.is_file():
         return {}

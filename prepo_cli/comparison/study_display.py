@@ -16,7 +16,7 @@ from rich.table import Table
 
 from prepo_cli.comparison.plan import PlannedRun
 from prepo_cli.files import read_lines
-from prepo_cli.sections import TrainingConfig
+from prepo_cli.sections import COST_LIMITS
 from prepo_cli.terminal import say
 
 LINE_EVERY_SECONDS = 30.0
@@ -116,20 +116,25 @@ def share_done(run: PlannedRun) -> float:
         lines = file.read().split(b"\n")
     whole = lines[-2] if len(lines) > 1 else b""  # the last one may be half written
     try:
-        return _share(json.loads(whole), run.config.training)
+        return share_of(json.loads(whole), run.config.training.model_dump())
     except ValueError:
         return 0.0
 
 
-def _share(line: Mapping[str, Any], training: TrainingConfig) -> float:
-    tokens = line["cost/tokens_generated"] + line["cost/tokens_scored"]
-    done = (
-        (line["step"] + 1, training.total_steps),
-        (line["cost/rollouts_total"], training.max_rollouts),
-        (tokens, training.max_tokens),
-        (line["cost/seconds"], training.max_seconds),
-    )
-    return min(1.0, max(float(spent) / limit for spent, limit in done if limit is not None))
+def share_of(line: Mapping[str, float], training: Mapping[str, Any]) -> float:
+    """How far a run was at a line of its metrics, by the limit of its `training` settings that is closest.
+
+    >>> share_of({"step": 4, "cost/rollouts_total": 900}, {"total_steps": 10, "max_rollouts": 1000})
+    0.9
+    """
+    limits = {name: training.get(name) for name in ("total_steps", *COST_LIMITS)}
+    done = {
+        "total_steps": line["step"] + 1,
+        "max_rollouts": line.get("cost/rollouts_total", 0),
+        "max_tokens": line.get("cost/tokens_generated", 0) + line.get("cost/tokens_scored", 0),
+        "max_seconds": line.get("cost/seconds", 0),
+    }
+    return min(1.0, max((done[name] / limit for name, limit in limits.items() if limit is not None), default=0.0))
 
 
 def _accuracy(run: PlannedRun) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from prepo_cli.config import merge, read_yaml, validation_message
+from prepo_cli.config import merge, read_yaml, validated, validation_message
 from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.settings import EvalConfig
 from prepo_cli.ownership import read_marker
@@ -52,7 +52,7 @@ def resolve_evaluations(given: Mapping[str, Any]) -> list[EvalConfig]:
                 f"{configs[folder].dataset_name} and {name} would share the folder {folder}; evaluate them in separate "
                 "calls, each with its own --output-dir"
             )
-        configs[folder] = _validated({**layers, "output_dir": folder})
+        configs[folder] = validated(EvalConfig, {**layers, "output_dir": folder})
     if run is not None:
         shown = ", ".join(_shown(settings_of(run, {**given, "dataset_name": names[0]}), given))
         say(f"settings of {model}, where no flag sets another: {shown}")
@@ -159,10 +159,3 @@ def _folder(given: str | None, model: str, dataset: str, *, alone: bool) -> str:
     if given is None:
         return f"{DEFAULT_ROOT}/{short_name(model)}-{short_name(dataset)}"
     return given if alone else str(Path(given) / short_name(dataset))
-
-
-def _validated(settings: Mapping[str, Any]) -> EvalConfig:
-    try:
-        return EvalConfig.model_validate(settings)
-    except ValidationError as error:
-        raise UsageError(validation_message(error)) from error

@@ -1,4 +1,4 @@
-"""Figures of runs, drawn with matplotlib's Agg backend in Okabe and Ito's colour-blind-safe palette."""
+"""Figures of runs, drawn with matplotlib in Okabe and Ito's colour-blind-safe palette."""
 
 from __future__ import annotations
 
@@ -118,22 +118,17 @@ def smoothed(values: np.ndarray[Any, np.dtype[np.float64]], share: float = 0.1) 
 
 @contextmanager
 def canvas(path: Path, rows: int = 1, height: float = 4.0, sharex: bool = True) -> Iterator[Any]:
-    """Yield the axes of a new figure and save it as PNG on exit."""
-    import matplotlib
+    """Yield the axes of a new figure and save it as PNG on exit; a notebook's own way of drawing stays as it is."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(rows, 1, figsize=(8, height), sharex=sharex, layout="constrained")
-    try:
-        for panel in np.atleast_1d(axes):
-            panel.grid(alpha=0.25)
-            panel.spines[["top"]].set_visible(False)
-        yield axes
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=150, metadata={"Software": SOFTWARE})
-    finally:
-        pyplot.close(figure)
+    figure = Figure(figsize=(8, height), layout="constrained")
+    axes = figure.subplots(rows, 1, sharex=sharex)
+    for panel in np.atleast_1d(axes):
+        panel.grid(alpha=0.25)
+        panel.spines[["top"]].set_visible(False)
+    yield axes
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, metadata={"Software": SOFTWARE})
 
 
 def refuse_plot(path: Path, overwrite: bool) -> None:

@@ -64,8 +64,12 @@ OURS = (
     "wandb/debug*.log",
     "wandb/*run-*/*.wandb",
     "wandb/*run-*/files/*",
+    "wandb/*run-*/files/media/*/*",
     "wandb/*run-*/logs/*",
+    "wandb/artifacts/staging/*",
     "trackio/*.db*",
+    "trackio/*.lock",
+    "trackio/media/*/*/*/*",
 )
 """What a run writes, its trackers included, as the marker lists it; the model card has a digest there instead."""
 STEP_TABLE = re.compile(r"step_(\d{6,})\.parquet")
@@ -192,10 +196,16 @@ class RunFolder:
         if not write_unless_edited(self.path, CARD, model_card(config, summary)):
             say(f"{self.path / CARD} was not written by prepo, so it is kept, and no model card is written")
         if config.reporting.figures:
-            from prepo_cli.reporting.figures import learning_curve
-
-            learning_curve(read_lines(self.metrics), read_lines(self.evaluations), self.path / "learning_curve.png")
+            self.draw()
         atomic_write_json(self.summary, summary)
+
+    def draw(self) -> Path | None:
+        """Draw the learning curve; None before there are metrics."""
+        from prepo_cli.reporting.figures import learning_curve
+
+        path, metrics = self.path / "learning_curve.png", read_lines(self.metrics)
+        learning_curve(metrics, read_lines(self.evaluations), path)
+        return path if metrics else None
 
     def _refuse_another_run(self, config: RunConfig) -> None:
         for key, before, now in differences(read_yaml(self.config), config):

@@ -7,11 +7,13 @@ online). A library is imported only when its tracker is requested.
 
 from __future__ import annotations
 
+import html
 import netrc
 import os
+import re
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ import yaml
 
 from prepo_cli.errors import one_line
 from prepo_cli.files import atomic_write
+from prepo_cli.text import plain
 
 
 class TrackerError(Exception):
@@ -46,6 +49,12 @@ class Tracker(Protocol):
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Record finite values at a step."""
+
+    def log_image(self, name: str, picture: Path, step: int) -> None:
+        """Record a PNG at a step."""
+
+    def log_table(self, name: str, columns: Mapping[str, Sequence[Any]], step: int) -> None:
+        """Record a table at a step; all columns are of the same length."""
 
     def close(self, failed: bool) -> None:
         """Flush pending data; `failed` means that the run ended early."""
@@ -73,6 +82,21 @@ class TensorBoard:
                 self._writer.add_scalar(key, value, step)
             self._writer.flush()
 
+    def log_image(self, name: str, picture: Path, step: int) -> None:
+        """Write an image event."""
+        import numpy as np
+        from PIL import Image
+
+        with _as_tracker_error(OSError), Image.open(picture) as image:
+            self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+            self._writer.flush()
+
+    def log_table(self, name: str, columns: Mapping[str, Sequence[Any]], step: int) -> None:
+        """Write a text event, which TensorBoard shows as a table."""
+        with _as_tracker_error(OSError):
+            self._writer.add_text(name, markdown_table(columns), step)
+            self._writer.flush()
+
     def close(self, failed: bool) -> None:
         """Close the event file."""
         with _as_tracker_error(OSError):
@@ -80,9 +104,13 @@ class TensorBoard:
 
 
 class Wandb:
-    """Weights & Biases, in `wandb/`; offline unless the user is logged in or sets WANDB_MODE."""
+    """Weights & Biases, in `wandb/`; offline unless the user is logged in or sets WANDB_MODE.
+
+    The library keeps tables in WANDB_DATA_DIR, here in the run folder unless it is set, until they are uploaded.
+    """
 
     def __init__(self, run: TrackedRun) -> None:
+        os.environ.setdefault("WANDB_DATA_DIR", str((run.folder / "wandb").resolve()))
         import wandb
 
         self._failures = (wandb.Error, OSError)
@@ -105,6 +133,21 @@ class Wandb:
         """Add to the step's row of the history."""
         with _as_tracker_error(*self._failures):
             self._run.log(dict(values), step=step)
+
+    def log_image(self, name: str, picture: Path, step: int) -> None:
+        """Add an image to the step's row of the history."""
+        import wandb
+
+        with _as_tracker_error(*self._failures):
+            self._run.log({name: wandb.Image(str(picture))}, step=step)
+
+    def log_table(self, name: str, columns: Mapping[str, Sequence[Any]], step: int) -> None:
+        """Add a table to the step's row of the history."""
+        import wandb
+
+        with _as_tracker_error(*self._failures):
+            table = wandb.Table(columns=list(columns), data=[list(row) for row in zip(*columns.values(), strict=True)])
+            self._run.log({name: table}, step=step)
 
     def close(self, failed: bool) -> None:
         """Wait until everything is written or uploaded."""
@@ -142,17 +185,55 @@ class Trackio:
         if fresh:
             self._run.log(fresh, step=step)
 
+    def log_image(self, name: str, picture: Path, step: int) -> None:
+        """Add a row with an image, unless the interrupted run had stored it."""
+        self._log_media(name, step, lambda: self._library.Image(str(picture)))
+
+    def log_table(self, name: str, columns: Mapping[str, Sequence[Any]], step: int) -> None:
+        """Add a row with a table, unless the interrupted run had stored it."""
+        import pyarrow as pa
+
+        self._log_media(name, step, lambda: self._library.Table(dataframe=pa.table(dict(columns)).to_pandas()))
+
+    def _log_media(self, name: str, step: int, made: Callable[[], Any]) -> None:
+        if (step, name) not in self._stored:
+            with _as_tracker_error(OSError, ValueError):
+                self._run.log({name: made()}, step=step)
+
     def close(self, failed: bool) -> None:
         """Wait until everything is stored."""
         with _as_tracker_error(OSError, RuntimeError, sqlite3.Error):
             self._library.finish()
 
 
+MARKUP = re.compile(r"[\\`*_{}\[\]()#+\-.!|~$]")
+"""What Markdown reads as markup, and shows as it is after a backslash."""
+
 BACKENDS: Mapping[str, Callable[[TrackedRun], Tracker]] = {
     "tensorboard": TensorBoard,
     "wandb": Wandb,
     "trackio": Trackio,
 }
+
+
+def markdown_table(columns: Mapping[str, Sequence[Any]]) -> str:
+    r"""A Markdown table that shows every cell as it is, on one line and without markup.
+
+    >>> print(markdown_table({"text": ["2*3 | **6**", "<b>"], "reward": [1.0, 0.123456]}))
+    | text | reward |
+    | --- | --- |
+    | 2\*3 \| \*\*6\*\* | 1 |
+    | &lt;b&gt; | 0.1235 |
+    """
+    rule = ["---"] * len(columns)
+    rows = [map(_cell, columns), rule, *(map(_cell, row) for row in zip(*columns.values(), strict=True))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return MARKUP.sub(r"\\\g<0>", html.escape(plain(str(value)), quote=False))
 
 
 def wandb_mode() -> Literal["offline"] | None:

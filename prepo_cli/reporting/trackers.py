@@ -1,4 +1,4 @@
-"""Copy every metric to the trackers that the user requested: TensorBoard, Weights & Biases or Trackio.
+"""Copy every metric, some completions and the learning curve to TensorBoard, Weights & Biases or Trackio.
 
 `metrics.jsonl` is the record of a run and a tracker is a copy, so a failing tracker is reported in one line and
 disabled while training continues. Whatever tracker libraries print goes to stderr.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from numbers import Real
@@ -23,6 +23,9 @@ from prepo_cli.files import read_lines
 from prepo_cli.reporting.tracker_backends import BACKENDS, TrackedRun, Tracker, TrackerError
 from prepo_cli.sections import RunConfig
 from prepo_cli.terminal import say
+
+COMPLETIONS = 8
+"""Rows of a table of completions."""
 
 
 def check_trackers(config: RunConfig) -> None:
@@ -61,6 +64,15 @@ def evaluation_metrics(line: Mapping[str, Any], prefix: str = "eval/") -> dict[s
     return flat
 
 
+def spread(total: int, count: int) -> list[int]:
+    """Up to `count` of the numbers from 0 to `total` - 1, evenly spaced.
+
+    >>> spread(9, 3), spread(2, 3), spread(0, 3)
+    ([0, 4, 8], [0, 1], [])
+    """
+    return sorted({round(i) for i in np.linspace(0, total - 1, min(count, total))})
+
+
 class Trackers:
     """All trackers of a run; use as a context manager, or call `close`."""
 
@@ -80,7 +92,7 @@ class Trackers:
             backends: the tracker class for each name.
         """
         reporting = config.reporting
-        self._first_step = step
+        self._first_step, self._completions_steps = step, reporting.completions_steps
         self._running: dict[str, Tracker] = {}
         run_name = reporting.run_name or folder.resolve().name
         run = TrackedRun(folder, reporting.project, run_name, config.model_dump(mode="json"), step)
@@ -113,6 +125,25 @@ class Trackers:
     def log_evaluation(self, line: Mapping[str, Any], step: int) -> None:
         """Send an evaluation as `eval/...`, each interval as three values."""
         self.log(evaluation_metrics(line), step)
+
+    def log_completions(self, rollouts: Mapping[str, Sequence[Any]], step: int) -> None:
+        """Send a few of a step's rollouts as a table, if one is due; the columns are those of `rollouts/*.parquet`."""
+        if self._completions_steps is None or step % self._completions_steps or step < self._first_step:
+            return
+        rows = spread(max(map(len, rollouts.values()), default=0), COMPLETIONS)
+        table = {name: [values[row] for row in rows] for name, values in rollouts.items()}
+        for name, tracker in list(self._running.items()):
+            with self._disable_on_failure(name):
+                tracker.log_table("completions", table, step)
+
+    def log_figure(self, draw: Callable[[], Path | None], step: int) -> None:
+        """Send the picture that `draw` makes, if any; it is drawn only where there is a tracker."""
+        picture = draw() if self._running else None
+        if picture is None:
+            return
+        for name, tracker in list(self._running.items()):
+            with self._disable_on_failure(name):
+                tracker.log_image(picture.stem, picture, step)
 
     def close(self, failed: bool = False) -> None:
         """Flush and close all trackers; a second call does nothing."""

@@ -110,6 +110,9 @@ class ReportingConfig(Section):
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         [], description="trackers that every metric is copied to"
     )
+    completions_steps: int | None = Field(
+        10, ge=1, le=LARGEST_COUNT, description="send a table of completions to the trackers every this many steps"
+    )
     project: str = Field("prepo", description="the trackers' project")
     run_name: str | None = Field(None, description="the run's name in the trackers; by default the run folder's")
     push_to_hub: bool = Field(False, description="upload the final model with its card")

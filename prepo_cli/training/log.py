@@ -21,6 +21,7 @@ class RunLog:
         self._folder, self._stack = folder, ExitStack()
         self._limits, self._progress = limits, progress
         self._display = TrainingDisplay(*limits.shown(progress))
+        self._figures = config.reporting.figures
         self._trackers = Trackers(config, folder.path, progress.step)
 
     def __enter__(self) -> RunLog:
@@ -42,6 +43,8 @@ class RunLog:
             self._folder.write_rollouts(metrics["step"], rollouts)
         self._folder.append_metrics(metrics)
         self._trackers.log(metrics, metrics["step"])
+        if rollouts is not None:
+            self._trackers.log_completions(rollouts, metrics["step"])
         _, done, _ = self._limits.shown(self._progress)
         self._display.step(metrics, done)
 
@@ -49,3 +52,8 @@ class RunLog:
         """Log an evaluation."""
         self._folder.append_evaluation(line)
         self._trackers.log_evaluation(line, line["step"])
+
+    def figure(self) -> None:
+        """Send the trackers the learning curve."""
+        if self._figures:
+            self._trackers.log_figure(self._folder.draw, self._progress.step)

@@ -114,6 +114,7 @@ def _control(run: Run, resume_from: Path | None) -> dict[str, Any]:
             raise KeyboardInterrupt(f"stopped at step {progress.step}; continue with --resume")
         if config.evaluation.at_end:
             run.evaluate()
+        run.log.figure()
     if run.stream.left_out:
         say(f"{run.stream.left_out:,} prompts were left out: longer than {run.prompts.max_length:,} tokens")
     run.export()

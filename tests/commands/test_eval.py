@@ -168,7 +168,7 @@ def test_a_training_runs_folder_is_never_written_to(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--k", "0"], "--k 0: use at least 1"),
+        (["--k", "0"], "k=0: must be at least 1"),
         (["--temperature", "0.0005"], "temperature"),
         (["--temperature", "-1"], "temperature"),
         (["--reward", "mth"], "did you mean 'math'"),

@@ -5,16 +5,21 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import sqlite3
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from prepo_cli.ownership import Marker, remove_owned
+from prepo_cli.reporting.run_folder import OURS
 from prepo_cli.reporting.tracker_backends import wandb_mode
 
 
@@ -40,19 +45,22 @@ from prepo_cli.config import resolve
 from prepo_cli.reporting.trackers import Trackers, check_trackers
 
 name, folder, first, last = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-config = resolve(flags={"reporting.report_to": [name], "seed": 7})
+config = resolve(flags={"reporting.report_to": [name], "reporting.completions_steps": 2, "seed": 7})
 check_trackers(config)
 with Trackers(config, folder, first) as trackers:
     if first == 0:
         trackers.log_evaluation({"step": 0, "avg@4": {"value": 0.5, "low": 0.25, "high": 0.75}}, 0)
     for step in range(first, last):
         trackers.log({"step": step, "reward": step + first / 8, "kl": float("nan"), "odd": step % 2 == 1}, step)
+        trackers.log_completions({"text": ["2*3|6 <b>", "\\\\boxed{7}\\n# x"], "entropy": [None, 0.5]}, step)
+    trackers.log_figure(lambda: folder / "curve.png", last)
 """
 
 
 def interrupted_and_resumed(library: str, folder: Path) -> None:
     """Log steps 0 to 4, then in a new process, by a run resumed at step 3, steps 3 to 5."""
     assert importlib.util.find_spec(library) is not None
+    Image.new("RGB", (4, 3), (255, 0, 0)).save(folder / "curve.png")
     ours = ("WANDB", "TRACKIO", "HF_")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     environment |= {"HF_HUB_OFFLINE": "1", "NETRC": str(folder / "no-netrc"), "OMP_NUM_THREADS": "1"}
@@ -68,6 +76,7 @@ def interrupted_and_resumed(library: str, folder: Path) -> None:
 def test_tensorboard_reads_back(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="not run: tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugin_util import markdown_to_safe_html
 
     interrupted_and_resumed("tensorboard", tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -80,6 +89,12 @@ def test_tensorboard_reads_back(tmp_path: Path) -> None:
     assert [event.value for event in events.Scalars("eval/avg@4_high")] == [0.75]
     (text,) = events.Tensors("config/text_summary")
     assert b"seed: 7" in text.tensor_proto.string_val[0]
+    tables = {event.step: event.tensor_proto.string_val[0] for event in events.Tensors("completions/text_summary")}
+    assert sorted(tables) == [0, 2, 4]
+    shown = unescape(re.sub(r"<[^>]*>", "\n", markdown_to_safe_html(tables[4]))).split("\n")
+    assert [line for line in shown if line] == ["text", "entropy", "2*3|6 <b>", "None", "\\boxed{7}\\n# x", "0.5"]
+    pictures = [(event.step, event.width, event.height) for event in events.Images("curve")]
+    assert pictures == [(6, 4, 3)], "what was drawn before is replaced"
 
 
 def test_wandb_reads_back(tmp_path: Path) -> None:
@@ -90,9 +105,17 @@ def test_wandb_reads_back(tmp_path: Path) -> None:
     assert len(files) == 2, "both parts of the run under one id"
     (before, config), (after, _) = (wandb_history(file) for file in files)
     assert before[0] == {"reward": 0.0, "odd": 0.0, "eval/avg@4": 0.5, "eval/avg@4_low": 0.25, "eval/avg@4_high": 0.75}
-    assert {step: row["reward"] for step, row in before.items()} == {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}
-    assert {step: row["reward"] for step, row in after.items()} == {3: 3.375, 4: 4.375, 5: 5.375}
+    assert {step: row["reward"] for step, row in before.items() if row} == {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}
+    assert {step: row["reward"] for step, row in after.items() if row} == {3: 3.375, 4: 4.375, 5: 5.375}
     assert config["seed"] == 7
+    tables = [json.loads(file.read_text()) for file in tmp_path.glob("wandb/*run-*/files/media/table/*.json")]
+    assert len(tables) == 4, "those of steps 0, 2 and 4, and the resumed run's of step 4"
+    assert all(table["columns"] == ["text", "entropy"] for table in tables)
+    assert all(table["data"] == [["2*3|6 <b>", None], ["\\boxed{7}\n# x", 0.5]] for table in tables)
+    assert len(list(tmp_path.glob("wandb/*run-*/files/media/images/curve_*.png"))) == 2
+    Marker("run", OURS).write(tmp_path)
+    remove_owned(tmp_path)
+    assert [path.name for path in (tmp_path / "wandb").rglob("*") if path.is_file()] == []
 
 
 def wandb_history(file: Path) -> tuple[dict[int, dict[str, float]], dict[str, Any]]:
@@ -106,7 +129,7 @@ def wandb_history(file: Path) -> tuple[dict[int, dict[str, float]], dict[str, An
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":
             items = {(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in record.history.item}
-            row = {key: value for key, value in items.items() if not key.startswith("_")}
+            row = {key: value for key, value in items.items() if not key.startswith(("_", "completions/", "curve/"))}
             rows.setdefault(int(items["_step"]), {}).update(row)
         elif record.WhichOneof("record_type") == "run":
             config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
@@ -146,6 +169,13 @@ def test_trackio_reads_back(tmp_path: Path) -> None:
         {"eval/avg@4": 0.5, "eval/avg@4_low": 0.25, "eval/avg@4_high": 0.75}
     ]
     assert json.loads(config)["seed"] == 7
+    tables = {step: row["completions"] for step, row in rows if "completions" in row}
+    assert sorted(tables) == [0, 2, 4]
+    assert [row["text"] for row in tables[4]["_value"]] == ["2*3|6 <b>", "\\boxed{7}\n# x"]
+    assert len(list(tmp_path.glob("trackio/media/prepo/*/*/*.png"))) == 2
+    Marker("run", OURS).write(tmp_path)
+    remove_owned(tmp_path)
+    assert not (tmp_path / "trackio").exists()
 
 
 FULL_DISK = """

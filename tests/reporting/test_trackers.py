@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ class Recorder:
         self.run, self.fails_at = run, fails_at
         self.note = "in memory"
         self.rows: list[tuple[int, dict[str, float]]] = []
+        self.images: list[tuple[int, str, bytes]] = []
+        self.tables: list[tuple[int, str, dict[str, list[Any]]]] = []
         self.closed: list[bool] = []
         print("noise of a library")
 
@@ -47,6 +49,16 @@ class Recorder:
         if step == self.fails_at:
             raise TrackerError("the network is down")
         self.rows.append((step, dict(values)))
+
+    def log_image(self, name: str, picture: Path, step: int) -> None:
+        if step == self.fails_at:
+            raise TrackerError("the network is down")
+        self.images.append((step, name, picture.read_bytes()))
+
+    def log_table(self, name: str, columns: Mapping[str, Sequence[Any]], step: int) -> None:
+        if step == self.fails_at:
+            raise TrackerError("the network is down")
+        self.tables.append((step, name, {key: list(values) for key, values in columns.items()}))
 
     def close(self, failed: bool) -> None:
         self.closed.append(failed)
@@ -174,6 +186,72 @@ def test_a_resumed_run_sends_no_earlier_steps(tmp_path: Path) -> None:
     assert [step for step, _ in rows] == [4, 4, 5]
     assert rows[0][1]["eval/avg@16"] == 0.5, "the evaluation at the checkpoint"
     assert rows[1][1] == {"reward": 4.0}
+
+
+ROLLOUTS = {"text": [f"rollout {i}" for i in range(15)], "reward": [float(i) for i in range(15)]}
+
+
+def test_a_few_completions_are_sent_every_tenth_step(tmp_path: Path) -> None:
+    backends = Backends()
+    with Trackers(configuration("tensorboard", "wandb"), tmp_path, 0, backends) as trackers:
+        for step in range(25):
+            trackers.log_completions(ROLLOUTS, step)
+        trackers.log_completions({"text": [], "reward": []}, 30)
+    for recorder in backends.started.values():
+        assert [(step, name) for step, name, _ in recorder.tables] == [(s, "completions") for s in (0, 10, 20, 30)]
+        assert recorder.tables[1][2] == {
+            "text": [f"rollout {i}" for i in range(0, 15, 2)], "reward": [float(i) for i in range(0, 15, 2)]
+        }  # fmt: skip
+        assert recorder.tables[-1][2] == {"text": [], "reward": []}
+
+
+@pytest.mark.parametrize(("every", "first", "sent"), [(None, 0, []), (3, 4, [6]), (1, 5, [5, 6])])
+def test_completions_are_sent_as_often_as_set_and_not_again_after_resuming(
+    tmp_path: Path, every: int | None, first: int, sent: list[int]
+) -> None:
+    backends, config = Backends(), configuration("wandb")
+    config.reporting.completions_steps = every
+    with Trackers(config, tmp_path, first, backends) as trackers:
+        for step in range(7):
+            trackers.log_completions(ROLLOUTS, step)
+    assert [step for step, *_ in backends.started["wandb"].tables] == sent
+
+
+def test_a_figure_is_drawn_once_and_only_for_a_tracker(tmp_path: Path) -> None:
+    picture, drawn = tmp_path / "learning_curve.png", []
+
+    def draw() -> Path | None:
+        drawn.append(1)
+        picture.write_bytes(b"PNG")
+        return picture
+
+    with Trackers(configuration(), tmp_path, 0, Backends()) as trackers:
+        trackers.log_figure(draw, 3)
+    assert drawn == []
+    backends = Backends()
+    with Trackers(configuration("tensorboard", "wandb"), tmp_path, 0, backends) as trackers:
+        trackers.log_figure(draw, 3)
+        trackers.log_figure(lambda: None, 4)
+    assert drawn == [1]
+    assert [recorder.images for recorder in backends.started.values()] == [[(3, "learning_curve", b"PNG")]] * 2
+
+
+@pytest.mark.parametrize("call", ["log_completions", "log_figure"])
+def test_a_tracker_that_fails_on_media_is_disabled(
+    tmp_path: Path, call: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "learning_curve.png"
+    picture.touch()
+    backends = Backends(fails_at=10)
+    with Trackers(configuration("wandb", "tensorboard"), tmp_path, 0, backends) as trackers:
+        if call == "log_figure":
+            trackers.log_figure(lambda: picture, 10)
+        else:
+            trackers.log_completions(ROLLOUTS, 10)
+        trackers.log({"reward": 1.0}, 11)
+    assert backends.started["wandb"].rows == []
+    assert backends.started["tensorboard"].rows == [(11, {"reward": 1.0})]
+    assert capsys.readouterr().err.count("wandb failed and is disabled for the rest of the run") == 1
 
 
 def test_what_lies_in_a_trackers_folder_is_not_deleted(tmp_path: Path) -> None:

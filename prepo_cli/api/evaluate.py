@@ -1,0 +1,79 @@
+"""`prepo_cli.evaluate`, the one call behind `prepo eval`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prepo_cli.config import sections_of, template_arguments
+from prepo_cli.evaluation.run_settings import resolve_evaluations
+from prepo_cli.startup import large_imports
+
+
+def evaluate(
+    model: str = "embedded",
+    dataset: str | None = None,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    k: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    max_completion_length: int | None = None,
+    max_prompt_length: int | None = None,
+    batch_tokens: int | None = None,
+    system_prompt: str | None = None,
+    template_arg: Sequence[str] = (),
+    reward: Sequence[str] = (),
+    verdict: str | None = None,
+    engine: str = "hf",
+    dtype: str | None = None,
+    seed: int | None = None,
+    output_dir: str | None = None,
+    prompt_column: str | None = None,
+    answer_column: str | None = None,
+    skip_bad_rows: bool = False,
+    sets: Sequence[str] = (),
+    overwrite: bool = False,
+    break_lock: bool = False,
+) -> dict[str, Any]:
+    """Sample k answers to every prompt; returns the summary: avg@k, pass@j and maj@k with 95% intervals, and counts.
+
+    Of several datasets, separated by commas, it returns their summaries by name under `datasets`, and their means.
+
+    The keywords are the flags of `prepo eval`, where `prepo eval --help` explains each; flags that may be repeated are
+    lists here, and `sets` is `--set`. An interrupted evaluation is resumed by the same call, and a finished one read.
+
+    Raises:
+        UsageError: bad settings, data or output folder.
+    """
+    engine_settings: dict[str, Any] = {"name": engine, "vllm_gpu_memory_utilization": 0.9}
+    if batch_tokens is not None:
+        engine_settings["max_batch_tokens"] = batch_tokens
+    rewards = {name: value for name, value in (("functions", list(reward)), ("verdict", verdict)) if value}
+    settings: dict[str, Any] = {
+        "model": {"model_name_or_path": model, "dtype": dtype},
+        "dataset_name": dataset,
+        "split": split,
+        "limit": limit,
+        "prompt_column": prompt_column,
+        "answer_column": answer_column,
+        "skip_bad_rows": skip_bad_rows or None,
+        "system_prompt": system_prompt,
+        "chat_template_kwargs": template_arguments(template_arg),
+        "k": k,
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_completion_length": max_completion_length,
+        "max_prompt_length": max_prompt_length,
+        "seed": seed,
+        "output_dir": output_dir,
+        **sections_of(sets, engine=engine_settings, rewards=rewards),
+    }
+    configs = resolve_evaluations(settings)
+    with large_imports():
+        from prepo_cli.evaluation.results import joined_summaries
+        from prepo_cli.evaluation.session import run_evaluations
+
+    summaries = run_evaluations(configs, overwrite=overwrite, break_lock=break_lock)
+    return summaries[0] if len(summaries) == 1 else joined_summaries(summaries)

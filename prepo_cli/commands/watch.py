@@ -1,0 +1,52 @@
+"""`prepo watch`: follow a run in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(help="Run folder of prepo train, running or not.")],
+    once: Annotated[bool, typer.Option("--once", help="Print the run as it is now, and exit.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print the run as it is now as one JSON object, and exit.")
+    ] = False,
+) -> None:
+    """Follow a training run in the terminal until it ends.
+
+    Shows reward, held-out accuracy, share of zero-variance groups, throughput, cost, the last completions and the time
+    left, refreshed every second. Reads the run folder alone, so it works for any run on this machine or a shared disk,
+    and does not slow the run down. Ctrl-C ends it, not the run. Piped, it prints the run as it is now.
+
+    \b
+    Examples:
+      prepo watch runs/prepo-seed0
+      prepo watch runs/prepo-seed0 --once
+      prepo watch runs/prepo-seed0 --json
+    """
+    import sys
+    from shutil import get_terminal_size
+
+    from rich.console import Console
+
+    from prepo_cli.watch.follow import follow
+    from prepo_cli.watch.run import WatchedRun
+    from prepo_cli.watch.view import as_json, view
+
+    watched = WatchedRun(run)
+    if json_output:
+        import json
+
+        from prepo_cli.files import finite
+
+        typer.echo(json.dumps(finite(as_json(watched))))
+        return
+    size = None if sys.stdout.isatty() else get_terminal_size((80, 24))
+    console = Console(file=sys.stdout, width=size and size.columns, height=size and size.lines, highlight=False)
+    if once or not console.is_terminal or console.is_dumb_terminal:
+        console.print(view(watched, console))
+    else:
+        follow(watched, console)

@@ -1,0 +1,1 @@
+"""`prepo watch`: a run as it goes on, read from its folder alone."""
