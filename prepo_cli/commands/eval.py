@@ -15,9 +15,9 @@ from prepo_cli.startup import large_imports
 
 
 def evaluate_command(
-    model: Annotated[str, typer.Option(help="Hub name, folder, run folder (its final model), or 'embedded'.")] = (
-        "embedded"
-    ),
+    model: Annotated[
+        str, typer.Option(help="Hub name, folder, run folder (its final model), 'latest' (run), or 'embedded'.")
+    ] = ("embedded"),
     dataset: Annotated[str, typer.Option(help="File, folder, short name, Hub name, or 'embedded'.")] = "embedded",
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
     limit: Annotated[int | None, typer.Option(help="Use only the first N rows.")] = None,
@@ -71,7 +71,7 @@ def evaluate_command(
     \b
     Examples:
       prepo eval --k 16
-      prepo eval --model runs/latest --k 16 --json
+      prepo eval --model latest --k 16 --json
       prepo eval --model Qwen/Qwen2.5-Math-1.5B --dataset aime24 --k 4 --dtype bfloat16
       prepo eval --model Qwen/Qwen3-4B --dataset math500 --engine vllm --dtype bfloat16
       prepo eval --reward math --reward my_rewards:short --set 'rewards.weights=[1, 0.1]'
@@ -79,6 +79,9 @@ def evaluate_command(
     if k < 1:
         raise UsageError(f"--k {k}: use at least 1")
     from prepo_cli.config import sections_of, template_arguments
+    from prepo_cli.models import run_named
+
+    model = run_named(model)
 
     engine_settings: dict[str, Any] = {"name": engine, "vllm_gpu_memory_utilization": 0.9}
     if batch_tokens is not None:

@@ -16,7 +16,7 @@ from prepo_cli.startup import large_imports
 def score_ppl(
     dataset: Annotated[str, typer.Argument(help="File, folder, short name, Hub name, or 'embedded'.")],
     model: Annotated[
-        str, typer.Option(help="Hub name, folder, run folder (its final model), or 'embedded'.")
+        str, typer.Option(help="Hub name, folder, run folder (its final model), 'latest' (run), or 'embedded'.")
     ] = "embedded",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
     output: Annotated[
@@ -71,9 +71,10 @@ def score_ppl(
 
     from prepo_cli.config import sections_of, template_arguments, validation_message
     from prepo_cli.evaluation.settings import ScoringConfig
+    from prepo_cli.models import run_named
 
     settings: dict[str, Any] = {
-        "model": {"model_name_or_path": model, "revision": revision, "dtype": dtype},
+        "model": {"model_name_or_path": run_named(model), "revision": revision, "dtype": dtype},
         "dataset_name": dataset,
         "split": split,
         "limit": limit,

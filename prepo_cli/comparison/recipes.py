@@ -87,7 +87,7 @@ def conditions(run: Run) -> dict[str, Any]:
 
 def unique_names(runs: Sequence[Run]) -> list[Run]:
     """The runs of different folders, those of the same name told apart by their folders."""
-    once = list({run.folder: run for run in runs}.values())  # a folder that is given twice counts once
+    once = list({run.folder.resolve(): run for run in runs}.values())  # a folder counts once, also through a link
     count = Counter(run.name for run in once)
     return [run if count[run.name] == 1 else replace(run, name=str(run.folder)) for run in once]
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from prepo_cli.sections.base import LARGEST_COUNT, MAY_CHANGE, MayChange, Section, Seed, Temperature
+from prepo_cli.sections.base import ENDS_RUN, LARGEST_COUNT, MAY_CHANGE, MayChange, Section, Seed, Temperature
 from prepo_cli.sections.data import EMBEDDED, DataConfig, ModelConfig, PromptsConfig, is_embedded
 from prepo_cli.sections.engine import EngineConfig
 from prepo_cli.sections.rewards import VERDICTS, RewardConfig
@@ -19,6 +19,7 @@ __all__ = [
     "COST_LIMITS",
     "DEFAULT_RECIPE",
     "EMBEDDED",
+    "ENDS_RUN",
     "LARGEST_COUNT",
     "MAY_CHANGE",
     "VERDICTS",
@@ -87,7 +88,7 @@ class ReportingConfig(Section):
 class RunConfig(Section):
     """All settings of a run. `prepo train` writes the resolved configuration to config.yaml in the run folder."""
 
-    recipe: str = DEFAULT_RECIPE
+    recipe: MayChange[str] = Field(DEFAULT_RECIPE, description="a label: the strategies are what counts")
     seed: Seed = 0
     output_dir: MayChange[str] = Field("", description="run folder; runs/<recipe>-seed<seed> by default")
     model: ModelConfig = Field(default_factory=ModelConfig)

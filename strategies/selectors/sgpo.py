@@ -34,6 +34,7 @@ class Sgpo(Selector):
     """Drops trivial prompts and most unsolvable ones by stored pass rate, and orders the rest from easy to hard."""
 
     paper = "2606.08854"
+    reads_progress = True
     companions = {"budget": "inverse-pass-rate"}  # noqa: RUF012  (declared ClassVar in the base)
     reads_pass_rates = True
 

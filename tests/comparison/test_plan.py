@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from prepo_cli.comparison.plan import RecipeChoice, ablations, parse_recipes, parse_seeds, plan
-from prepo_cli.config import recipes, resolve, to_yaml
+from prepo_cli.config import resolve, to_yaml
 from prepo_cli.errors import UsageError
+from prepo_cli.recipes import recipes
 from strategies.strategy_set import SLOT_DEFAULTS
 
 
