@@ -203,7 +203,7 @@ def _follow_latest(given: dict[str, Any]) -> None:
 
 
 def _recipe(name: str, layer: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's settings. A name that `layer` gives together with all slots, as a run's configuration does, needs no file."""
+    """A recipe's settings; a name that `layer` gives with all slots, as a run's configuration does, needs no file."""
     slots = layer.get("strategies") or {}
     if name == CUSTOM or (not is_recipe(name) and set(SLOTS) <= set(slots)):
         return {"strategies": {slot: str(text) for slot, text in slots.items()} if name != CUSTOM else {}}
@@ -211,7 +211,7 @@ def _recipe(name: str, layer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _label(slots: dict[str, str], requested: str, own: dict[str, str]) -> str:
-    """The recipe with exactly these slots, preferably the requested one, whose slots are `own`; `custom` if none has."""
+    """The recipe with exactly these slots: the requested one, if these are its `own`, or any; `custom` if none has."""
     known = recipes()
     if slots == own and requested and requested not in (CUSTOM, *known):
         return requested

@@ -31,9 +31,7 @@ def run_named(name: str) -> str:
     if name != LATEST.name and Path(name) != LATEST:
         return name
     if not os.path.lexists(LATEST):
-        raise UsageError(
-            f"{name}: there is no {LATEST} here; prepo train makes it when a run starts: name a run folder"
-        )
+        raise UsageError(f"{name}: there is no {LATEST} here, since no run has been started here; name a run folder")
     if not LATEST.is_symlink():
         return str(LATEST)
     folder = LATEST.parent / LATEST.readlink()

@@ -16,7 +16,7 @@ from prepo_cli.startup import large_imports
 
 def evaluate_command(
     model: Annotated[
-        str, typer.Option(help="Hub name, folder, run folder (its final model), 'latest' (run), or 'embedded'.")
+        str, typer.Option(help="Hub name, folder, run folder or 'latest' (its final model), or 'embedded'.")
     ] = ("embedded"),
     dataset: Annotated[str, typer.Option(help="File, folder, short name, Hub name, or 'embedded'.")] = "embedded",
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",

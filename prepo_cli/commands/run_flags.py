@@ -13,7 +13,7 @@ VERDICT_HELP = "Reward function that decides what is correct [default: math, els
 
 Model = Annotated[
     str | None,
-    typer.Option(help="Hub name, folder, run folder (its final model), 'latest' (run), or 'embedded' (default)."),
+    typer.Option(help="Hub name, folder, run folder or 'latest' (its final model), or 'embedded' (default)."),
 ]
 Dataset = Annotated[
     str | None,

@@ -18,7 +18,7 @@ def score_passrate(
     dataset: Annotated[str, typer.Argument(help="File, folder, short name, Hub name, or 'embedded'.")],
     k: Annotated[int, typer.Option("--k", help="Samples per prompt.")] = 8,
     model: Annotated[
-        str, typer.Option(help="Hub name, folder, run folder (its final model), 'latest' (run), or 'embedded'.")
+        str, typer.Option(help="Hub name, folder, run folder or 'latest' (its final model), or 'embedded'.")
     ] = "embedded",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
     output: Annotated[

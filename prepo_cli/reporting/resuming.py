@@ -70,10 +70,7 @@ def changed_limits(before: RunConfig, now: RunConfig) -> dict[str, tuple[float |
 
 
 def depends_on_length(config: RunConfig) -> list[str]:
-    """What in a run follows its progress, the share of its length that is done; a longer run then differs from the start.
-
-    Own strategies say so by `reads_progress`.
-    """
+    """What in a run follows its progress, and so changes with its length; strategies declare `reads_progress`."""
     kind = config.training.lr_scheduler_type
     found = [] if kind == "constant" else [f"the learning rate ({kind})"]
     slots = config.strategies.model_dump()
