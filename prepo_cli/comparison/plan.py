@@ -210,7 +210,7 @@ def _why_not_extended(run: PlannedRun, changed: Mapping[str, tuple[float | None,
     following = " and ".join(depends_on_length(run.config))
     if following:
         return (
-            f"{following} would start over, and differ from other seeds'; choose another --output-dir, or extend it "
-            f"anyway with prepo train --resume --output-dir {run.folder}"
+            f"with {following} it would not be the run that has this length from the start; choose another "
+            f"--output-dir, or extend it yourself with prepo train --resume --output-dir {run.folder}"
         )
     return None

@@ -129,6 +129,8 @@ class RunFolder:
             if not self.config.is_file():
                 raise UsageError(f"nothing to resume: {self.path} holds no run; start without --resume")
             refuse_another_run(self.path, read_yaml(self.config), config)
+        elif _lies_in(config.model.model_name_or_path, self.path):
+            raise UsageError(f"{self.path} holds the model that the run starts from; choose another --output-dir")
         elif self.in_use and not (overwrite and marker is not None):
             raise UsageError(f"{self.path} already holds {self._content(marker)}, or choose another --output-dir")
         refuse_foreign(self.path, (CARD,), "choose another --output-dir")
@@ -228,6 +230,12 @@ class RunFolder:
         for path in find_numbered(self.checkpoints, "step-#"):
             if has_manifest(path):
                 set_aside(path)
+
+
+def _lies_in(name: str, folder: Path) -> bool:
+    """Whether a model is a folder within another one, or that folder itself."""
+    model = Path(name).resolve()
+    return model.is_dir() and model.is_relative_to(folder.resolve())
 
 
 def _write_table(folder: Path, step: int, columns: Mapping[str, Sequence[Any]]) -> Path:

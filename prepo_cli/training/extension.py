@@ -28,7 +28,7 @@ def refuse_limits(path: Path, before: RunConfig, now: RunConfig, progress: Progr
         if limit is not None and limit < done:
             raise UsageError(
                 f"training.{name}={limit} is less than the {_shown(done)} {UNITS[name]} that {path} has done, and a "
-                "run can't be shortened; set more, or start a new run in another --output-dir"
+                "run can't be shortened; choose a larger one, or start a new run in another --output-dir"
             )
     for name, unit in UNITS.items() if changed else ():
         limit = limits.limits.get(unit)

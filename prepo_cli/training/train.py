@@ -54,12 +54,12 @@ def train(
             check_hub(config)
             claim.enter_context(folder.claimed(config, resume=resume, overwrite=overwrite, break_lock=break_lock))
             judge = claim.enter_context(Judge(config.rewards))
-            say(strategies_line(config))
             found = _checkpoint(folder, config) if resume else None
             if found is not None:
                 progress = Progress()
                 progress.load_state_dict(checkpoint.read_state(found)["progress"])
                 refuse_limits(folder.path, resolve([folder.config]), config, progress)
+            say(strategies_line(config))
             if found is None or config.model.use_peft or config.training.beta > 0:  # else only checkpoints are loaded
                 verify_model(config.model)
             return found
