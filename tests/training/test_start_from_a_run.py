@@ -28,11 +28,8 @@ SMALL = [
 @pytest.fixture(scope="module", params=["whole", "adapters"])
 def first(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "first"
-    more = (
-        ["model.use_peft=true", "training.learning_rate=9e-3", "model.lora_alpha=256"]
-        if request.param == "adapters"
-        else []
-    )
+    adapters = ["model.use_peft=true", "model.lora_alpha=256", "training.learning_rate=9e-3"]
+    more = adapters if request.param == "adapters" else []
     train(resolve(sets=[*SMALL, f"output_dir={folder}", *more]))
     return folder
 
