@@ -27,7 +27,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prepo_cli.config import recipes, resolve, to_yaml
+from prepo_cli.config import resolve, to_yaml
+from prepo_cli.recipes import recipes
 from prepo_cli.statistics import FloatArray
 
 ROOT = Path(__file__).parents[1]

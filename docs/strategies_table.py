@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from prepo_cli.config import recipes, resolve
+from prepo_cli.config import resolve
 from prepo_cli.evaluation.passrate_scoring import score_pass_rates
 from prepo_cli.evaluation.settings import PassRateConfig
 from prepo_cli.files import read_lines
+from prepo_cli.recipes import recipes
 from prepo_cli.training.train import train
 
 PAGE = Path(__file__).parent / "strategies.md"

@@ -3,7 +3,8 @@
 Layers, later ones win: defaults, the embedded preset (for the embedded model; its evaluation set, for the embedded
 task), the recipe, `--config` files, flags, `--set section.key=value`. An unknown key is an error that suggests the
 nearest known one. If neither a recipe nor a slot is set, the recipe is prepo; slots set without a recipe leave the
-other slots at their plain defaults. The resolved `recipe` is the one whose slots match, else `custom`.
+other slots at their plain defaults. A recipe replaces the slots that earlier layers set. The resolved `recipe` is the
+one whose slots match, else `custom`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pydantic import BaseModel, ValidationError
 
 from prepo_cli import yaml_text
 from prepo_cli.errors import UsageError
+from prepo_cli.models import LATEST, is_embedded_model, run_named
+from prepo_cli.recipes import is_recipe, recipe_name, recipe_path, recipes
 from prepo_cli.sections import (
     COST_LIMITS,
     DEFAULT_HOLDOUT,
@@ -38,6 +41,7 @@ from strategies.strategy_set import resolve_slots
 ASSETS = Path(__file__).parent / "assets"
 CUSTOM = "custom"
 M = TypeVar("M", bound=BaseModel)
+EXAMPLE = "write, for example, strategies: {selector: ppl-schedule}"
 
 
 def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, sets: Sequence[str] = ()) -> RunConfig:
@@ -52,31 +56,29 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
         UsageError: unreadable file, unknown key or bad value; StrategyError: unknown strategy.
     """
     given: dict[str, Any] = {}
-    for path in files:
-        merge(given, read_yaml(path))
-    for key, value in (flags or {}).items():
-        if value is not None:
-            _assign(given, key, value)
-    for item in sets:
-        key, equals, text = item.partition("=")
-        if not equals:
-            raise UsageError(f"--set {brief(item)}: write section.key=value, for example training.learning_rate=1e-5")
-        _assign(given, key.strip(), _yaml_value(text, f"--set {item}"))
-    _refuse_unknown(given, RunConfig)
+    named: dict[str, Any] = {}
+    for layer in (*map(read_yaml, files), _command_line(flags or {}, sets)):
+        _refuse_unknown(layer, RunConfig)
+        if layer.get("recipe"):
+            given.pop("strategies", None)
+            named = layer
+        merge(given, layer)
+    _follow_latest(given)
 
     if isinstance(code_dir := given.get("code_dir"), str):
         search(Path(str(given.get("output_dir") or "")) / code_dir)
     layers: dict[str, Any] = {}
     preset = read_yaml(ASSETS / "embedded.yaml")
     embedded_test = preset.pop("evaluation")
-    if _get(given, "model.model_name_or_path", EMBEDDED) == EMBEDDED:
+    if is_embedded_model(str(_get(given, "model.model_name_or_path", EMBEDDED))):
         merge(layers, preset)
     if is_embedded(str(_get(given, "data.dataset_name", EMBEDDED))):
         layers["evaluation"] = embedded_test
     chosen = dict(given.get("strategies") or {})
     name = str(given.get("recipe") or (CUSTOM if chosen else DEFAULT_RECIPE))
-    recipe = {} if name == CUSTOM else read_yaml(recipe_path(name))
-    slots = resolve_slots(recipe.pop("strategies", {}), {slot: str(text) for slot, text in chosen.items()})
+    recipe = _recipe(name, named)
+    own = recipe.pop("strategies")
+    slots = resolve_slots(own, {slot: str(text) for slot, text in chosen.items()})
     merge(layers, recipe)
     merge(layers, given)
     _drop_default_steps(layers, given)
@@ -84,7 +86,7 @@ def resolve(files: Sequence[Path] = (), flags: Mapping[str, Any] | None = None, 
     for slot, text in slots.items():
         if slot in SLOTS:
             validate(slot, text)
-    layers |= {"strategies": slots, "recipe": _recipe_of(slots, name)}
+    layers |= {"strategies": slots, "recipe": _label(slots, recipe_name(name), resolve_slots(own))}
     config = validated(RunConfig, layers)
     _restore_address(config.engine)
     _remember_code(config)
@@ -116,19 +118,22 @@ def template_arguments(items: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def recipes() -> dict[str, Path]:
-    """All recipes: names and files."""
-    here = Path(__file__).parent
-    folder = next(d for d in (here / "recipes", here.parent / "examples" / "recipes") if d.is_dir())
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+def read_recipe(name: str) -> dict[str, Any]:
+    """A recipe's settings, its `strategies` among them.
 
-
-def recipe_path(name: str) -> Path:
-    """The file of a recipe; raises UsageError with the nearest name if it is unknown."""
-    known = recipes()
-    if name not in known:
-        raise UsageError(f"unknown recipe '{brief(name)}'{did_you_mean(name, known)}; known: {', '.join(known)}")
-    return known[name]
+    Raises:
+        UsageError: there is no such recipe, or the file is none.
+    """
+    path = recipe_path(name)
+    content = read_yaml(path, EXAMPLE)
+    _refuse_unknown(content, RunConfig)
+    if not content.get("strategies"):
+        raise UsageError(f"{path} is no recipe, since it sets no slot; {EXAMPLE}, or use it with --config")
+    if "recipe" in content:
+        raise UsageError(
+            f"{path}: a recipe can't name another one; remove its setting 'recipe', or use it with --config"
+        )
+    return content | {"strategies": {slot: str(text) for slot, text in content["strategies"].items()}}
 
 
 def read_yaml(path: Path, cure: str = "write, for example, training: {total_steps: 100}") -> dict[str, Any]:
@@ -212,10 +217,43 @@ def _hold_out_by_default(evaluation: dict[str, Any]) -> None:
         evaluation.setdefault("limit", DEFAULT_HOLDOUT_LIMIT)
 
 
-def _recipe_of(slots: dict[str, str], requested: str) -> str:
-    """The recipe with exactly these slots, preferably the requested one; `custom` if no recipe matches."""
-    for name in sorted(recipes(), key=lambda name: name != requested):
-        if resolve_slots(read_yaml(recipe_path(name)).get("strategies", {})) == slots:
+def _command_line(flags: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:
+    """What flags and `--set` items give."""
+    given: dict[str, Any] = {}
+    for key, value in flags.items():
+        if value is not None:
+            _assign(given, key, value)
+    for item in sets:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise UsageError(f"--set {brief(item)}: write section.key=value, for example training.learning_rate=1e-5")
+        _assign(given, key.strip(), _yaml_value(text, f"--set {item}"))
+    return given
+
+
+def _follow_latest(given: dict[str, Any]) -> None:
+    """Replace `latest` by the run that it stands for now."""
+    for key in ("model.model_name_or_path", "output_dir"):
+        name = _get(given, key, None)
+        if isinstance(name, str) and (key != "output_dir" or name != LATEST.name):
+            _assign(given, key, run_named(name))
+
+
+def _recipe(name: str, layer: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's settings; a name that `layer` gives with all slots, as a run's configuration does, needs no file."""
+    slots = layer.get("strategies") or {}
+    if name == CUSTOM or (not is_recipe(name) and set(SLOTS) <= set(slots)):
+        return {"strategies": {slot: str(text) for slot, text in slots.items()} if name != CUSTOM else {}}
+    return read_recipe(name)
+
+
+def _label(slots: dict[str, str], requested: str, own: dict[str, str]) -> str:
+    """The recipe with exactly these slots: the requested one, if these are its `own`, or any; `custom` if none has."""
+    known = recipes()
+    if slots == own and requested and requested not in (CUSTOM, *known):
+        return requested
+    for name in sorted(known, key=lambda name: name != requested):
+        if resolve_slots(read_recipe(name)["strategies"]) == slots:
             return name
     return CUSTOM
 

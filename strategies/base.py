@@ -55,6 +55,9 @@ class Strategy(ABC):
     reads_pass_rates: ClassVar[bool] = False
     """Whether it reads `Prompt.pass_rate`, which rollouts made before the run have paid for."""
 
+    reads_progress: ClassVar[bool] = False
+    """Whether it reads `progress`, `spent` or `total_steps`, so that extending a run changes what it does."""
+
     Params: ClassVar[type[StrategyParams]] = StrategyParams
     """Model of the parameters; a strategy with parameters nests its own `class Params(StrategyParams)`."""
 

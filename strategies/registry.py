@@ -169,6 +169,15 @@ def companions(slot: str, text: str) -> dict[str, str]:
     return found
 
 
+def reads_progress(slot: str, text: str) -> bool:
+    """Whether any of the strategies in `text` follows the run's progress.
+
+    >>> reads_progress("selector", "greso+ppl-schedule"), reads_progress("selector", "greso+ppl-low")
+    (True, False)
+    """
+    return any(find(slot, spec.name).reads_progress for spec in parse(text))
+
+
 def listed() -> list[type[Strategy]]:
     """Every registered strategy, sorted by slot and name."""
     load_plugins()

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from prepo_cli.config import recipes, resolve, sections_of, template_arguments, to_yaml
+from prepo_cli.config import resolve, sections_of, template_arguments, to_yaml
 from prepo_cli.engines.vllm_http import Server
 from prepo_cli.errors import UsageError
+from prepo_cli.recipes import recipes
 from prepo_cli.sections import RunConfig
 from prepo_cli.sections.engine import ADDRESS_VARIABLE
 from prepo_cli.yaml_text import dump

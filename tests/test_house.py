@@ -21,6 +21,8 @@ FLOORS = [
     "prepo_cli.statistics",
     "prepo_cli.seed_statistics",
     "prepo_cli.sections",
+    "prepo_cli.models",
+    "prepo_cli.recipes",
     "prepo_cli.config",
     "prepo_cli.reference",
     "prepo_cli.metrics",

@@ -29,7 +29,7 @@ MODELS = (
     "deepseek-r1-distill-qwen-1.5b",
     "deepseek-r1-distill-qwen-7b",
 )
-CELLS = [(m, r) for m in MODELS for r in (("full", "e3") if m.startswith("deepseek") else ("random", "greso", "prepo"))]
+CELLS = [(m, r) for m in MODELS for r in (("grpo", "e3") if m.startswith("deepseek") else ("random", "greso", "prepo"))]
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_the_readme_has_a_line_for_every_cell(paper: Any) -> None:
 
 @pytest.mark.parametrize(
     ("model", "method"),
-    [(model, "prepo") for model in MODELS] + [("qwen2.5-math-1.5b", m) for m in ("random", "greso", "full", "e3")],
+    [(model, "prepo") for model in MODELS] + [("qwen2.5-math-1.5b", m) for m in ("random", "greso", "grpo", "e3")],
 )
 def test_tiny_runs_through_all_stages(paper: Any, model: str, method: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -13,8 +13,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from prepo_cli.config import read_yaml, recipes
+from prepo_cli.config import read_yaml
 from prepo_cli.errors import UsageError
+from prepo_cli.recipes import recipes
 from prepo_cli.yaml_text import MAX_BYTES, MAX_DEPTH, MAX_NODES, YamlError, dump, parse
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))

@@ -63,6 +63,6 @@ TABLE = (
     _prepo("llama-3.1-8b", "random", 30.61, 266_000, 46.63, 14.60),
     _prepo("llama-3.1-8b", "greso", 29.29, 273_000, 41.77, 16.80),
     _prepo("llama-3.1-8b", "prepo", 33.90, 136_000, 49.80, 18.00),
-    Published("2505.18573", "deepseek-r1-distill-qwen-7b", "full", 60.40, pass_at_16=85.63),
+    Published("2505.18573", "deepseek-r1-distill-qwen-7b", "grpo", 60.40, pass_at_16=85.63),
     Published("2505.18573", "deepseek-r1-distill-qwen-7b", "e3", 61.95, pass_at_16=87.64),
 )

@@ -21,8 +21,8 @@ E3 = ("deepseek-r1-distill-qwen-1.5b", "deepseek-r1-distill-qwen-7b")
 PREPO = ("qwen2.5-math-1.5b", "qwen2.5-math-7b", "qwen2.5-7b", "qwen3-4b", "llama-3.1-8b")
 MODELS = dict.fromkeys(PREPO, "prepo-table.yaml") | dict.fromkeys(E3, "e3.yaml")
 """The papers' models, and the file with the settings that each shares with others."""
-METHODS = {"prepo-table.yaml": ("random", "greso", "prepo"), "e3.yaml": ("full", "e3")}
-"""The recipes in each paper's table; `full` is GRPO without selection. Any other recipe works too."""
+METHODS = {"prepo-table.yaml": ("random", "greso", "prepo"), "e3.yaml": ("grpo", "e3")}
+"""The recipes in each paper's table; `grpo` is GRPO without selection. Any other recipe works too."""
 
 
 def arguments(model: str, method: str, seed: int, extra: Sequence[str]) -> list[str]:
@@ -48,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("model", choices=MODELS)
-    parser.add_argument(
-        "method", help="recipe: random, greso or prepo; for E3's models full (GRPO) or e3; or any other"
-    )
+    parser.add_argument("method", help="recipe: random, greso or prepo; for E3's models grpo or e3; or any other")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tiny", action="store_true", help="use a tiny random model: two steps on the CPU")
     parser.add_argument("--tiny-dir", type=Path, help="keep the tiny model and its run here instead of deleting them")

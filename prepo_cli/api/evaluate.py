@@ -7,6 +7,7 @@ from typing import Any
 
 from prepo_cli.config import sections_of, template_arguments
 from prepo_cli.evaluation.run_settings import resolve_evaluations
+from prepo_cli.models import run_named
 from prepo_cli.startup import large_imports
 
 
@@ -52,7 +53,7 @@ def evaluate(
         engine_settings["max_batch_tokens"] = batch_tokens
     rewards = {name: value for name, value in (("functions", list(reward)), ("verdict", verdict)) if value}
     settings: dict[str, Any] = {
-        "model": {"model_name_or_path": model, "dtype": dtype},
+        "model": {"model_name_or_path": run_named(model), "dtype": dtype},
         "dataset_name": dataset,
         "split": split,
         "limit": limit,

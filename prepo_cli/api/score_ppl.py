@@ -9,6 +9,7 @@ from typing import Any
 
 from prepo_cli.config import sections_of, template_arguments, validated
 from prepo_cli.evaluation.settings import ScoringConfig
+from prepo_cli.models import run_named
 from prepo_cli.startup import large_imports
 
 
@@ -43,7 +44,7 @@ def score_ppl(
         UsageError: bad settings, data or output.
     """
     settings: dict[str, Any] = {
-        "model": {"model_name_or_path": model, "revision": revision, "dtype": dtype},
+        "model": {"model_name_or_path": run_named(model), "revision": revision, "dtype": dtype},
         "dataset_name": dataset,
         "split": split,
         "limit": limit,

@@ -22,7 +22,9 @@ def compare(
     ] = None,
     recipes: Annotated[
         str | None,
-        typer.Option(help="Comma-separated recipes to train unless finished, also as prepo/weighting=uniform."),
+        typer.Option(
+            help="Comma-separated recipes or YAML files to train unless finished, also as prepo/weighting=uniform."
+        ),
     ] = None,
     ablate: Annotated[
         str | None, typer.Option(help="Train this recipe, and it with each of its slots put back to the default.")
@@ -69,7 +71,7 @@ def compare(
           --max-rollouts 20000 --output-dir study
       prepo compare --ablate prepo --seeds 0..2 --steps 100 --output-dir ablation
       prepo compare evals/base evals/trained
-      prepo compare runs/* --baseline full --target 0.55 --json
+      prepo compare runs/* --baseline grpo --target 0.55 --json
     """
     settings = run_flags.settings(locals())
     study = bool(recipes or ablate)
@@ -82,8 +84,10 @@ def compare(
     from prepo_cli.comparison.output import claimed
     from prepo_cli.comparison.runs import read_run
     from prepo_cli.ownership import refuse_non_folder
+    from prepo_cli.recipes import ALIASES
 
     refuse_non_folder(output_dir)
+    baseline = baseline and ALIASES.get(baseline, baseline)
     known = [read_run(folder) for folder in runs or []]  # before training, which takes longer than a wrong path
     planned = _planned(recipes, ablate, seeds, output_dir, settings, config or [], set_ or []) if study else []
     if planned:

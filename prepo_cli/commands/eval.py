@@ -11,9 +11,9 @@ from prepo_cli.commands.run_flags import VERDICT_HELP
 
 
 def evaluate_command(
-    model: Annotated[str, typer.Option(help="Hub name, folder, run folder (its final model), or 'embedded'.")] = (
-        "embedded"
-    ),
+    model: Annotated[
+        str, typer.Option(help="Hub name, folder, run folder or 'latest' (its final model), or 'embedded'.")
+    ] = "embedded",
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -87,7 +87,7 @@ def evaluate_command(
     \b
     Examples:
       prepo eval --k 16
-      prepo eval --model runs/latest --k 16 --json
+      prepo eval --model latest --k 16 --json
       prepo eval --temperature 0
       prepo eval --model Qwen/Qwen2.5-Math-1.5B --dataset aime24,math500 --k 4
       prepo eval --model Qwen/Qwen3-4B --dataset math500 --engine vllm \\

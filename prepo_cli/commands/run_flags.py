@@ -12,7 +12,8 @@ SLOT_HELP = "a spec such as name:key=value,key=value; see `prepo strategies`"
 VERDICT_HELP = "Reward function that decides what is correct [default: math, else exact, else boxed, else the first]."
 
 Model = Annotated[
-    str | None, typer.Option(help="Hub name, folder, run folder (its final model), or 'embedded' (default).")
+    str | None,
+    typer.Option(help="Hub name, folder, run folder or 'latest' (its final model), or 'embedded' (default)."),
 ]
 Dataset = Annotated[
     str | None,

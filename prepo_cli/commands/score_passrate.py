@@ -16,7 +16,7 @@ def score_passrate(
     dataset: Annotated[str, typer.Argument(help="File, folder, short name, Hub name, or 'embedded'.")],
     k: Annotated[int, typer.Option("--k", help="Samples per prompt.")] = 8,
     model: Annotated[
-        str, typer.Option(help="Hub name, folder, run folder (its final model), or 'embedded'.")
+        str, typer.Option(help="Hub name, folder, run folder or 'latest' (its final model), or 'embedded'.")
     ] = "embedded",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
     output: Annotated[
@@ -83,13 +83,14 @@ def score_passrate(
     from prepo_cli.api.score_ppl import beside
     from prepo_cli.config import sections_of, template_arguments, validated
     from prepo_cli.evaluation.settings import PassRateConfig
+    from prepo_cli.models import run_named
 
     engine_settings: dict[str, Any] = {"name": engine, "vllm_gpu_memory_utilization": 0.9}
     if batch_tokens is not None:
         engine_settings["max_batch_tokens"] = batch_tokens
     rewards = {name: value for name, value in (("functions", reward), ("verdict", verdict)) if value}
     settings: dict[str, Any] = {
-        "model": {"model_name_or_path": model, "revision": revision, "dtype": dtype},
+        "model": {"model_name_or_path": run_named(model), "revision": revision, "dtype": dtype},
         "dataset_name": dataset,
         "split": split,
         "limit": limit,

@@ -13,7 +13,7 @@ from prepo_cli.commands import run_flags
 def score_ppl(
     dataset: Annotated[str, typer.Argument(help="File, folder, short name, Hub name, or 'embedded'.")],
     model: Annotated[
-        str, typer.Option(help="Hub name, folder, run folder (its final model), or 'embedded'.")
+        str, typer.Option(help="Hub name, folder, run folder or 'latest' (its final model), or 'embedded'.")
     ] = "embedded",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
     output: Annotated[

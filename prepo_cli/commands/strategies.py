@@ -1,4 +1,4 @@
-"""`prepo strategies`: list the strategies of each slot, built-in and plug-in alike."""
+"""`prepo strategies`: list the strategies of each slot, built-in and plug-in alike, and the recipes made of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 def strategies_command(
     name: Annotated[
-        str | None, typer.Argument(help="Describe this strategy in detail; your own as file.py:Class or module:Class.")
+        str | None, typer.Argument(help="Describe this strategy or recipe; your own strategy as file.py:Class.")
     ] = None,
     slot: Annotated[str | None, typer.Option(help="List only this slot: selector, budget, filter, ...")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the strategies as one JSON object.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print them as one JSON object.")] = False,
 ) -> None:
-    """List the strategies of every slot, or describe one in detail.
+    """List the strategies of every slot and the recipes, or describe one in detail.
 
     \b
     Examples:
@@ -29,9 +29,12 @@ def strategies_command(
       prepo strategies --slot selector
       prepo strategies ppl-schedule
       prepo strategies my_selectors.py:InFileOrder
+      prepo strategies prepo
       prepo strategies --json
     """
+    from prepo_cli.commands.recipe_cards import print_recipe, print_recipes, recipe_card
     from prepo_cli.commands.strategy_cards import card, details
+    from prepo_cli.recipes import is_recipe, recipes
     from strategies import registry
     from strategies.base import SLOTS
 
@@ -41,22 +44,29 @@ def strategies_command(
             hint = registry.did_you_mean(slot, SLOTS)
             raise UsageError(f"unknown slot '{slot}'{hint}; known: {', '.join(SLOTS)}")
     found = [cls for cls in registry.listed() if slot in (None, cls.slot)]
+    chosen = list(recipes()) if slot is None else []
     if name is not None and ":" in name:
-        found = [registry.import_strategy(name, slot)]
+        found, chosen = [registry.import_strategy(name, slot)], []
     elif name is not None:
-        names = sorted({cls.name for cls in found})
+        names = sorted({*(cls.name for cls in found), *chosen})
         found = [cls for cls in found if cls.name == name]
-        if not found:
+        chosen = [name] if slot is None and is_recipe(name) else []
+        if not found and not chosen:
             kind, hint = slot or "strategy", registry.suggestion(name, names)
             raise UsageError(f"unknown {kind} '{name}'{hint}; known: {', '.join(names)}")
     cards = [card(cls) | (details(cls, name) if name else {}) for cls in found]
+    recipe_cards = list(map(recipe_card, chosen))
     if json_output:
-        typer.echo(json.dumps({"strategies": cards}, indent=2))
+        typer.echo(json.dumps({"strategies": cards, "recipes": recipe_cards}, indent=2))
     elif name is None:
         _print_table(cards)
+        if recipe_cards:
+            print_recipes(recipe_cards, _console())
     else:
         for one in cards:
             _print_details(one)
+        for one in recipe_cards:
+            print_recipe(one, _console())
 
 
 def _console() -> Console:

@@ -13,7 +13,9 @@ from prepo_cli.startup import large_imports
 
 
 def train(
-    recipe: Annotated[str | None, typer.Option(help="Set all five slots: prepo (default), random, dapo, ...")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="All five slots: prepo (default), grpo, ..., or a YAML file.")
+    ] = None,
     selector: Annotated[str | None, typer.Option(help=f"Which prompts to roll out: {SLOT_HELP}.")] = None,
     budget: Annotated[str | None, typer.Option(help="How many rollouts each prompt gets.")] = None,
     filter: Annotated[str | None, typer.Option("--filter", help="Which rollouts to train on.")] = None,
@@ -44,7 +46,12 @@ def train(
 ) -> None:
     """Train a model with reinforcement learning on verifiable rewards.
 
-    Without arguments, train the embedded model on the embedded task with recipe prepo: a few minutes on a CPU.
+    Without arguments, train the embedded model on the embedded task with recipe prepo: a few minutes on a CPU. A slot
+    set without --recipe leaves the others at random, uniform, keep-all, uniform and constant, unless it brings its own;
+    the first line says which slot holds what.
+
+    --resume continues an interrupted run from its latest checkpoint; with more --steps it extends a finished one.
+    --model RUN starts a new run from another run's final model.
 
     \b
     Examples:
@@ -54,7 +61,10 @@ def train(
       prepo train --recipe greso --max-rollouts 20000
       prepo train --model Qwen/Qwen2.5-1.5B --dataset dapo.parquet --steps 200 \\
           --set training.learning_rate=1e-6
+      prepo train --recipe my_recipe.yaml
       prepo train --resume --output-dir runs/prepo-seed0
+      prepo train --resume --output-dir runs/prepo-seed0 --steps 400
+      prepo train --model runs/prepo-seed0 --output-dir runs/second
     """
     flags: dict[str, Any] = {
         **run_flags.settings(locals()),

@@ -55,7 +55,7 @@ def train_missing(runs: Sequence[PlannedRun], jobs: int) -> None:
         UsageError: several jobs would share a server. RunError: runs failed; the others are finished.
         KeyboardInterrupt: all have saved what they had.
     """
-    waiting = [run for run in runs if not run.finished]
+    waiting = [run for run in runs if run.extends or not run.finished]
     if not waiting:
         return
     jobs = min(jobs, len(waiting))

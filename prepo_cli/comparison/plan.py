@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from prepo_cli.config import read_yaml, recipe_path, resolve
+from prepo_cli.config import read_recipe, read_yaml, resolve
 from prepo_cli.errors import UsageError
 from prepo_cli.ownership import find_numbered, refuse_non_folder
-from prepo_cli.reporting.run_folder import RunFolder, differences
+from prepo_cli.recipes import is_file, recipe_name, recipe_path
+from prepo_cli.reporting.resuming import changed_limits, depends_on_length, differences, reason
+from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.sections import RunConfig
 from strategies.base import SLOTS
 from strategies.registry import did_you_mean
@@ -23,15 +26,16 @@ LOGS = "logs"
 
 @dataclass(frozen=True)
 class RecipeChoice:
-    """A recipe by name, with slots that replace its own."""
+    """A recipe by name or file, with slots that replace its own."""
 
     recipe: str
     slots: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
-        """As on the command line, such as `prepo/weighting=uniform`."""
-        return "/".join([self.recipe, *(f"{slot}={spec}" for slot, spec in self.slots.items())])
+        """As on the command line, such as `prepo/weighting=uniform`; a file goes by its name."""
+        name = recipe_name(self.recipe) if is_file(self.recipe) else self.recipe
+        return "/".join([name, *(f"{slot}={spec}" for slot, spec in self.slots.items())])
 
     @property
     def folder_name(self) -> str:
@@ -47,6 +51,8 @@ class PlannedRun:
     seed: int
     folder: Path
     config: RunConfig
+    extends: bool = False
+    """Whether the folder holds a shorter run, which is then extended."""
 
     @property
     def finished(self) -> bool:
@@ -94,10 +100,13 @@ def parse_recipes(text: str) -> list[RecipeChoice]:
     """
     choices = []
     for item in filter(None, (item.strip() for item in re.split(r",(?!\s*\w+=)", text))):
-        name, slash, replacements = item.partition("/")
+        name, *replacements = re.split(r"/(?=[\w-]+=)", item)
+        if not is_file(name):
+            name, slash, rest = name.partition("/")
+            replacements = [rest, *replacements] if slash else replacements
         recipe_path(name)
         slots = {}
-        for replacement in re.split(r"/(?=[\w-]+=)", replacements) if slash else []:
+        for replacement in replacements:
             slot, equals, spec = replacement.partition("=")
             if not equals or slot not in SLOTS:
                 raise UsageError(
@@ -115,7 +124,7 @@ def ablations(recipe: str) -> list[RecipeChoice]:
     >>> [choice.label for choice in ablations("prepo")]
     ['prepo', 'prepo/selector=random', 'prepo/weighting=uniform']
     """
-    slots = resolve_slots(read_yaml(recipe_path(recipe)).get("strategies", {}))
+    slots = resolve_slots(read_recipe(recipe)["strategies"])
     changed = [slot for slot, spec in slots.items() if spec != SLOT_DEFAULTS[slot]]
     return [RecipeChoice(recipe), *(RecipeChoice(recipe, {slot: SLOT_DEFAULTS[slot]}) for slot in changed)]
 
@@ -163,20 +172,45 @@ def plan(
             folder = root / f"{choice.folder_name}-seed{seed}"
             slots = {f"strategies.{slot}": spec for slot, spec in choice.slots.items()}
             given = {**(flags or {}), "recipe": choice.recipe, **slots, "seed": seed, "output_dir": str(folder)}
-            runs[folder] = PlannedRun(choice.label, seed, folder, resolve(files, given, sets))
-    for run in runs.values():
-        _refuse_another_run(run)
-    return list(runs.values())
+            run = PlannedRun(choice.label, seed, folder, resolve(files, given, sets))
+            if runs.setdefault(folder, run).config != run.config:
+                raise UsageError(f"--recipes: two recipes are called {choice.label}; rename a file")
+    return list(map(_checked, runs.values()))
 
 
-def _refuse_another_run(run: PlannedRun) -> None:
+def _checked(run: PlannedRun) -> PlannedRun:
+    """The run as it continues what its folder holds; raises UsageError where it can't."""
     refuse_non_folder(run.folder)
     written = run.folder / "config.yaml"
-    if written.is_file():
-        for key, before, now in differences(read_yaml(written), run.config):
-            raise UsageError(
-                f"{run.folder} holds a run with different settings: {key} is {before!r:.300}, not {now!r:.300}; choose "
-                "another --output-dir"
-            )
-    elif run.is_begun and not run.is_ours:
-        raise UsageError(f"{run.folder} holds other files; empty it, or choose another --output-dir")
+    if not written.is_file():
+        if run.is_begun and not run.is_ours:
+            raise UsageError(f"{run.folder} holds other files; empty it, or choose another --output-dir")
+        return run
+    for key, before, now in differences(read_yaml(written), run.config):
+        raise UsageError(
+            f"{run.folder} holds a run with different settings: {key} is {before!r:.300}, not {now!r:.300}, and a run "
+            f"keeps that, since {reason(key)}; choose another --output-dir"
+        )
+    changed = changed_limits(resolve([written]), run.config)
+    if not changed or not (run.finished or run.resumable):
+        return run
+    why = _why_not_extended(run, changed)
+    if why:
+        limits = ", ".join(f"training.{name}={before}, not {now}" for name, (before, now) in changed.items())
+        raise UsageError(f"{run.folder} holds a run with {limits}, and can't be extended: {why}")
+    return replace(run, extends=True)
+
+
+def _why_not_extended(run: PlannedRun, changed: Mapping[str, tuple[float | None, float | None]]) -> str | None:
+    """Why a study can't extend a run so that it is what it would have been with the new limits from the start."""
+    if not run.resumable:
+        return "it has no checkpoint left; choose another --output-dir"
+    if any((now or math.inf) < (before or math.inf) for before, now in changed.values()):
+        return "it is longer than that; choose another --output-dir"
+    following = " and ".join(depends_on_length(run.config))
+    if following:
+        return (
+            f"with {following} it would not be the run that has this length from the start; choose another "
+            f"--output-dir, or extend it yourself with prepo train --resume --output-dir {run.folder}"
+        )
+    return None

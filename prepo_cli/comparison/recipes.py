@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -90,9 +91,11 @@ def conditions(run: Run) -> dict[str, Any]:
 
 def unique_names(runs: Sequence[Run]) -> list[Run]:
     """The runs of different folders, those of the same name told apart by their folders."""
-    once = list({run.folder: run for run in runs}.values())  # a folder that is given twice counts once
-    count = Counter(run.name for run in once)
-    return [run if count[run.name] == 1 else replace(run, name=str(run.folder)) for run in once]
+    once: dict[Path, Run] = {}
+    for run in runs:
+        once.setdefault(run.folder.resolve(), run)  # a folder that is given twice, or through a link, counts once
+    count = Counter(run.name for run in once.values())
+    return [run if count[run.name] == 1 else replace(run, name=str(run.folder)) for run in once.values()]
 
 
 def _verdict(rewards: Mapping[str, Any]) -> str | None:

@@ -27,6 +27,7 @@ from prepo_cli.comparison.schema import (
 from prepo_cli.config import CUSTOM
 from prepo_cli.errors import UsageError, one_line
 from prepo_cli.evaluation.folder import EvaluationFolder
+from prepo_cli.recipes import recipe_name
 from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.statistics import FloatArray
 from strategies.errors import StrategyError
@@ -82,7 +83,7 @@ def recipe_label(recipe: str, slots: Mapping[str, str]) -> str:
     'Oracle:noise=0.1'
     """
     if recipe != CUSTOM:
-        return recipe
+        return recipe_name(recipe)
     selector = slots["selector"]
     try:
         brought = resolve_slots({"selector": selector})

@@ -20,8 +20,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from prepo_cli import manifest
-from prepo_cli.config import ASSETS
 from prepo_cli.errors import UsageError, one_line
+from prepo_cli.models import EMBEDDED_MODEL
 from prepo_cli.policy.adapters import add_adapters
 from prepo_cli.policy.policy import ModelSpec, Policy, max_context_of
 from prepo_cli.policy.scoring import TokenScorer
@@ -120,7 +120,7 @@ def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
 def model_source(name: str) -> str:
     """The folder of the embedded model, a run's `final` folder, or the name unchanged."""
     if name == EMBEDDED:
-        return str(ASSETS / "model")
+        return str(EMBEDDED_MODEL)
     path = Path(name)
     if (path / "final" / "config.json").is_file():
         return str(path / "final")

@@ -17,8 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from pydantic import BaseModel
-
 from prepo_cli.config import read_yaml, to_yaml
 from prepo_cli.errors import UsageError
 from prepo_cli.files import (
@@ -46,7 +44,8 @@ from prepo_cli.ownership import (
     unused,
     write_unless_edited,
 )
-from prepo_cli.sections import MAY_CHANGE, RunConfig
+from prepo_cli.reporting.resuming import refuse_another_run
+from prepo_cli.sections import RunConfig
 from prepo_cli.terminal import say
 
 CARD = "README.md"
@@ -133,7 +132,9 @@ class RunFolder:
         if resume:
             if not self.config.is_file():
                 raise UsageError(f"nothing to resume: {self.path} holds no run; start without --resume")
-            self._refuse_another_run(config)
+            refuse_another_run(self.path, read_yaml(self.config), config)
+        elif _lies_in(config.model.model_name_or_path, self.path):
+            raise UsageError(f"{self.path} holds the model that the run starts from; choose another --output-dir")
         elif self.in_use and not (overwrite and marker is not None):
             raise UsageError(f"{self.path} already holds {self._content(marker)}, or choose another --output-dir")
         refuse_foreign(self.path, (CARD,), "choose another --output-dir")
@@ -179,15 +180,21 @@ class RunFolder:
         """Drop what a run that resumes before `step` will write again.
 
         An evaluation due after a step is written before that step's checkpoint, the final one after the last. A file
-        with damaged lines is copied before they are dropped.
+        with damaged lines is copied before they are dropped. A run that is extended has no summary until its new end.
         """
         _keep_lines(self.metrics, step - 1)
         _keep_lines(self.evaluations, step - 1 if finished else step)
+        if not finished:
+            self.summary.unlink(missing_ok=True)
         for folder in (self.rollouts, self.skipped):
             for path in folder.iterdir() if folder.is_dir() else ():
                 found = STEP_TABLE.fullmatch(path.name)
                 if found and int(found[1]) >= step:
                     path.unlink()
+
+    def evaluated(self, step: int) -> bool:
+        """Whether there is an evaluation after that many steps."""
+        return any(line["step"] == step for line in read_lines(self.evaluations))
 
     def finish(self, config: RunConfig, summary: Mapping[str, Any]) -> None:
         """Write the summary, the model card and the learning curve; a README.md that is not prepo's stays."""
@@ -206,13 +213,6 @@ class RunFolder:
         path, metrics = self.path / "learning_curve.png", read_lines(self.metrics)
         learning_curve(metrics, read_lines(self.evaluations), path)
         return path if metrics else None
-
-    def _refuse_another_run(self, config: RunConfig) -> None:
-        for key, before, now in differences(read_yaml(self.config), config):
-            raise UsageError(
-                f"{self.path} was started with {key}={before!r:.300}, not {now!r:.300}; "
-                "resume without that change, or choose another --output-dir"
-            )
 
     def _content(self, marker: Marker | None) -> str:
         """What a used folder holds, and how to go on."""
@@ -242,17 +242,10 @@ class RunFolder:
                 set_aside(path)
 
 
-def differences(before: Mapping[str, Any], now: BaseModel, place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Settings that differ and may not change on resume: dotted key, value that the run wrote, value now."""
-    values = now.model_dump(mode="json")
-    for name, field in type(now).model_fields.items():
-        section, written = getattr(now, name), before.get(name)
-        if MAY_CHANGE in field.metadata:
-            continue
-        if isinstance(section, BaseModel):
-            yield from differences(written or {}, section, f"{place}{name}.")
-        elif written != values[name]:
-            yield f"{place}{name}", written, values[name]
+def _lies_in(name: str, folder: Path) -> bool:
+    """Whether a model is a folder within another one, or that folder itself."""
+    model = Path(name).resolve()
+    return model.is_dir() and model.is_relative_to(folder.resolve())
 
 
 def _write_table(folder: Path, step: int, columns: Mapping[str, Sequence[Any]]) -> Path:

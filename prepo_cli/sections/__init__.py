@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from prepo_cli.sections.base import LARGEST_COUNT, MAY_CHANGE, MayChange, Section, Seed, Temperature
+from prepo_cli.sections.base import ENDS_RUN, LARGEST_COUNT, MAY_CHANGE, MayChange, Section, Seed, Temperature
 from prepo_cli.sections.data import EMBEDDED, DataConfig, ModelConfig, PromptsConfig, is_embedded
 from prepo_cli.sections.engine import EngineConfig
 from prepo_cli.sections.rewards import VERDICTS, RewardConfig
@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_HOLDOUT_LIMIT",
     "DEFAULT_RECIPE",
     "EMBEDDED",
+    "ENDS_RUN",
     "LARGEST_COUNT",
     "MAY_CHANGE",
     "VERDICTS",
@@ -123,7 +124,9 @@ class ReportingConfig(Section):
 class RunConfig(Section):
     """All settings of a run. `prepo train` writes the resolved configuration to config.yaml in the run folder."""
 
-    recipe: str = Field(DEFAULT_RECIPE, description="sets all five slots; see examples/recipes")
+    recipe: MayChange[str] = Field(
+        DEFAULT_RECIPE, description="sets all five slots; on resume a label, since the strategies are what counts"
+    )
     seed: Seed = Field(0, description="of all random numbers")
     output_dir: MayChange[str] = Field(
         "", description="run folder", json_schema_extra={"default": "runs/<recipe>-seed<seed>"}

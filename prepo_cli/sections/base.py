@@ -10,6 +10,9 @@ T = TypeVar("T")
 MAY_CHANGE = "may change on resume"
 MayChange = Annotated[T, MAY_CHANGE]
 """Marks a setting, or a whole section, that a resumed run may change: where and how it computes, not what."""
+ENDS_RUN = "ends the run"
+Limit = Annotated[T, ENDS_RUN]
+"""Marks a limit on a run's length, which a resumed run may change; runs that differ in it still count as different."""
 
 LARGEST_COUNT = 10**12
 """Of what only a run's length bounds: rows, steps, rollouts, tokens, seconds. No setting is without a bound."""

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from prepo_cli.losses import LOSSES
-from prepo_cli.sections.base import LARGEST_COUNT, MayChange, Section
+from prepo_cli.sections.base import LARGEST_COUNT, Limit, MayChange, Section
 from strategies.registry import did_you_mean
 
 COST_LIMITS = ("max_rollouts", "max_tokens", "max_seconds")
@@ -19,16 +19,16 @@ MOST_ROLLOUTS = 2**22
 class TrainingConfig(Section):
     """Rollouts per step, optimiser, loss and checkpoints."""
 
-    total_steps: int | None = Field(
+    total_steps: Limit[int | None] = Field(
         200, ge=1, le=LARGEST_COUNT, description="number of steps; none by default where a cost limit is set"
     )
-    max_rollouts: int | None = Field(
+    max_rollouts: Limit[int | None] = Field(
         None, ge=1, le=LARGEST_COUNT, description="end with the step that reaches this many rollouts"
     )
-    max_tokens: int | None = Field(
+    max_tokens: Limit[int | None] = Field(
         None, ge=1, le=10**18, description="end with the step that reaches this many tokens, generated and scored"
     )
-    max_seconds: float | None = Field(
+    max_seconds: Limit[float | None] = Field(
         None,
         gt=0,
         le=LARGEST_COUNT,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from prepo_cli.sections import TrainingConfig
 from prepo_cli.training.progress import Progress
 
+UNITS = {"total_steps": "steps", "max_rollouts": "rollouts", "max_tokens": "tokens", "max_seconds": "seconds"}
+"""What each limit of the configuration counts."""
+
 
 class Limits:
     """The limits that a run's configuration sets; the run ends with the first one that is reached.
@@ -15,17 +18,12 @@ class Limits:
     """
 
     def __init__(self, training: TrainingConfig) -> None:
-        limits = {
-            "steps": training.total_steps,
-            "rollouts": training.max_rollouts,
-            "tokens": training.max_tokens,
-            "seconds": training.max_seconds,
-        }
+        limits = {unit: getattr(training, name) for name, unit in UNITS.items()}
         self.limits: dict[str, float] = {unit: limit for unit, limit in limits.items() if limit is not None}
 
     def share(self, progress: Progress) -> float:
         """Share of the run that is done: of the limit that is closest."""
-        done = self._done(progress)
+        done = self.done(progress)
         return max(done[unit] / limit for unit, limit in self.limits.items())
 
     def spent(self, progress: Progress) -> float | None:
@@ -39,10 +37,11 @@ class Limits:
     def shown(self, progress: Progress) -> tuple[str, float, float]:
         """For the display: the unit of one limit, a cost rather than steps, how much of it is done, and the limit."""
         unit = list(self.limits)[-1]
-        return unit, self._done(progress)[unit], self.limits[unit]
+        return unit, self.done(progress)[unit], self.limits[unit]
 
     @staticmethod
-    def _done(progress: Progress) -> dict[str, float]:
+    def done(progress: Progress) -> dict[str, float]:
+        """How much of each unit is done."""
         costs = progress.costs
         return {
             "steps": progress.step,

@@ -156,7 +156,7 @@ class Run:
             RunError: too many updates in a row were skipped; a checkpoint with the last good weights is written.
         """
         step = self.progress.step
-        self.progress.evaluation_due = self.evaluation.is_due(self.progress, rolled_out) and not self.finished
+        self.progress.evaluation_due = self.evaluation.is_due(self.progress, rolled_out)
         self._sound = self.state_dict()
         if self.updater.skips.exhausted:
             raise RunError(
@@ -164,7 +164,7 @@ class Run:
                 f"finite; the weights before them are in {self.save()}: see the samples in {self.folder.skipped}, fix "
                 "the reward or the weighting, then continue with --resume"
             )
-        if self.progress.evaluation_due:
+        if self.progress.evaluation_due and not self.finished:
             self.evaluate()
         if step % self.config.training.save_steps == 0 or self.finished or self.progress.stop_requested:
             self.save()
@@ -222,7 +222,9 @@ class Run:
         refuse_changes(state["fingerprint"], self._fingerprint, self._datasets)
         self.load_state_dict(state)
         self._saved_step = self.progress.step
-        self.folder.truncate(self.progress.step, self.finished or self.progress.evaluation_due)
+        self.folder.truncate(self.progress.step, self.finished)
+        if self.folder.evaluated(self.progress.step):  # at the end, before the run was extended
+            self.progress.evaluation_due = False
         for line in read_lines(self.folder.metrics):  # what they show has been said
             self.symptoms.observe(line)
 

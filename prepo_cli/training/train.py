@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from prepo_cli import signals
+from prepo_cli.config import resolve
 from prepo_cli.distributed.processes import Processes
 from prepo_cli.files import readable_lines
 from prepo_cli.policy.loading import verify_model
 from prepo_cli.policy.tensors import size
 from prepo_cli.reporting.hub import check_hub
+from prepo_cli.reporting.latest import link_latest
 from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.reporting.summary import build_summary
 from prepo_cli.reporting.trackers import check_trackers
@@ -23,6 +25,7 @@ from prepo_cli.startup import collection_paused
 from prepo_cli.terminal import say
 from prepo_cli.training import checkpoint
 from prepo_cli.training.build import build_learner
+from prepo_cli.training.extension import refuse_limits, what_changes
 from prepo_cli.training.log import RunLog
 from prepo_cli.training.loop import train_loop
 from prepo_cli.training.progress import Progress
@@ -52,6 +55,11 @@ def train(
             claim.enter_context(folder.claimed(config, resume=resume, overwrite=overwrite, break_lock=break_lock))
             judge = claim.enter_context(Judge(config.rewards))
             found = _checkpoint(folder, config) if resume else None
+            if found is not None:
+                progress = Progress()
+                progress.load_state_dict(checkpoint.read_state(found)["progress"])
+                refuse_limits(folder.path, resolve([folder.config]), config, progress)
+            say(strategies_line(config))
             if found is None or config.model.use_peft or config.training.beta > 0:  # else only checkpoints are loaded
                 verify_model(config.model)
             return found
@@ -99,15 +107,19 @@ def _control(run: Run, resume_from: Path | None) -> dict[str, Any]:
     """The main process's part."""
     config, folder, progress = run.config, run.folder, run.progress
     if resume_from is not None:
+        before = resolve([folder.config])
         run.resume(resume_from)
+        if note := what_changes(before, config, progress):
+            say(note)
     folder.begin(config, resume=resume_from is not None)
+    link_latest(folder.path)
     announce(run)
     with RunLog(config, folder, run.limits, progress) as run.log:
         run.sync_engine()
         if config.evaluation.at_start and progress.step == 0:
             run.evaluate()
         with _stop_after_step(progress), run.log.display_steps(), _saved_on_failure(run):
-            if progress.evaluation_due:
+            if progress.evaluation_due and not run.finished:
                 run.evaluate()
             train_loop(run)
         if not run.finished:
@@ -121,6 +133,17 @@ def _control(run: Run, resume_from: Path | None) -> dict[str, Any]:
     summary = build_summary(config, folder)
     folder.finish(config, summary)
     return summary
+
+
+def strategies_line(config: RunConfig) -> str:
+    """What each slot holds.
+
+    >>> strategies_line(resolve())
+    'recipe prepo: selector ppl-schedule, budget uniform, filter keep-all, weighting rel-entropy, \
+temperature-schedule constant'
+    """
+    slots = config.strategies.model_dump()
+    return f"recipe {config.recipe}: " + ", ".join(f"{slot.replace('_', '-')} {slots[slot]}" for slot in slots)
 
 
 @contextmanager

@@ -102,6 +102,8 @@ class _ByPerplexity(Selector):
 class PplSchedule(_ByPerplexity):
     """Keeps a window of the candidates sorted by prompt perplexity that slides from low to high during training."""
 
+    reads_progress = True
+
     class Params(PerplexityParams):
         """Pacing of the schedule."""
 

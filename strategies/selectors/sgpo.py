@@ -34,6 +34,7 @@ class Sgpo(Selector):
     """Drops trivial prompts and most unsolvable ones by stored pass rate, and orders the rest from easy to hard."""
 
     paper = "2606.08854"
+    reads_progress = True
     companions = {"budget": "inverse-pass-rate"}  # noqa: RUF012  (declared ClassVar in the base)
     metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
         "passed_share": ("share", "of the prompts drawn in the step, let through by the filter on stored pass rates"),

@@ -59,6 +59,7 @@ class EntropyTarget(TemperatureSchedule):
     """Raises the temperature when the policy's entropy falls below its first value, lowers it when it rises above."""
 
     paper = "2505.18573"
+    reads_progress = True
     metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
         "entropy_target": (
             "nats",

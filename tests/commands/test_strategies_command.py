@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from prepo_cli.config import resolve
 from prepo_cli.main import app
+from prepo_cli.recipes import recipes
 from strategies import registry
 from strategies.base import SLOTS
 
@@ -29,7 +32,7 @@ def test_lists_every_strategy_under_its_slot() -> None:
     assert shown.exit_code == 0
     assert shown.stderr == ""
     titles = [line for line in shown.stdout.splitlines() if line.startswith("--")]
-    assert titles == [f"--{slot.replace('_', '-')}" for slot in SLOTS]
+    assert titles == [*(f"--{slot.replace('_', '-')}" for slot in SLOTS), "--recipe"]
     for cls in registry.listed():
         assert f"\n{cls.name} " in shown.stdout
     assert "ratio=0.2 (>= 0.0001, <= 1)" in shown.stdout
@@ -101,3 +104,39 @@ def test_unknown_names_are_refused_with_the_nearest(arguments: list[str], says: 
     assert shown.stdout == ""
     assert says in shown.stderr
     assert shown.stderr.count("\n") == 1
+
+
+def test_recipes_are_listed_with_their_slots() -> None:
+    found = {one["name"]: one for one in json.loads(run("--json").stdout)["recipes"]}
+    shown = run().stdout
+    assert list(found) == list(recipes())
+    for name, one in found.items():
+        assert one["slots"] == resolve(flags={"recipe": name}).strategies.model_dump()
+        assert one["description"].endswith(".")
+        assert one["paper"] is None or one["paper"] in one["description"]
+        assert f" {name} " in shown[shown.index("--recipe") :]
+    assert found["grpo"]["aliases"] == ["full"]
+    assert found["dapo"]["paper"] == "2503.14476"
+
+
+def test_a_recipe_is_explained_slot_by_slot() -> None:
+    shown = run("prepo").stdout
+    for piece in ("recipe prepo", "2511.00794", "prepo train --recipe prepo", "slides from low to high", "(default)"):
+        assert piece in shown
+    assert json.loads(run("prepo", "--json").stdout)["strategies"] == []
+    assert "also:       full" in run("grpo").stdout
+    both = json.loads(run("greso", "--json").stdout)
+    assert [one["slot"] for one in both["strategies"]] == ["selector"]
+    assert [one["slots"]["filter"] for one in both["recipes"]] == ["nonzero-variance"]
+    assert run("prepo", "--slot", "selector").exit_code == 2
+
+
+def test_a_recipe_of_ones_own_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("# Mine (2501.01234):\n# short.\nstrategies: {budget: e3}\ntraining: {learning_rate: 2e-5}\n")
+    (one,) = json.loads(run(str(path), "--json").stdout)["recipes"]
+    assert (one["name"], one["description"], one["paper"]) == ("mine", "Mine (2501.01234): short.", "2501.01234")
+    assert one["settings"] == {"training": {"learning_rate": 2e-5}}
+    assert one["slots"]["budget"] == "e3"
+    assert "also sets:  training.learning_rate=2e-05" in run(str(path)).stdout
+    assert "no such recipe file" in run(str(tmp_path / "none.yaml")).stderr

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from prepo_cli.comparison.plan import RecipeChoice, ablations, parse_recipes, parse_seeds, plan
-from prepo_cli.config import recipes, resolve, to_yaml
+from prepo_cli.config import resolve, to_yaml
 from prepo_cli.errors import UsageError
+from prepo_cli.recipes import recipes
 from strategies.strategy_set import SLOT_DEFAULTS
 
 
@@ -119,3 +120,79 @@ def test_what_a_kill_left_half_written_is_no_foreign_folder(tmp_path: Path) -> N
     assert not run.resumable
     (run.folder / "checkpoints" / "step-000004" / "state.json").touch()
     assert run.resumable
+
+
+def started(folder: Path, recipe: str, *, finished: bool, checkpoint: bool, **limits: float) -> None:
+    """A run in its study's folder."""
+    flags = {"recipe": recipe, "output_dir": str(folder), **{f"training.{name}": n for name, n in limits.items()}}
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(to_yaml(resolve(flags=flags)))
+    if finished:
+        (folder / "summary.json").write_text("{}")
+    if checkpoint:
+        (folder / "checkpoints" / "step-000005").mkdir(parents=True)
+        (folder / "checkpoints" / "step-000005" / "state.json").touch()
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_longer_study_extends_runs_that_do_not_depend_on_their_length(finished: bool, tmp_path: Path) -> None:
+    started(tmp_path / "random-seed0", "random", finished=finished, checkpoint=True, total_steps=5)
+    for steps, extends in ((5, False), (9, True)):
+        (run,) = plan(parse_recipes("random"), [0], tmp_path, flags={"training.total_steps": steps})
+        assert (run.extends, run.finished) == (extends, finished)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "checkpoint", "now", "why"),
+    [
+        ("prepo", True, {"total_steps": 9}, "with selector ppl-schedule it would not be the run that has this length"),
+        ("random", True, {"total_steps": 4}, "training.total_steps=5, not 4, and can't be extended: it is longer"),
+        ("random", True, {"total_steps": 9, "max_rollouts": 100}, "it is longer than that"),
+        ("random", False, {"total_steps": 9}, "it has no checkpoint left"),
+    ],
+)
+def test_runs_that_a_study_cannot_extend_are_refused_with_the_reason(
+    recipe: str, checkpoint: bool, now: dict[str, int], why: str, tmp_path: Path
+) -> None:
+    started(tmp_path / f"{recipe}-seed0", recipe, finished=True, checkpoint=checkpoint, total_steps=5)
+    with pytest.raises(UsageError, match=why):
+        plan(parse_recipes(recipe), [0], tmp_path, flags={f"training.{name}": limit for name, limit in now.items()})
+
+
+def test_a_run_without_a_checkpoint_that_is_unfinished_starts_again_with_the_new_length(tmp_path: Path) -> None:
+    started(tmp_path / "prepo-seed0", "prepo", finished=False, checkpoint=False, total_steps=5)
+    (run,) = plan(parse_recipes("prepo"), [0], tmp_path, flags={"training.total_steps": 9})
+    assert not run.extends and not run.finished
+
+
+def test_recipes_by_file_go_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "my recipes" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text("strategies: {selector: ppl-low}\n")
+    choices = parse_recipes(f"random,{path},{path}/budget=e3/weighting=rel-entropy")
+    runs = plan(choices, [0], tmp_path / "study")
+    assert [run.folder.name for run in runs] == [
+        "random-seed0", "mine-seed0", "mine-budget=e3-weighting=rel-entropy-seed0"]  # fmt: skip
+    assert [run.config.recipe for run in runs] == ["random", "mine", "custom"]
+    assert runs[2].config.strategies.selector == "ppl-low"
+    assert [choice.label for choice in ablations(str(path))] == ["mine", "mine/selector=random"]
+    with pytest.raises(UsageError, match="no such recipe file"):
+        parse_recipes("random,none.yaml/budget=e3")
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    for folder, selector in (("a", "ppl-low"), ("b", "ppl-high")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.yaml").write_text(f"strategies: {{selector: {selector}}}\n")
+    with pytest.raises(UsageError, match="two recipes are called mine; rename a file"):
+        plan(parse_recipes(f"{tmp_path}/a/mine.yaml,{tmp_path}/b/mine.yaml"), [0], tmp_path / "study")
+
+
+def test_both_names_of_a_recipe_continue_their_own_folders(tmp_path: Path) -> None:
+    runs = plan(parse_recipes("full,grpo"), [0], tmp_path)
+    assert [(run.recipe, run.folder.name, run.config.recipe) for run in runs] == [
+        ("full", "full-seed0", "grpo"), ("grpo", "grpo-seed0", "grpo")]  # fmt: skip
+    before = resolve(flags={"recipe": "grpo", "output_dir": str(runs[0].folder)}).model_copy(update={"recipe": "full"})
+    runs[0].folder.mkdir()
+    (runs[0].folder / "config.yaml").write_text(to_yaml(before))  # as it was written when this was its name
+    plan(parse_recipes("full"), [0], tmp_path)

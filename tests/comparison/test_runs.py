@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prepo_cli.comparison.jsonl import read_columns, read_objects
+from prepo_cli.comparison.recipes import unique_names
 from prepo_cli.comparison.runs import read_run, recipe_label
 from prepo_cli.config import resolve, to_yaml
 from prepo_cli.errors import UsageError
@@ -22,6 +24,7 @@ from prepo_cli.evaluation.folder import EvaluationFolder
 from prepo_cli.evaluation.results import Evaluation
 from prepo_cli.evaluation.settings import EvalConfig
 from strategies.strategy_set import SLOT_DEFAULTS
+from tests.comparison.made import make_run
 
 ACCURACIES = [[0.5, 0.0], [1.0, 0.25], [1.0, 0.5]]
 SUMMARY = {
@@ -266,3 +269,15 @@ def test_what_pyarrow_takes_for_lines_is_refused_if_it_is_none(tmp_path: Path, l
     file.write_bytes(GOOD + line + b"\n" + GOOD)
     with pytest.raises(UsageError, match=r"metrics\.jsonl:2: not a JSON object"):
         read_columns(file)
+
+
+def test_a_run_that_is_also_given_through_a_link_counts_once(tmp_path: Path) -> None:
+    link = tmp_path / "latest"
+    link.symlink_to("random-seed0")
+    run = make_run(tmp_path / "random-seed0", "random", 0, 0, 4, ())
+    assert unique_names([run, replace(run, folder=link)]) == [run]
+
+
+def test_the_older_name_of_a_recipe_is_shown_as_its_name() -> None:
+    assert recipe_label("full", SLOT_DEFAULTS | {"selector": "full"}) == "grpo"
+    assert recipe_label("mine", SLOT_DEFAULTS) == "mine"

@@ -15,12 +15,18 @@ from prepo_cli.errors import UsageError
 from prepo_cli.files import read_lines
 from prepo_cli.manifest import write_manifest
 from prepo_cli.ownership import MARKER, Marker, write_unless_edited
-from prepo_cli.reporting.run_folder import OURS, RunFolder, differences
+from prepo_cli.reporting.resuming import differences, reason
+from prepo_cli.reporting.run_folder import OURS, RunFolder
 from prepo_cli.sections import RunConfig
 from tests.killing import kill_after
 
 MAY_CHANGE = (
+    "recipe",
     "output_dir",
+    "training.total_steps",
+    "training.max_rollouts",
+    "training.max_tokens",
+    "training.max_seconds",
     "reporting.",
     "engine.",
     "rewards.workers",
@@ -36,7 +42,7 @@ MAY_CHANGE = (
     "rewards.batch_timeout_s",
     "rewards.on_error",
 )
-"""All settings, or sections, that decide where and how a run computes, but not what."""
+"""All settings, or sections, that decide where and how a run computes, and where it ends, but not what."""
 
 
 def leaves(model: type[BaseModel], place: str = "") -> Iterator[str]:
@@ -60,6 +66,28 @@ def test_exactly_these_settings_may_change_on_resume() -> None:
     assert {key for key in keys if not found[key]} == {key for key in keys if key.startswith(MAY_CHANGE)}
     assert all(changed in ([], [key]) for key, changed in found.items())
     assert not list(differences(written, config))
+
+
+def test_every_setting_that_may_not_change_has_a_reason() -> None:
+    config = resolve()
+    written = config.model_dump(mode="json")
+    for key in leaves(RunConfig):
+        for changed, _, _ in differences(with_another(written, key), config):
+            assert reason(changed)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_refusal_says_why_and_what_to_do(tmp_path: Path, finished: bool) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(resolve(sets=["seed=3"])))
+    if finished:
+        (tmp_path / "final").mkdir()
+    with pytest.raises(UsageError) as refusal:
+        RunFolder(tmp_path).check(resolve(), resume=True, overwrite=False)
+    instead = f"start a new run from its final model: --model {tmp_path} with another --output-dir"
+    assert str(refusal.value) == (
+        f"{tmp_path} was started with seed=3, not 0, and a run keeps that, since all of its random numbers are derived "
+        f"from it; resume without that change, or {instead if finished else 'choose another --output-dir'}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from prepo_cli.metrics import described, of_strategies
 from strategies import registry
 from strategies.base import SLOTS, Strategy
+from strategies.strategy_set import resolve_slots
 from tests.fakes import FakeRun, Record, make_run, through_disk
 
 STEPS = 20  # some epochs of the fake training set, so that rules at an epoch's end take part
@@ -124,6 +126,23 @@ def test_the_same_seed_gives_the_same_run(cls: type[Strategy], histories: Any) -
     again = run_of(cls)
     assert_equal(again.steps(STEPS), histories[cls][1])
     assert_equal(again.state_dict(), histories[cls][0].state_dict())
+
+
+@every_strategy
+def test_only_strategies_that_read_progress_depend_on_the_runs_length(cls: type[Strategy], histories: Any) -> None:
+    """Companions count too: selector e3 brings a temperature schedule that anneals."""
+    slots = resolve_slots({cls.slot: cls.name})
+    reads = any(registry.reads_progress(slot, text) for slot, text in slots.items())
+    longer = FakeRun({cls.slot: cls.name}, replace(make_run(), total_steps=2 * STEPS)).steps(STEPS)
+
+    def decided(records: list[Record]) -> list[Any]:
+        return [[r.prompts, r.counts, r.top_ups, r.masks, r.weights, r.temperature, r.metrics] for r in records]
+
+    if reads:
+        with pytest.raises(AssertionError):
+            assert_equal(decided(longer), decided(histories[cls][1]))
+    else:
+        assert_equal(decided(longer), decided(histories[cls][1]))
 
 
 @every_strategy

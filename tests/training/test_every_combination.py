@@ -17,11 +17,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prepo_cli.config import ASSETS, recipes, resolve
+from prepo_cli.config import ASSETS, resolve
 from prepo_cli.engines.base import Request, Rollout
 from prepo_cli.policy.loading import load_tokenizer
 from prepo_cli.policy.policy import Policy
 from prepo_cli.policy.scoring import TokenScorer
+from prepo_cli.recipes import recipes
 from prepo_cli.training import build
 from prepo_cli.training.train import train
 from strategies import registry

@@ -1,0 +1,79 @@
+"""What a resumed run may change: where and how it computes, and where it ends. The rest is refused with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from prepo_cli.errors import UsageError
+from prepo_cli.sections import COST_LIMITS, ENDS_RUN, MAY_CHANGE, RunConfig
+from strategies import registry
+
+LIMITS = ("total_steps", *COST_LIMITS)
+REASONS = {
+    "seed": "all of its random numbers are derived from it",
+    "model": "its checkpoints continue this model",
+    "data": "its checkpoints hold a position in this sequence of prompts",
+    "rewards": "its rewards before and after a change would not be comparable",
+    "strategies": "its checkpoints hold the state of these strategies",
+    "training": "one set of hyperparameters must account for its result",
+    "evaluation": "its accuracies before and after a change would not be comparable",
+}
+"""Why a run keeps the settings of a section."""
+
+
+def differences(before: Mapping[str, Any], now: BaseModel, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Settings that differ and may not change on resume: dotted key, value that the run wrote, value now."""
+    values = now.model_dump(mode="json")
+    for name, field in type(now).model_fields.items():
+        section, written = getattr(now, name), before.get(name)
+        if MAY_CHANGE in field.metadata or ENDS_RUN in field.metadata:
+            continue
+        if isinstance(section, BaseModel):
+            yield from differences(written or {}, section, f"{place}{name}.")
+        elif written != values[name]:
+            yield f"{place}{name}", written, values[name]
+
+
+def refuse_another_run(path: Path, before: Mapping[str, Any], now: RunConfig) -> None:
+    """Refuse to resume the run in a folder with settings that make it another one.
+
+    Raises:
+        UsageError: the first of these settings, why a run keeps it, and what to do instead.
+    """
+    for key, written, wanted in differences(before, now):
+        instead = "choose another --output-dir"
+        if (path / "final").is_dir():
+            instead = f"start a new run from its final model: --model {path} with another --output-dir"
+        raise UsageError(
+            f"{path} was started with {key}={written!r:.300}, not {wanted!r:.300}, and a run keeps that, since "
+            f"{reason(key)}; resume without that change, or {instead}"
+        )
+
+
+def reason(key: str) -> str:
+    """Why a run keeps a setting.
+
+    >>> reason("training.learning_rate")
+    'one set of hyperparameters must account for its result'
+    """
+    return REASONS[key.partition(".")[0]]
+
+
+def changed_limits(before: RunConfig, now: RunConfig) -> dict[str, tuple[float | None, float | None]]:
+    """Limits on the run's length that differ, by name: before and now."""
+    pairs = {name: (getattr(before.training, name), getattr(now.training, name)) for name in LIMITS}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def depends_on_length(config: RunConfig) -> list[str]:
+    """What in a run follows its progress, and so changes with its length; strategies declare `reads_progress`."""
+    kind = config.training.lr_scheduler_type
+    found = [] if kind == "constant" else [f"the learning rate ({kind})"]
+    slots = config.strategies.model_dump()
+    return found + [
+        f"{slot.replace('_', '-')} {text}" for slot, text in slots.items() if registry.reads_progress(slot, text)
+    ]
