@@ -9,11 +9,10 @@ one whose slots match, else `custom`.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -31,16 +30,15 @@ from prepo_cli.sections import (
     is_embedded,
 )
 from prepo_cli.sections.engine import ADDRESS_VARIABLE, EngineConfig
-from prepo_cli.text import HIDDEN, brief, plain
+from prepo_cli.text import HIDDEN, brief
+from prepo_cli.validation import validated, validation_message
 from strategies.base import SLOTS
-from strategies.errors import fault
 from strategies.own_code import search
 from strategies.registry import did_you_mean, parse, validate
 from strategies.strategy_set import resolve_slots
 
 ASSETS = Path(__file__).parent / "assets"
 CUSTOM = "custom"
-M = TypeVar("M", bound=BaseModel)
 EXAMPLE = "write, for example, strategies: {selector: ppl-schedule}"
 
 
@@ -171,27 +169,13 @@ def merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
             into[key] = dict(value) if isinstance(value, Mapping) else value
 
 
-def validated(model: type[M], settings: Mapping[str, Any]) -> M:
-    """The settings as the model has them; raises UsageError with the first error, as one line."""
-    try:
-        return model.model_validate(settings)
-    except ValidationError as error:
-        raise UsageError(validation_message(error)) from error
-
-
-def validation_message(error: ValidationError) -> str:
-    """The first error of a pydantic ValidationError as one line."""
-    first = error.errors()[0]
-    if first["type"] == "value_error":  # from a validator of ours, whose message names the settings
-        return plain(first["msg"].removeprefix("Value error, "))
-    place = ".".join(map(str, first["loc"]))
-    return f"{brief(place)}={brief(json.dumps(first['input'], default=str, ensure_ascii=False))}: {fault(first)}"
-
-
 def _restore_address(engine: EngineConfig) -> None:
     """Give an address that was stored without its credentials back what the environment has of it."""
     if HIDDEN in engine.vllm_server_base_url and ADDRESS_VARIABLE in os.environ:
-        engine.vllm_server_base_url = os.environ[ADDRESS_VARIABLE]
+        try:
+            engine.vllm_server_base_url = os.environ[ADDRESS_VARIABLE]
+        except ValidationError as error:
+            raise UsageError(validation_message(error)) from error
 
 
 def _remember_code(config: RunConfig) -> None:

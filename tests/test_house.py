@@ -15,6 +15,7 @@ FLOORS = [
     "strategies",
     "prepo_cli.errors",
     "prepo_cli.text",
+    "prepo_cli.validation",
     "prepo_cli.yaml_text",
     "prepo_cli.machine",
     "prepo_cli.losses",

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prepo_cli.config import sections_of, template_arguments, validated
+from prepo_cli.config import sections_of, template_arguments
 from prepo_cli.evaluation.settings import ScoringConfig
 from prepo_cli.models import run_named
 from prepo_cli.startup import large_imports
+from prepo_cli.validation import validated
 
 
 def score_ppl(

@@ -81,9 +81,10 @@ def score_passrate(
       prepo train --recipe sgpo --dataset dataset_passrate.jsonl
     """
     from prepo_cli.api.score_ppl import beside
-    from prepo_cli.config import sections_of, template_arguments, validated
+    from prepo_cli.config import sections_of, template_arguments
     from prepo_cli.evaluation.settings import PassRateConfig
     from prepo_cli.models import run_named
+    from prepo_cli.validation import validated
 
     engine_settings: dict[str, Any] = {"name": engine, "vllm_gpu_memory_utilization": 0.9}
     if batch_tokens is not None:

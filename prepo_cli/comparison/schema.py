@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prepo_cli.config import read_yaml, validation_message
+from prepo_cli.config import read_yaml
 from prepo_cli.errors import UsageError
 from prepo_cli.sections import RunConfig
+from prepo_cli.validation import validation_message
 
 M = TypeVar("M", bound=BaseModel)
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)

@@ -14,13 +14,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from prepo_cli.config import merge, read_yaml, validated, validation_message
+from prepo_cli.config import merge, read_yaml
 from prepo_cli.errors import UsageError
 from prepo_cli.evaluation.settings import EvalConfig
 from prepo_cli.ownership import read_marker
 from prepo_cli.sections import EMBEDDED, RunConfig
 from prepo_cli.terminal import say
 from prepo_cli.text import brief
+from prepo_cli.validation import validated, validation_message
 
 JUDGES = {"functions", "weights", "verdict", "correct_reward", "timeout_s", "batch_timeout_s", "on_error"}
 """Settings of rewards that come from a run; the others are of the machine."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from prepo_cli import manifest
-from prepo_cli.config import read_yaml, validation_message
+from prepo_cli.config import read_yaml
 from prepo_cli.errors import RunError, UsageError, one_line
 from prepo_cli.files import atomic_write
 from prepo_cli.ownership import write_unless_edited
@@ -24,6 +24,7 @@ from prepo_cli.reporting.card import model_card
 from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.sections import RunConfig
 from prepo_cli.terminal import say
+from prepo_cli.validation import validation_message
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
