@@ -1,4 +1,4 @@
-"""Hooks of the documentation's site: pages from outside docs/, and a page for every file of the repository they link to.
+"""Hooks of the documentation's site: pages from outside docs/, and a page for each file of the repository they link to.
 
 The same Markdown is read in the repository, where `../examples/accelerate/ddp.yaml` is a file, and on the site, where a
 page shows that file. Links are rewritten accordingly; one that leads nowhere fails the strict build.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from itertools import pairwise
 from pathlib import Path
 from posixpath import dirname, join, normpath, relpath
 from typing import Any
@@ -61,7 +62,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 def _parts(markdown: str) -> list[str]:
     """The text cut before and after each fenced block."""
     cuts = [0, *(cut for block in CODE.finditer(markdown) for cut in block.span()), len(markdown)]
-    return [markdown[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    return [markdown[start:end] for start, end in pairwise(cuts)]
 
 
 def _linked(files: Files) -> list[str]:

@@ -13,9 +13,9 @@ import prepo_cli
 
 pytest.importorskip("material", reason="needs mkdocs-material: pip install 'prepo[docs]'")
 
-from mkdocs.commands.build import build  # noqa: E402
-from mkdocs.config import load_config  # noqa: E402
-from mkdocs.exceptions import Abort  # noqa: E402
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
+from mkdocs.exceptions import Abort
 
 ROOT = Path(__file__).parents[1]
 LOADED = re.compile(r"""<(?:script|img|iframe|link(?=[^>]*rel="?(?:stylesheet|icon)))[^>]*?(?:src|href)="?([^"\s>]+)""")

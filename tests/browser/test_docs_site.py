@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("material", reason="needs mkdocs-material: pip install 'prepo[docs]'")
 
-from mkdocs.commands.build import build  # noqa: E402
-from mkdocs.config import load_config  # noqa: E402
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
 
-from tests.browser.test_page import CHROMIUM, QUIET, sync_api  # noqa: E402
+from tests.browser.test_page import CHROMIUM, QUIET, sync_api
 
 ROOT = Path(__file__).parents[2]
 DESKTOP, PHONE = (1280, 900), (390, 844)
