@@ -54,8 +54,6 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     def rewritten(link: re.Match[str]) -> str:
         return relpath(_on_site(_path(place, link[0])), dirname(place) or ".")
 
-    if place.startswith(f"{SOURCES}/"):
-        return markdown
     return "".join(part if CODE.fullmatch(part) else LINK.sub(rewritten, part) for part in _parts(markdown))
 
 
@@ -79,7 +77,10 @@ def _linked(files: Files) -> list[str]:
 
 def _path(place: str, link: str) -> str:
     """A link's target as a path in the repository; `place` is the page on the site."""
-    home = place if place in PAGES else join(DOCS, place)
+    if place.startswith(f"{SOURCES}/"):  # a notebook's links are its own
+        home = place.removeprefix(f"{SOURCES}/")
+    else:
+        home = place if place in PAGES else join(DOCS, place)
     return normpath(join(dirname(home), link))
 
 
