@@ -49,7 +49,8 @@ def visit(page: Any, path: Path, size: tuple[int, int] = DESKTOP, scheme: str = 
 
 def pages(site: Path) -> list[Path]:
     """Every page of the navigation, and one that shows a file."""
-    shown = [path for path in site.rglob("*.html") if "source" not in path.parts and path.name != "page.html"]
+    others = ("page.html", "404.html")
+    shown = [path for path in site.rglob("*.html") if "source" not in path.parts and path.name not in others]
     assert len(shown) > 20
     return [*shown, site / "source" / "examples" / "recipes.html"]
 
