@@ -21,7 +21,7 @@ help:
 	@echo "make test-vllm run the tests that need vLLM, on its CPU build, in .venv-vllm"
 	@echo "make chaos     kill a run KILLS times (default: 30) and try nine kinds of input in CASES cases each (1250)"
 	@echo "make check     ruff, mypy, docs, tests"
-	@echo "make docs      regenerate docs/commands.md"
+	@echo "make docs      regenerate the docs that come from the code, and build their site in site/"
 	@echo "make clean     remove .venv, .venv-vllm and caches"
 	@echo "PYTHON=...     the Python to set up with, 3.11 or later (default: python3)"
 
@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    { echo "make: prepo needs Python 3.11 or later, '$(PYTHON)' is $$($(PYTHON) --version 2>&1); choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "make: '$(PYTHON)' makes no virtual environment; install its venv module (python3-venv on Debian)" >&2; exit 1; }
 	@echo "setting up .venv, once; torch takes some minutes"
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev,docs]'
 # On all cores, which pip does on one. Without byte code every start would compile thousands of modules where
 # PYTHONDONTWRITEBYTECODE is set, as in many container images. Some packages hold files for other Pythons: not an error.
 	@$(BIN)/python -m compileall -qq -j 0 .venv/lib prepo_cli strategies || true
@@ -80,6 +80,7 @@ check: install
 
 docs: install
 	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv .venv-vllm .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-vllm site .hypothesis .mypy_cache .pytest_cache .ruff_cache
