@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from prepo_cli.comparison.result import Run
-from prepo_cli.sections import MAY_CHANGE, RewardConfig, RunConfig, StrategiesConfig
+from prepo_cli.sections import MAY_CHANGE, RewardConfig, RunConfig, StrategiesConfig, held_out_of
 from strategies.strategy_set import SLOT_DEFAULTS
 
 EVALUATED_WITH = {
@@ -81,10 +81,12 @@ def conditions(run: Run) -> dict[str, Any]:
     if run.source == "prepo":
         values = {**config.get("training", {}), **config.get("evaluation", {})}
         if values.get("dataset_name") is None:
-            values["dataset_name"] = f"a part of {config.get('data', {}).get('dataset_name')}"
+            values |= {key: config.get("data", {}).get(key) for key in ("dataset_name", "split")}
     found: dict[str, Any] = {"metric": run.metric}
     if run.source in ("prepo", "eval"):
         found |= {words: values.get(key) for key, words in EVALUATED_WITH.items()}
+        if values.get("holdout"):
+            found["data"] = held_out_of(values["dataset_name"])
         found["verdict"] = _verdict(config.get("rewards", {}))
     return found
 

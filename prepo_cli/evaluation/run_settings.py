@@ -97,8 +97,8 @@ def run_of(model: str) -> RunConfig | None:
 def settings_of(run: RunConfig, given: Mapping[str, Any]) -> dict[str, Any]:
     """A run's settings for the evaluation of its model.
 
-    Its evaluation set, split and limit count unless another dataset is given, its columns for its training set, and its
-    rewards unless reward functions are given.
+    Its evaluation set or held-out prompts count unless another dataset is given, its columns for its training set, and
+    its rewards unless reward functions are given.
 
     Raises:
         UsageError: no dataset is given, and the run has no evaluation set.
@@ -106,10 +106,14 @@ def settings_of(run: RunConfig, given: Mapping[str, Any]) -> dict[str, Any]:
     evaluation, data = run.evaluation, run.data
     found: dict[str, Any] = {}
     if given["dataset_name"] is None:
-        if evaluation.dataset_name is None:
+        if evaluation.holds_out:
+            found |= {"dataset_name": data.dataset_name, "split": data.split, "limit": data.limit}
+            found |= {"holdout": evaluation.holdout, "holdout_limit": evaluation.limit}
+        elif evaluation.dataset_name is None:
             model = given["model"]["model_name_or_path"]
             raise UsageError(f"{model} was trained without an evaluation set; choose a dataset with --dataset")
-        found |= {"dataset_name": evaluation.dataset_name, "split": evaluation.split, "limit": evaluation.limit}
+        else:
+            found |= {"dataset_name": evaluation.dataset_name, "split": evaluation.split, "limit": evaluation.limit}
     found |= {
         "k": evaluation.num_samples,
         "temperature": evaluation.temperature,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prepo_cli.data.holdout import hold_out
 from prepo_cli.data.loading import PromptDataset, load_configured_prompts
 from prepo_cli.data.prompts import Prompts
 from prepo_cli.data.rendering import Renderer
@@ -72,6 +73,9 @@ def run_evaluations(
 def _job(config: EvalConfig, judge: Judge, overwrite: bool) -> _Job:
     """Read the dataset and open the folder."""
     dataset = load_configured_prompts(config, answer_column=config.answer_column, need_answer=judge.needs_answers)
+    held = hold_out(dataset, config.holdout, config.holdout_limit) if config.holdout else None
+    if held is not None:
+        dataset = held.evaluated
     mark = fingerprint(config, model_source(config.model.model_name_or_path), dataset)
     folder = EvaluationFolder(Path(config.output_dir), mark)
     done = folder.open(overwrite)
@@ -112,7 +116,7 @@ def _run(job: _Job, fitted: EvalConfig, evaluator: Evaluator) -> dict[str, Any]:
     dataset, folder = job.dataset, job.folder
     lengths = {name: getattr(fitted, name) for name in ("max_completion_length", "max_prompt_length")}
     config = job.config.model_copy(update=lengths)
-    say(f"{dataset.name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
+    say(f"{config.prompts_name}: {len(dataset):,} prompts; {'; '.join(dataset.notes)}")
     try:
         evaluation = join(_parts(evaluator, folder), config.k, keep_texts=False)
     except KeyboardInterrupt:
@@ -146,7 +150,7 @@ def _parts(evaluator: Evaluator, folder: EvaluationFolder) -> Iterator[Evaluatio
 def _summary(config: EvalConfig, evaluation: Evaluation, mark: str) -> dict[str, Any]:
     return {
         "model": config.model.model_name_or_path,
-        "dataset": config.dataset_name,
+        "dataset": config.prompts_name,
         "split": config.split,
         **evaluation.summary(config.seed),
         "prompts_per_second": len(evaluation.prompt_ids) / max(evaluation.seconds, 1e-9),

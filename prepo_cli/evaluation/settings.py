@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from prepo_cli.errors import UsageError
-from prepo_cli.sections import EMBEDDED, EngineConfig, ModelConfig, PromptsConfig, RewardConfig, Seed, Temperature
+from prepo_cli.sections import (
+    EMBEDDED,
+    EngineConfig,
+    ModelConfig,
+    PromptsConfig,
+    RewardConfig,
+    Seed,
+    Temperature,
+    held_out_of,
+)
 
 if TYPE_CHECKING:
     from prepo_cli.data.loading import PromptDataset
@@ -86,7 +95,14 @@ class EvalConfig(SamplingConfig):
     """All settings of `prepo eval`."""
 
     split: str = "test"
+    holdout: float = Field(0, ge=0, le=0.5, description="only the prompts that a run with this share holds out")
+    holdout_limit: int | None = Field(None, ge=1, description="at most so many of these")
     output_dir: str
+
+    @property
+    def prompts_name(self) -> str:
+        """What the evaluated prompts are called."""
+        return held_out_of(self.dataset_name) if self.holdout else self.dataset_name
 
 
 class PassRateConfig(SamplingConfig):

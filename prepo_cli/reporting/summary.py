@@ -6,7 +6,7 @@ from typing import Any
 
 from prepo_cli.files import read_lines
 from prepo_cli.reporting.run_folder import RunFolder
-from prepo_cli.sections import RunConfig
+from prepo_cli.sections import RunConfig, held_out_of
 from prepo_cli.statistics import interval_text, paired_difference
 
 COSTS = ("rollouts_total", "rollouts_trained", "tokens_generated", "tokens_scored", "seconds")
@@ -49,7 +49,7 @@ def evaluation_set(config: RunConfig) -> str | None:
     settings = config.evaluation
     if settings.dataset_name is not None:
         return f"{settings.dataset_name}, split {settings.split}"
-    return f"held-out prompts of {config.data.dataset_name}" if settings.holds_out else None
+    return held_out_of(config.data.dataset_name) if settings.holds_out else None
 
 
 def print_summary(summary: dict[str, Any]) -> None:

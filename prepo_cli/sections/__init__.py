@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from prepo_cli.sections.base import ENDS_RUN, LARGEST_COUNT, MAY_CHANGE, MayChange, Section, Seed, Temperature
-from prepo_cli.sections.data import EMBEDDED, DataConfig, ModelConfig, PromptsConfig, is_embedded
+from prepo_cli.sections.data import EMBEDDED, DataConfig, ModelConfig, PromptsConfig, held_out_of, is_embedded
 from prepo_cli.sections.engine import EngineConfig
 from prepo_cli.sections.rewards import VERDICTS, RewardConfig
 from prepo_cli.sections.training import COST_LIMITS, TrainingConfig
@@ -39,6 +39,7 @@ __all__ = [
     "StrategiesConfig",
     "Temperature",
     "TrainingConfig",
+    "held_out_of",
     "is_embedded",
 ]
 

@@ -16,6 +16,11 @@ def is_embedded(dataset: str) -> bool:
     return dataset.partition(":")[0] == EMBEDDED
 
 
+def held_out_of(dataset: str) -> str:
+    """What the prompts are called that a run holds out of its training set."""
+    return f"held-out prompts of {dataset}"
+
+
 class ModelConfig(Section):
     """The policy."""
 

@@ -85,6 +85,16 @@ def test_a_run_without_an_evaluation_set_needs_a_dataset(tmp_path: Path) -> None
     assert evaluation(tmp_path / "a", dataset_name="embedded").k == 16
 
 
+def test_a_run_that_holds_prompts_out_evaluates_these(tmp_path: Path) -> None:
+    own = ["data.dataset_name=mine.jsonl", "data.limit=500", "evaluation.holdout=0.1", "evaluation.limit=40"]
+    make_run(tmp_path / "a", [*own, "evaluation.dataset_name=null"])
+    config = evaluation(tmp_path / "a")
+    assert (config.dataset_name, config.split, config.limit) == ("mine.jsonl", "train", 500)
+    assert (config.holdout, config.holdout_limit) == (0.1, 40)
+    assert config.prompts_name == "held-out prompts of mine.jsonl"
+    assert evaluation(tmp_path / "a", dataset_name="other.jsonl").holdout == 0
+
+
 def test_the_run_is_found_from_its_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "a")
     for inner in ("", "final", "checkpoints/step-000010/model"):
