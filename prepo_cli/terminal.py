@@ -138,7 +138,7 @@ class _Bar:
         self.description, self.total, self.unit = plain(description), total, unit
         self.done, self.done_at_start, self.started = done, done, monotonic()
         self.note = ""
-        self._last_line_at = self.started
+        self._last_line_at, self._last_line_of = self.started, done
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             self._bar = _Screen(
@@ -161,7 +161,7 @@ class _Bar:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif error is None and self.done:
+        elif error is None and self.done != self._last_line_of:
             self._line()
 
     def advance(self, units: int) -> None:
@@ -174,6 +174,7 @@ class _Bar:
             self._line()
 
     def _line(self) -> None:
+        self._last_line_of = self.done
         elapsed = max(monotonic() - self.started, 1e-9)
         rate = (self.done - self.done_at_start) / elapsed
         left = f", {(self.total - self.done) / rate:,.0f} s left" if rate and self.done < self.total else ""

@@ -30,6 +30,15 @@ def brief(text: str, limit: int = 80) -> str:
     return shown if len(shown) <= limit else f"{shown[: (limit - 1) // 2]}…{shown[-(limit // 2) :]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "prompt"), counted(1200, "prompt")
+    ('1 prompt', '1,200 prompts')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def redacted(text: str) -> str:
     """The text with the credentials of every address in it hidden.
 

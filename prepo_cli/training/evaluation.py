@@ -16,6 +16,7 @@ from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RunConfig
 from prepo_cli.terminal import progress as progress_bar
 from prepo_cli.terminal import say
+from prepo_cli.text import counted
 from prepo_cli.training.progress import Progress
 from prepo_cli.training.team import Team
 
@@ -93,7 +94,7 @@ class TrainingEvaluation:
                 "data.max_prompt_length or lower training.max_completion_length"
             )
         if evaluation.left_out and progress.step == 0:
-            say(f"{evaluation.left_out:,} evaluation prompts were left out: longer than {longest:,} tokens")
+            say(f"left out as longer than {longest:,} tokens: {counted(evaluation.left_out, 'evaluation prompt')}")
         return {
             "step": progress.step,
             "name": "holdout" if self.holdout is not None else self.config.evaluation.split,

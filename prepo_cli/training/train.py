@@ -23,6 +23,7 @@ from prepo_cli.rewards.judge import Judge
 from prepo_cli.sections import RunConfig
 from prepo_cli.startup import collection_paused
 from prepo_cli.terminal import say
+from prepo_cli.text import counted
 from prepo_cli.training import checkpoint
 from prepo_cli.training.build import build_learner
 from prepo_cli.training.extension import refuse_limits, what_changes
@@ -128,7 +129,7 @@ def _control(run: Run, resume_from: Path | None) -> dict[str, Any]:
             run.evaluate()
         run.log.figure()
     if run.stream.left_out:
-        say(f"{run.stream.left_out:,} prompts were left out: longer than {run.prompts.max_length:,} tokens")
+        say(f"left out as longer than {run.prompts.max_length:,} tokens: {counted(run.stream.left_out, 'prompt')}")
     run.export()
     summary = build_summary(config, folder)
     folder.finish(config, summary)

@@ -199,7 +199,7 @@ def test_bad_input_is_one_line(run: Run, arguments: list[str], message: str) -> 
 def test_prompts_longer_than_the_context_are_left_out_and_counted(run: Run) -> None:
     arguments = ["--k", "2", "--max-prompt-length", "4", "--output-dir", "out"]
     code, out, _ = run(*arguments)
-    assert "10 prompts were left out: they are longer than 4 tokens" in out
+    assert "left out as longer than 4 tokens: 10 prompts" in out
     summary = json.loads(run(*arguments, "--json")[1])
     assert (code, summary["prompts"], summary["left_out"]) == (0, 10, 10)
 

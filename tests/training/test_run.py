@@ -270,7 +270,7 @@ def test_prompts_that_are_too_long_are_counted_and_reported(tmp_path: Path, caps
     data.write_text("\n".join(rows) + "\n")
     run(tmp_path / "run", f"data.dataset_name={data}", "data.max_prompt_length=40", "recipe=full")
     assert timeless(tmp_path / "run")[-1]["prompts/left_out"] == 2
-    assert "2 prompts were left out: longer than 40 tokens" in capsys.readouterr().err
+    assert "left out as longer than 40 tokens: 2 prompts" in capsys.readouterr().err
 
 
 def test_an_evaluation_set_whose_prompts_are_all_too_long_is_refused(tmp_path: Path) -> None:
