@@ -9,7 +9,9 @@ import typer
 
 
 def show(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run or of an evaluation.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of a run or of an evaluation, or 'latest', the run started last.")
+    ],
     step: Annotated[int | None, typer.Option(min=0, help="Step of a run [default: the latest recorded].")] = None,
     prompt: Annotated[
         str | None, typer.Option(help="Only completions of the prompt with this id, from the latest step that has any.")
@@ -22,14 +24,15 @@ def show(
 
     \b
     Examples:
-      prepo show runs/prepo-seed0
+      prepo show latest
       prepo show runs/prepo-seed0 --step 20 --wrong --limit 3
       prepo show runs/prepo-seed0 --prompt train-00042
       prepo show evals/embedded-embedded --wrong --json
     """
+    from prepo_cli.models import run_named
     from prepo_cli.reporting.shown_completions import find, print_completions
 
-    found = find(folder, step=step, prompt=prompt, wrong=wrong, limit=limit)
+    found = find(Path(run_named(str(folder))), step=step, prompt=prompt, wrong=wrong, limit=limit)
     if json_output:
         import json
         from dataclasses import asdict

@@ -9,7 +9,7 @@ import typer
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(help="Run folder of prepo train, running or not.")],
+    run: Annotated[Path, typer.Argument(help="Run folder of prepo train, or 'latest', the run started last.")],
     once: Annotated[bool, typer.Option("--once", help="Print the run as it is now, and exit.")] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print the run as it is now as one JSON object, and exit.")
@@ -23,7 +23,7 @@ def watch(
 
     \b
     Examples:
-      prepo watch runs/prepo-seed0
+      prepo watch latest
       prepo watch runs/prepo-seed0 --once
       prepo watch runs/prepo-seed0 --json
     """
@@ -32,11 +32,12 @@ def watch(
 
     from rich.console import Console
 
+    from prepo_cli.models import run_named
     from prepo_cli.watch.follow import follow
     from prepo_cli.watch.run import WatchedRun
     from prepo_cli.watch.view import as_json, view
 
-    watched = WatchedRun(run)
+    watched = WatchedRun(Path(run_named(str(run))))
     if json_output:
         import json
 

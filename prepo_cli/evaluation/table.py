@@ -63,7 +63,7 @@ def _print_datasets(summaries: Sequence[dict[str, Any]]) -> None:
     ]
     rows.append(["mean", "", interval_text(means[avg]), *(f"{means[name]['value']:.3f}" for name in others), "", ""])
     heads = ["dataset", "prompts", f"{avg} [95% interval]", *others, "tokens", "cut off"]
-    table(f"{summaries[0]['model']}: {summaries[0]['k']} samples per prompt", heads, rows)
+    table(f"{summaries[0]['model']}: {counted(summaries[0]['k'], 'sample')} per prompt", heads, rows)
 
 
 def _notes(summary: dict[str, Any]) -> Iterator[str]:

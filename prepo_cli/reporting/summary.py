@@ -8,6 +8,7 @@ from prepo_cli.files import read_lines
 from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.sections import RunConfig, held_out_of
 from prepo_cli.statistics import interval_text, paired_difference
+from prepo_cli.text import counted
 
 COSTS = ("rollouts_total", "rollouts_trained", "tokens_generated", "tokens_scored", "seconds")
 COST_NAMES = ("rollouts generated", "rollouts trained", "tokens generated", "tokens scored", "seconds")
@@ -56,7 +57,6 @@ def print_summary(summary: dict[str, Any]) -> None:
     """Print the summary as tables."""
     from prepo_cli.terminal import line, table
 
-    slots = ", ".join(f"{slot.replace('_', ' ')} {name}" for slot, name in summary["strategies"].items())
     rows = []
     for name in sorted({k for side in ("before", "after") for k in summary[side] or {} if "@" in k}, key=_order):
         before, after = ((summary[side] or {}).get(name) for side in ("before", "after"))
@@ -70,7 +70,9 @@ def print_summary(summary: dict[str, Any]) -> None:
     cost = summary["cost"]
     if cost:
         amounts = [*(f"{cost[name]:,}" for name in COSTS[:-1]), f"{cost['seconds']:,.1f}"]
-        table(f"cost of {summary['steps']} steps ({slots})", ["", "total"], list(zip(COST_NAMES, amounts, strict=True)))
+        table(
+            f"cost of {counted(summary['steps'], 'step')}", ["", "total"], list(zip(COST_NAMES, amounts, strict=True))
+        )
     line(f"run folder: {summary['output_dir']}")
 
 
