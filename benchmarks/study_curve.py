@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from prepo_cli.comparison.figures.cost_ratios import limits
+from prepo_cli.comparison.figures.cost_ratios import limits, ratio_ticks
 from prepo_cli.comparison.result import CostRatio
-from prepo_cli.comparison.style import BLACK, Style, label, picture
+from prepo_cli.comparison.style import BLACK, distinct, label, picture
 
 Goal = dict[float, dict[str, CostRatio]]
 """Cost ratios to one goal, by share of dead prompts and recipe."""
@@ -26,9 +26,10 @@ def everywhere(goal: Goal) -> list[str]:
     return sorted(name for name, count in counts.items() if count > 1)
 
 
-def draw_curve(goals: Mapping[str, Goal], look: Mapping[str, Style], path: Path) -> None:
+def draw_curve(goals: Mapping[str, Goal], path: Path) -> None:
     """A panel for each goal; intervals without an upper end have an arrow."""
-    names = sorted({name for goal in goals.values() for name in everywhere(goal)} & set(look))
+    names = sorted({name for goal in goals.values() for name in everywhere(goal)})
+    look = distinct(names)
     low, high = limits([r[name] for goal in goals.values() for r in goal.values() for name in names if name in r])
     with picture(path, "Rollouts needed, as a multiple of random's", 9.0, 4.2) as figure:
         panels = figure.subplots(1, len(goals), sharey=True, squeeze=False)[0]
@@ -46,11 +47,12 @@ def draw_curve(goals: Mapping[str, Goal], look: Mapping[str, Style], path: Path)
                         axes.plot([at], [high], color=style.color, marker="^", markersize=5, clip_on=False)
                 axes.plot(x, y, color=style.color, linestyle=style.linestyle, linewidth=1.2)
                 reached = np.array([ratio.value is not None for _, ratio in points], dtype=bool)
-                axes.plot(x[reached], y[reached], color=style.color, linestyle="", marker=style.marker,
+                axes.plot(x[reached], y[reached], color=style.color, linestyle="", marker=style.marker, markersize=6,
                           label=label(name))  # fmt: skip
             axes.axhline(1, color=BLACK, linewidth=0.9)
             axes.set_yscale("log", base=2)
             axes.set_ylim(low, high)
+            ratio_ticks(axes.yaxis)
             axes.set_xticks(sorted(goal))
             axes.set_xlabel("share of the training prompts that stay dead")
         panels[0].set_ylabel("multiple of random's rollouts (log scale)")

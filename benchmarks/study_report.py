@@ -14,7 +14,6 @@ from prepo_cli.comparison.figures import draw
 from prepo_cli.comparison.page import write_page
 from prepo_cli.comparison.result import Comparison, CostRatio, Recipe
 from prepo_cli.comparison.runs import read_run
-from prepo_cli.comparison.style import styles
 from prepo_cli.statistics import Interval, interval_text
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +50,7 @@ def report(folder: Path, worlds: Sequence[float]) -> None:
     tables = {f"table dead-{dead:g}": table(comparison, earlier[dead]) for dead, comparison in found.items()}
     if len(found) > 1:
         goals = {f"{BELOW:g} below random's final accuracy": earlier, "random's final accuracy": final}
-        draw_curve(goals, styles(found[HEADLINE]), folder / "curve.png")
+        draw_curve(goals, folder / "curve.png")
         tables |= {"curve below": curve_table(found, earlier), "curve final": curve_table(found, final)}
     splice(folder / "README.md", tables)
     if folder.resolve() == ROOT / "docs" / "study":

@@ -8,10 +8,9 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from prepo_cli import terminal
-from prepo_cli.evaluation.table import print_evaluation
+from prepo_cli.evaluation.table import print_evaluations
 from prepo_cli.text import plain
 
 HOSTILE = "[/] [bold] :smile: \x1b[31m\x1b]0;t\x07 \u202e \r\nprepo: forged"
@@ -58,7 +57,7 @@ def test_a_progress_bar_shows_its_description_as_it_is(monkeypatch: pytest.Monke
     assert "\x1b]0;" not in screen.getvalue()
 
 
-def test_the_evaluation_table_shows_names_as_they_are() -> None:
+def test_the_evaluation_table_shows_names_as_they_are(capsys: Capture) -> None:
     interval = {"value": 0.5, "low": 0.4, "high": 0.6}
     summary = {
         "model": HOSTILE, "dataset": HOSTILE, "prompts": 1, "k": 4, "avg@4": interval,
@@ -66,10 +65,10 @@ def test_the_evaluation_table_shows_names_as_they_are() -> None:
         "mean_length": 1.0, "truncated": 0.0, "max_completion_length": 4, "seconds": 1.0, "prompts_per_second": 1.0,
         "left_out": 0, "timeouts": 0, "errors": 0, "output_dir": HOSTILE, "max_prompt_length": 4,
     }  # fmt: skip
-    out = io.StringIO()
-    print_evaluation(summary, Console(file=out, width=300, markup=False, emoji=False, highlight=False))
-    assert out.getvalue().count(plain(HOSTILE)) == 3  # the title, with both other names, is wrapped
-    assert "\x1b" not in out.getvalue()
+    print_evaluations([summary])
+    shown = capsys.readouterr().out
+    assert shown.count(plain(HOSTILE)) == 5  # two in the title, two tables' rows, and the folder
+    assert "\x1b" not in shown
 
 
 class Screen(io.StringIO):

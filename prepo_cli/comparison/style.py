@@ -68,11 +68,15 @@ class Style:
 def styles(comparison: Comparison) -> dict[str, Style]:
     """The style of each recipe: the baseline solid black, the others distinct up to 30 recipes."""
     others = [recipe.name for recipe in comparison.recipes if recipe.name != comparison.baseline]
-    found = {comparison.baseline: Style(BLACK, "-", "o", 2.0)}
-    for i, name in enumerate(others):
-        dash = (0.0, DASHES[i % len(DASHES)])
-        found[name] = Style(COLOURS[i % len(COLOURS)], dash, MARKERS[(i + 1) % len(MARKERS)])
-    return found
+    return {comparison.baseline: Style(BLACK, "-", "o", 2.0)} | distinct(others)
+
+
+def distinct(names: Sequence[str]) -> dict[str, Style]:
+    """Styles that differ for up to 30 names, and in colour for the first six."""
+    return {
+        name: Style(COLOURS[i % len(COLOURS)], (0.0, DASHES[i % len(DASHES)]), MARKERS[(i + 1) % len(MARKERS)])
+        for i, name in enumerate(names)
+    }
 
 
 @contextmanager

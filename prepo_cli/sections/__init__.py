@@ -134,8 +134,8 @@ class RunConfig(Section):
     )
     code_dir: MayChange[str | None] = Field(
         None,
-        description="folder of your own strategies and rewards, relative to the run folder",
-        json_schema_extra={"default": "the current folder"},
+        description="folder of your own strategies and rewards, relative to the run folder; by default the folder that "
+        "the run is started in",
     )
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)

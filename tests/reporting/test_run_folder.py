@@ -23,6 +23,7 @@ from tests.killing import kill_after
 MAY_CHANGE = (
     "recipe",
     "output_dir",
+    "code_dir",
     "training.total_steps",
     "training.max_rollouts",
     "training.max_tokens",

@@ -11,6 +11,7 @@ from prepo_cli.comparison.style import BLACK, label, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 NARROWEST, WIDEST = 1 / 64, 64.0
 """Ratios beyond these are drawn at the edge: one recipe that saves nothing must not flatten the others."""
@@ -35,24 +36,29 @@ def draw(scene: Scene) -> dict[str, Path]:
 
 
 def _panel(scene: Scene, axes: Axes, axis: str, recipes: list[Recipe]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
     ratios = [recipe.cost_ratios.get(axis) for recipe in recipes]
     known = [ratio for ratio in ratios if ratio is not None]
     low, high = limits(known)
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(low, high)
     for row, (recipe, ratio) in enumerate(zip(recipes, ratios, strict=True)):
         if ratio is not None:
             _row(scene, axes, row, recipe.name, ratio, low, high)
     axes.axvline(1, color=BLACK, linewidth=0.9)
-    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=8))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value >= 1 else f"1/{1 / value:g}"))
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(low, high)
+    ratio_ticks(axes.xaxis)
     axes.set_yticks(range(len(recipes)), [label(recipe.name) for recipe in recipes])
     axes.set_ylim(len(recipes) - 0.4, -0.6)
     axes.grid(False, axis="y")
     axes.set_title(AXES[axis])
+
+
+def ratio_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis of ratios: 1/4, 1/2, 1, 2."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(base=2, numticks=8))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value >= 1 else f"1/{1 / value:g}"))
 
 
 def _row(scene: Scene, axes: Axes, row: int, name: str, ratio: CostRatio, low: float, high: float) -> None:
