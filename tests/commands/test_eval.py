@@ -123,7 +123,7 @@ def test_an_interrupted_evaluation_goes_on(run: Run, engines: list[SumEngine]) -
         assert re.search(rf"{name}\W+{fmean(values):.3f}\W+{stdev(values):.3f}", out)
     unscored = sum(row["reward_tests.rewards.graded:sometimes"] is None for row in rows)
     assert 0 < one["errors"] < unscored < len(rows), "None is not an error, NaN is"
-    assert f"{one['errors']} answers could not be scored" in out
+    assert f"not scored, since a reward failed or was not finite: {one['errors']} answers" in out
 
 
 def test_a_finished_evaluation_is_shown_again_without_work(run: Run, engines: list[SumEngine]) -> None:
