@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from prepo_cli.errors import UsageError
 from prepo_cli.sections import (
     EMBEDDED,
+    LARGEST_COUNT,
     EngineConfig,
     ModelConfig,
     PromptsConfig,
@@ -96,7 +97,7 @@ class EvalConfig(SamplingConfig):
 
     split: str = "test"
     holdout: float = Field(0, ge=0, le=0.5, description="only the prompts that a run with this share holds out")
-    holdout_limit: int | None = Field(None, ge=1, description="at most so many of these")
+    holdout_limit: int | None = Field(None, ge=1, le=LARGEST_COUNT, description="at most so many of these")
     output_dir: str
 
     @property
