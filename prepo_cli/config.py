@@ -126,7 +126,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     content = read_yaml(path, EXAMPLE)
     _refuse_unknown(content, RunConfig)
     if not content.get("strategies"):
-        raise UsageError(f"{path} is no recipe, since it sets no slot; {EXAMPLE}, or use it with --config")
+        raise UsageError(f"{path} is not a recipe: it sets no slot; {EXAMPLE}, or use it with --config")
     if "recipe" in content:
         raise UsageError(
             f"{path}: a recipe can't name another one; remove its setting 'recipe', or use it with --config"

@@ -14,14 +14,14 @@ from prepo_cli.comparison.jsonl import read_objects
 from prepo_cli.comparison.runs import COPY_AGAIN, read_summary
 from prepo_cli.comparison.schema import read_config
 from prepo_cli.errors import UsageError, one_line
-from prepo_cli.reporting.recorded import recorded_steps
+from prepo_cli.reporting.recorded import recorded_steps, step_of
 from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.reporting.trackers import evaluation_metrics
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run, read from its folder while it goes on or after it ended.
+    """A run, read from its folder while it is running or after it ended.
 
     `metrics` has a row for each step, `evaluations` one for each evaluation, with intervals as three columns: `avg@16`,
     `avg@16_low` and `avg@16_high`. A value that a row lacks, or that was not finite, is null. `summary` is empty until
@@ -37,7 +37,7 @@ class LoadedRun:
     @property
     def rollout_steps(self) -> list[int]:
         """The steps whose rollouts are in the folder; none in a copy of the run without them."""
-        return [int(path.stem.removeprefix("step_")) for path in self._rollout_files]
+        return [step_of(path) for path in self._rollout_files]
 
     def rollouts(self, steps: Iterable[int] | None = None) -> pa.Table:
         """The rollouts of some steps, or of all: a row for each, its step in the column `step`.

@@ -62,7 +62,7 @@ def compare(
     """Compare recipes by accuracy and by what it costs, with uncertainty over seeds and prompts.
 
     Prints a verdict and a table, draws pictures and writes an HTML page to browse. With --recipes or --ablate, runs
-    that are missing are trained first: run the same command again to go on with a study that was interrupted.
+    that are missing are trained first: run the same command again to resume an interrupted study.
 
     \b
     Examples:

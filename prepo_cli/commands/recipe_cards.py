@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prepo_cli.config import read_recipe
 from prepo_cli.recipes import ALIASES, recipe_name, recipe_path
 from strategies import registry
 from strategies.strategy_set import SLOT_DEFAULTS, resolve_slots
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 PAPER = re.compile(r"\b\d{4}\.\d{5}\b")
 
@@ -35,11 +32,14 @@ def recipe_card(name: str) -> dict[str, Any]:
     }
 
 
-def print_recipes(cards: Sequence[Mapping[str, Any]], console: Console) -> None:
+def print_recipes(cards: Sequence[Mapping[str, Any]]) -> None:
     """A table of all recipes."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from prepo_cli.terminal import results
+
+    console = results()
     console.print("--recipe", style="bold")
     table = Table(box=SIMPLE_HEAD, expand=True)
     table.add_column("name", no_wrap=True, style="cyan")
@@ -53,11 +53,14 @@ def print_recipes(cards: Sequence[Mapping[str, Any]], console: Console) -> None:
     console.print(table)
 
 
-def print_recipe(one: Mapping[str, Any], console: Console) -> None:
+def print_recipe(one: Mapping[str, Any]) -> None:
     """Everything about one recipe: what each slot holds and does."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from prepo_cli.terminal import results
+
+    console = results()
     console.print(f"recipe {one['name']}", style="bold")
     console.print(f"{one['description']}\n")
     console.print(f"use:        {one['example']}")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from prepo_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def strategies_command(
@@ -61,25 +58,21 @@ def strategies_command(
     elif name is None:
         _print_table(cards)
         if recipe_cards:
-            print_recipes(recipe_cards, _console())
+            print_recipes(recipe_cards)
     else:
         for one in cards:
             _print_details(one)
         for one in recipe_cards:
-            print_recipe(one, _console())
-
-
-def _console() -> Console:
-    from prepo_cli.terminal import results
-
-    return results()
+            print_recipe(one)
 
 
 def _print_table(cards: list[dict[str, Any]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    console = _console()
+    from prepo_cli.terminal import results
+
+    console = results()
     for slot in dict.fromkeys(one["slot"] for one in cards):
         console.print(f"--{slot.replace('_', '-')}", style="bold")
         table = Table(box=SIMPLE_HEAD, expand=True, pad_edge=False, show_edge=False)
@@ -106,7 +99,9 @@ def _print_details(one: dict[str, Any]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    console = _console()
+    from prepo_cli.terminal import results
+
+    console = results()
     console.print(f"{one['slot']} {one['name']}", style="bold")
     console.print("\n\n".join(_reflowed(text) for text in (one["documentation"], one["method"]) if text) + "\n")
     console.print(f"use:        --{one['slot'].replace('_', '-')} '{one['example']}'")

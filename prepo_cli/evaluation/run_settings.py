@@ -56,7 +56,7 @@ def resolve_evaluations(given: Mapping[str, Any]) -> list[EvalConfig]:
         configs[folder] = validated(EvalConfig, {**layers, "output_dir": folder})
     if run is not None:
         shown = ", ".join(_shown(settings_of(run, {**given, "dataset_name": names[0]}), given))
-        say(f"settings of {model}, where no flag sets another: {shown}")
+        say(f"settings from {model}, which flags override: {shown}")
     return list(configs.values())
 
 

@@ -36,6 +36,7 @@ LATEST_CALLS = 16
 """If more than half of so many calls in a row are lost, the run stops instead of going on at that pace."""
 TEXTS = ("prompt", "completion", "prompts", "completions")
 """Arguments that are no columns, as in TRL."""
+TOKEN_IDS = "completion_ids"
 PRINTED_BYTES = 8192
 """What is shown of the prints during one batch."""
 
@@ -226,7 +227,9 @@ def _arguments(name: str, signature: Signature, batch: Batch) -> dict[str, Seque
                 f"reward '{name}' requires '{parameter}', and the dataset has no such column; available: "
                 f"{', '.join(known)}"
             )
-    return known if signature.everything else {key: known[key] for key in signature.names if key in known}
+    if signature.everything:  # token ids are many, and few functions read them
+        return {key: column for key, column in known.items() if key != TOKEN_IDS or key in signature.names}
+    return {key: known[key] for key in signature.names if key in known}
 
 
 def _lost(outcome: Lost, count: int, seconds: float) -> str:

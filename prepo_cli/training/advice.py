@@ -19,7 +19,7 @@ def advice(symptom: str, figures: str, config: RunConfig) -> str:
             f"{CUT_OFF:.0%} or more of the completions were cut off for {figures} in a row, at "
             f"training.max_completion_length={training.max_completion_length} tokens. Likely causes: the limit is too "
             "low, or the model does not end its answers because its chat template is missing or wrong. Raise the "
-            f"limit, or check how completions go on: {look}"
+            f"limit, or check how completions end: {look}"
         ),
         "no_reward": (
             f"every reward was 0 for {figures} in a row, so nothing is learned. Likely causes: the model does not "

@@ -16,7 +16,7 @@ from prepo_cli.comparison.study_display import share_of
 from prepo_cli.errors import UsageError
 from prepo_cli.lock import Holder, read_holder
 from prepo_cli.ownership import LOCK
-from prepo_cli.reporting.recorded import recorded_steps
+from prepo_cli.reporting.recorded import recorded_steps, step_of
 from prepo_cli.reporting.run_folder import RunFolder
 from prepo_cli.reporting.trackers import spread
 from prepo_cli.statistics import FloatArray
@@ -141,7 +141,7 @@ class WatchedRun:
             table = pq.read_table(newest)
             chosen = table.take(pa.array(spread(len(table), COMPLETIONS), pa.int64()))
             self.completions = [_completion(row) for row in chosen.to_pylist()]
-            self.completions_step = int(newest.stem.removeprefix("step_")) + 1
+            self.completions_step = step_of(newest) + 1
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return
 

@@ -63,6 +63,12 @@ def test_what_functions_of_trl_are_called_with(judge: Judge) -> None:
     assert not judge.needs_answers
 
 
+def test_token_ids_go_only_to_functions_that_name_them() -> None:
+    with Judge(RewardConfig(functions=named("by_tokens", "passed"), workers=1)) as judge:
+        columns = {"completion_ids": [[5, 6, 7]], "level": [10]}
+        assert values(judge, [TEXT], ["x"], **columns) == {"by_tokens": [3.0], "passed": [3.0]}
+
+
 def test_chat_prompts_come_with_chat_completions() -> None:
     with Judge(RewardConfig(functions=named("chat", "as_given", "text_of_one", "exact"), workers=1)) as judge:
         found = values(judge, [CHAT, CHAT], ["four", "four"], answer=["four", "4"])

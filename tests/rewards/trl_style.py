@@ -90,3 +90,8 @@ def text_of_one(prompt: str, completion: str) -> float:
 def gold(completions: list[str], answer: list[str], **kwargs: Any) -> list[float]:
     """Requires gold answers."""
     return [float(completion == each) for completion, each in zip(completions, answer, strict=True)]
+
+
+def passed(**kwargs: Any) -> list[float]:
+    """How many arguments it gets: prompts, completions and level."""
+    return [float(len(kwargs))] * len(kwargs["completions"])
