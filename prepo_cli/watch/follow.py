@@ -19,11 +19,14 @@ def follow(run: WatchedRun, console: Console) -> None:
     Raises:
         KeyboardInterrupt: the user has seen enough; the run goes on.
     """
-    with Live(view(run, console), console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        try:
-            while run.state == "running":
-                sleep(REFRESH_SECONDS)
-                run.refresh()
-                live.update(view(run, console), refresh=True)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"stopped watching; the run in {run.folder.path} continues") from None
+    live = Live(view(run, console), console=console, auto_refresh=False, vertical_overflow="crop")
+    try:
+        live.start(refresh=True)
+        while run.state == "running":
+            sleep(REFRESH_SECONDS)
+            run.refresh()
+            live.update(view(run, console), refresh=True)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped watching; the run in {run.folder.path} continues") from None
+    finally:
+        live.stop()
