@@ -107,9 +107,11 @@ def compare(
     else:
         from prepo_cli.comparison.tables import show
         from prepo_cli.terminal import line
+        from prepo_cli.text import counted
 
         show(comparison)
-        line(f"written: {output_dir / 'page.html'} and {len(pictures)} pictures, as PNG and SVG")
+        drawn = f" and {counted(len(pictures), 'picture')}, as PNG and SVG" if pictures else ""
+        line(f"written: {output_dir / 'page.html'}{drawn}")
 
 
 def _planned(

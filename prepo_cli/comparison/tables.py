@@ -12,7 +12,8 @@ HEADINGS = ("recipe", "seeds", "final", "difference", "p (Holm)", "P(better)", "
 def show(comparison: Comparison) -> None:
     """Print what was found, what it cost on average, and the verdict."""
     rows = [_row(recipe, recipe.name == comparison.baseline) for recipe in comparison.recipes]
-    table(_title(comparison), HEADINGS, rows)
+    used = [i for i in range(len(HEADINGS)) if any(row[i] for row in rows)]
+    table(_title(comparison), [HEADINGS[i] for i in used], [[row[i] for i in used] for row in rows])
     costs = [[recipe.name, *_costs(recipe)] for recipe in comparison.recipes if recipe.costs]
     if costs:
         table("mean cost of a run; tokens are generated or scored", ["recipe", *COSTS.values()], costs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,12 @@ def test_bounds_and_names_in_brackets_are_shown(tmp_path: Path, capsys: pytest.C
     assert rows[2][6] == "> 1.80, never reached"
     assert shown.splitlines()[0] == "avg@8 on 200 prompts, compared with random; cost ratio: rollouts to reach 0.612"
     assert "- calibrated reaches random's final accuracy" in shown
+
+
+def test_columns_that_say_nothing_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    comparison = make_comparison(tmp_path, ("random", "greso"), steps=5)
+    bare = tuple(replace(recipe, cost_ratios={}, p_holm=None) for recipe in comparison.recipes)
+    show(replace(comparison, recipes=bare))
+    heads = capsys.readouterr().out.splitlines()[1]
+    assert "P(better)" in heads
+    assert "cost ratio" not in heads and "p (Holm)" not in heads
