@@ -5,17 +5,18 @@ VLLM_BIN := .venv-vllm/bin
 VLLM_INSTALLED := .venv-vllm/installed
 # A worker for each core, each with one thread (tests/conftest.py); neighbours stay together as they share fixtures.
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
-PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos fuzz distributed)
+PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos fuzz distributed walk)
 
 KILLS ?= 30
 CASES ?= 1250
 
-.PHONY: help install demo test test-distributed test-browser test-vllm chaos check docs clean
+.PHONY: help install demo test test-walk test-distributed test-browser test-vllm chaos check docs clean
 
 help:
 	@echo "make install   set up .venv (once)"
 	@echo "make demo      train the embedded model; results in runs/demo"
 	@echo "make test      run the tests, but for those below"
+	@echo "make test-walk run examples/first_hour.sh in short form, as a new user would"
 	@echo "make test-distributed run the tests that train in several processes"
 	@echo "make test-browser run the tests of the comparison page, in Chromium"
 	@echo "make test-vllm run the tests that need vLLM, on its CPU build, in .venv-vllm"
@@ -44,6 +45,9 @@ demo: install
 
 test: install
 	$(PYTEST)
+
+test-walk: install
+	$(BIN)/python -m pytest tests/walk
 
 test-distributed: install
 	$(BIN)/python -m pytest $(PARALLEL) tests/distributed

@@ -24,11 +24,13 @@ from tests.training.launching import (
     CHUNK,
     RECIPES,
     ROOT,
+    SMALL,
     assert_same_run,
     command,
     interrupted,
     launch,
     needs_deepspeed,
+    prompts,
     replay,
 )
 
@@ -119,6 +121,40 @@ def test_two_processes_from_the_command_line(sets: list[str], tmp_path: Path) ->
     again = launch(["-m", "prepo_cli", "eval", "--model", str(tmp_path / "run"), "--dataset", "embedded",
                     "--limit", "1", "--k", "2", "--output-dir", str(tmp_path / "e")], 1)  # fmt: skip
     assert again.returncode == 0, again.stderr
+
+
+def test_own_code_in_two_processes(tmp_path: Path) -> None:
+    """A selector and a reward from files, on own data of which a share is held out: the prompts of one process."""
+    own = tmp_path / "mine.py"
+    own.write_text(
+        "from strategies import Selector, register\n"
+        "\n"
+        "\n"
+        "@register('last-first')\n"
+        "class LastFirst(Selector):\n"
+        "    def select(self, n, source, ctx):\n"
+        "        return sorted(source.take(5 * n), key=lambda prompt: -prompt.index)[:n]\n"
+        "\n"
+        "\n"
+        "def even(completions, **columns):\n"
+        "    return [float(len(completion) % 2 == 0) for completion in completions]\n"
+    )
+    rows = [{"prompt": f"{n} + {n} = ?", "answer": str(2 * n)} for n in range(200)]
+    data = tmp_path / "mine.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = save_model("qwen2", tmp_path / "model")
+    sets = [item for item in SMALL if not item.startswith("evaluation.")]
+    sets += ["training.total_steps=2", "evaluation.num_samples=2", "evaluation.limit=4"]
+    mine = ["--dataset", str(data), "--selector", f"{own}:LastFirst", "--reward", f"{own}:even",
+            *(part for item in sets for part in ("--set", item))]  # fmt: skip
+    for processes in (1, 2):
+        folder = ["--model", str(model), "--output-dir", str(tmp_path / f"run{processes}")]
+        done = launch(["-m", "prepo_cli", "train", *folder, *mine], processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stderr.count("are held out for evaluation") == 1
+    one, two = (prompts(tmp_path / f"run{processes}") for processes in (1, 2))
+    assert one == two
+    assert {reward for step in one for _, reward, _ in step} == {0.0, 1.0}
 
 
 def test_a_request_for_sharding_that_was_not_honoured_is_refused(tmp_path: Path) -> None:
