@@ -73,13 +73,18 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     console = Console(file=sys.stdout, width=results().width if sys.stdout.isatty() else sum(widths))
     line(title)
     for part in parts(widths, console.width):
-        shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        shown = ruled()
         for i in part:
             shown.add_column(Text(heads[i]), justify="right" if i else "left", overflow="fold")
         for row in cells:
             shown.add_row(*(Text(row[i]) for i in part))  # Text holds no markup
         console.print(shown)
         console.print()
+
+
+def ruled(*heads: str, expand: bool = False) -> Table:
+    """An empty table in the style of all: a line below its heads, and no frame."""
+    return Table(*heads, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, expand=expand)
 
 
 def parts(widths: Sequence[int], available: int) -> list[list[int]]:

@@ -34,14 +34,11 @@ def recipe_card(name: str) -> dict[str, Any]:
 
 def print_recipes(cards: Sequence[Mapping[str, Any]]) -> None:
     """A table of all recipes."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from prepo_cli.terminal import results
+    from prepo_cli.terminal import results, ruled
 
     console = results()
     console.print("--recipe", style="bold")
-    table = Table(box=SIMPLE_HEAD, expand=True)
+    table = ruled(expand=True)
     table.add_column("name", no_wrap=True, style="cyan")
     table.add_column("what it is", ratio=3)
     table.add_column("its five slots", ratio=2)
@@ -55,10 +52,7 @@ def print_recipes(cards: Sequence[Mapping[str, Any]]) -> None:
 
 def print_recipe(one: Mapping[str, Any]) -> None:
     """Everything about one recipe: what each slot holds and does."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from prepo_cli.terminal import results
+    from prepo_cli.terminal import results, ruled
 
     console = results()
     console.print(f"recipe {one['name']}", style="bold")
@@ -69,7 +63,8 @@ def print_recipe(one: Mapping[str, Any]) -> None:
         console.print(f"also:       {', '.join(one['aliases'])}")
     if one["settings"]:
         console.print(f"also sets:  {', '.join(_flat(one['settings']))}")
-    table = Table("slot", "strategy", "what it does", box=SIMPLE_HEAD)
+    console.print()
+    table = ruled("slot", "strategy", "what it does")
     for slot, text in one["slots"].items():
         found = (registry.describe(registry.find(slot, spec.name)) for spec in registry.parse(text))
         plain = " (default)" if text == SLOT_DEFAULTS[slot] else ""

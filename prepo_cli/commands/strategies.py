@@ -67,15 +67,12 @@ def strategies_command(
 
 
 def _print_table(cards: list[dict[str, Any]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from prepo_cli.terminal import results
+    from prepo_cli.terminal import results, ruled
 
     console = results()
     for slot in dict.fromkeys(one["slot"] for one in cards):
         console.print(f"--{slot.replace('_', '-')}", style="bold")
-        table = Table(box=SIMPLE_HEAD, expand=True, pad_edge=False, show_edge=False)
+        table = ruled(expand=True)
         table.add_column("name", style="cyan", overflow="fold")
         table.add_column("what it does", ratio=3, overflow="fold")
         table.add_column("parameters", ratio=3, overflow="fold")
@@ -96,10 +93,7 @@ def _summary(one: dict[str, Any]) -> str:
 
 
 def _print_details(one: dict[str, Any]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from prepo_cli.terminal import results
+    from prepo_cli.terminal import results, ruled
 
     console = results()
     console.print(f"{one['slot']} {one['name']}", style="bold")
@@ -111,7 +105,8 @@ def _print_details(one: dict[str, Any]) -> None:
     if not one["parameters"]:
         console.print("parameters: none\n")
         return
-    table = Table("parameter", "type", "default", "bounds", "meaning", box=SIMPLE_HEAD)
+    console.print()
+    table = ruled("parameter", "type", "default", "bounds", "meaning")
     for p in one["parameters"]:
         table.add_row(p["name"], p["type"], _shown(p["default"]), p["bounds"], p["description"])
     console.print(table)

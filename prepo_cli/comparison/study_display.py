@@ -9,15 +9,13 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 
 from prepo_cli.comparison.plan import PlannedRun
 from prepo_cli.files import read_lines
 from prepo_cli.sections import COST_LIMITS
-from prepo_cli.terminal import say
+from prepo_cli.terminal import ruled, say
 
 LINE_EVERY_SECONDS = 30.0
 TAIL_BYTES = 16_384
@@ -79,7 +77,7 @@ class StudyDisplay:
 
     def _table(self, active: Mapping[Path, float], failed: Collection[Path], height: int) -> Group:
         finished = sum(run.finished for run in self.runs)
-        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        table = ruled()
         table.add_column("run", overflow="fold")
         for name in ("state", "done", "accuracy", "time"):
             table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
