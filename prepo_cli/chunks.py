@@ -47,7 +47,9 @@ class Chunks:
         if is_folder and marker is not None and marker.kind == "chunks":
             return marker.fingerprint
         if os.path.lexists(self.folder) and not (is_folder and marker is None and is_unused(self.folder)):
-            raise UsageError(f"{self.folder} holds files that prepo did not write; move them or choose another output")
+            raise UsageError(
+                f"{self.folder} contains files that prepo did not write; move them or choose another output"
+            )
         return None
 
     def open(self) -> None:

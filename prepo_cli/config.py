@@ -99,7 +99,7 @@ def sections_of(sets: Sequence[str], **sections: Mapping[str, Any]) -> dict[str,
         name, dot, _ = key.strip().partition(".")
         if not equals or not dot or name not in given:
             known = " and ".join(f"--set {section}.key=value" for section in given)
-            raise UsageError(f"--set {brief(item)}: this command accepts only {known}; everything else is a flag")
+            raise UsageError(f"--set {brief(item)}: this command accepts only {known}; use flags for everything else")
         _assign(given, key.strip(), _yaml_value(text, f"--set {item}"))
     _refuse_unknown(given, RunConfig)
     return given
@@ -126,10 +126,10 @@ def read_recipe(name: str) -> dict[str, Any]:
     content = read_yaml(path, EXAMPLE)
     _refuse_unknown(content, RunConfig)
     if not content.get("strategies"):
-        raise UsageError(f"{path} is not a recipe: it sets no slot; {EXAMPLE}, or use it with --config")
+        raise UsageError(f"{path} is not a recipe: it sets no slot; {EXAMPLE}, or pass it with --config")
     if "recipe" in content:
         raise UsageError(
-            f"{path}: a recipe can't name another one; remove its setting 'recipe', or use it with --config"
+            f"{path}: a recipe can't refer to another one; remove its setting 'recipe', or pass it with --config"
         )
     return content | {"strategies": {slot: str(text) for slot, text in content["strategies"].items()}}
 
@@ -266,7 +266,9 @@ def _hint_from_other_sections(key: str) -> str:
 def _assign(into: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, key = dotted.split(".")
     if len(sections) > yaml_text.MAX_DEPTH:
-        raise UsageError(f"'{brief(dotted)}' is nested more than {yaml_text.MAX_DEPTH} deep; set section.key=value")
+        raise UsageError(
+            f"'{brief(dotted)}' is nested more than {yaml_text.MAX_DEPTH} levels deep; set section.key=value"
+        )
     for section in sections:
         into = into.setdefault(section, {})
         if not isinstance(into, dict):

@@ -38,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             reason = os.strerror(error.errno)
             raise RunError(
-                f"can't write {path} ({reason}); what is finished is kept: free some space, then run the command again"
+                f"can't write {path} ({reason}); finished work is kept: free some space, then run the command again"
             ) from error
         raise
     flush(path.parent)

@@ -82,7 +82,7 @@ def locked(path: Path, what: Path, break_lock: bool = False) -> Iterator[None]:
         descriptor, me = _acquire(path, what, break_lock)
     except OSError as error:
         cure = "free some space, or choose" if error.errno in NO_ROOM else "choose"
-        raise UsageError(f"can't lock {what} ({path.name}: {error.strerror}); {cure} another place") from error
+        raise UsageError(f"can't lock {what} ({path.name}: {error.strerror}); {cure} another folder") from error
     _held.add(descriptor)
     try:
         yield
@@ -194,7 +194,7 @@ def _refuse_holder(holder: Holder | None, free: bool | None, what: Path, break_l
         raise UsageError(
             f"{what} is in use by {holder}, on another machine; if that process has ended, pass --break-lock"
         )
-    ended = "as --break-lock says" if not holder.is_here else "which ended without releasing it"
+    ended = "as requested by --break-lock" if not holder.is_here else "which ended without releasing it"
     say(f"taking over {what} from {holder}, {ended}")
 
 

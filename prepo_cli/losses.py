@@ -73,7 +73,7 @@ LOSSES: dict[str, LossType] = {
         lambda tokens, sequences, longest: sequences,
     ),
     "dr_grpo": LossType(
-        "sum over tokens divided by the number of sequences times max_completion_length",
+        "sum over tokens divided by number of sequences x max_completion_length",
         "2503.20783",
         sum_of_tokens,
         lambda tokens, sequences, longest: sequences * longest,

@@ -97,14 +97,14 @@ def _root(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     debug: Annotated[
-        bool, typer.Option(DEBUG, help="Show a traceback for errors; allowed anywhere on the command line.")
+        bool, typer.Option(DEBUG, help="Show tracebacks for errors; allowed anywhere on the command line.")
     ] = False,
 ) -> None:
-    """Train language models with RL on verifiable rewards, and spend fewer rollouts on it.
+    """Train language models with RL on verifiable rewards, using fewer rollouts.
 
-    Choose which prompts to roll out, how often, which rollouts to train on, how much each counts and at which
-    temperature, and see what that costs and gains. Without arguments, `prepo train` trains the embedded model on the
-    embedded task on the CPU.
+    Choose which prompts to roll out and how often, which rollouts to train on and with what weight, and at which
+    temperature to sample; then measure the cost and the gain. Without arguments, `prepo train` trains the embedded
+    model on the embedded task on the CPU.
 
     Results go to stdout, progress and logs to stderr. Exit codes: 0 success, 1 run-time failure, 2 bad input or usage,
     130 interrupted.
@@ -183,8 +183,8 @@ def _refuse_foreign_strategies() -> None:
     where = Path((found and found.origin) or "")
     if not where.is_file() or b"StrategySet" not in where.read_bytes():
         raise UsageError(
-            f"{where} hides prepo's package 'strategies'; rename or uninstall it, or run `prepo` without its folder on "
-            "PYTHONPATH (`python -m prepo_cli` adds the current folder)"
+            f"{where} shadows prepo's package 'strategies'; rename or uninstall it, or run `prepo` without its "
+            "folder on PYTHONPATH (`python -m prepo_cli` adds the current folder)"
         )
 
 

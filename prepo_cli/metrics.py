@@ -23,105 +23,125 @@ class Metric:
     when: str = ""
 
 
-TRAINED = "steps that train on any token"
-CORRECTED = "engines vllm and vllm-server, unless the correction is none"
+TRAINED = "steps that train on at least one token"
+CORRECTED = "engines vllm and vllm-server with an importance-sampling correction"
 
 STEPS = (
-    Metric("step", "steps", "for which the policy that sampled had been trained: 0 in the first line"),
+    Metric("step", "steps", "training steps completed by the policy that sampled; 0 in the first line"),
     Metric("epoch", "epochs", "passes over the training set before this step"),
-    Metric("reward", "reward", "mean over all rollouts of the step, dropped ones included"),
-    Metric("reward_std", "reward", "standard deviation (n - 1) within a group, mean over all groups"),
+    Metric("reward", "reward", "mean over all rollouts of the step, including dropped ones"),
+    Metric("reward_std", "reward", "standard deviation (n - 1) within a group, averaged over all groups"),
     Metric("reward_trained", "reward", "mean over the rollouts trained on"),
-    Metric("rewards/*/mean", "reward", "mean of a reward function's own values, where it applies"),
+    Metric(
+        "rewards/*/mean", "reward", "mean of the function's own values, unweighted, over the completions it applies to"
+    ),
     Metric("rewards/*/std", "reward", "standard deviation (n - 1) of these values"),
-    Metric("rewards/errors", "completions", "that a reward function failed on, or scored with no finite number"),
+    Metric("rewards/errors", "completions", "completions that a reward function failed on or gave no finite score"),
     Metric("rewards/timeouts", "completions", "that took too long to check and count as wrong"),
-    Metric("frac_reward_zero_std", "share", "of all groups, with equal rewards, which teach nothing"),
-    Metric("frac_all_correct", "share", "of all groups, with all rollouts correct"),
-    Metric("frac_all_wrong", "share", "of all groups, with no rollout correct"),
+    Metric(
+        "frac_reward_zero_std", "share", "share of groups whose rewards are all equal, so they give no learning signal"
+    ),
+    Metric("frac_all_correct", "share", "share of groups whose rollouts are all correct"),
+    Metric("frac_all_wrong", "share", "share of groups without a correct rollout"),
     Metric("entropy", "nats", "mean entropy of the policy over the tokens trained on, before the update"),
     Metric("temperature", "", "sampling temperature of the step"),
     Metric("completions/mean_length", "tokens", "mean length of all completions"),
-    Metric("completions/clipped_ratio", "share", "of all completions, cut off at training.max_completion_length"),
+    Metric("completions/clipped_ratio", "share", "share of completions cut off at training.max_completion_length"),
     Metric("prompts/mean_length", "tokens", "mean length of the prompts rolled out"),
-    Metric("prompts/left_out", "prompts", "left out so far because they are too long"),
-    Metric("rounds", "rounds", "of rollouts that it took to fill the batch"),
-    Metric("groups_rolled", "groups", "rolled out in the step"),
-    Metric("groups_trained", "groups", "with a rollout that was trained on"),
+    Metric("prompts/left_out", "prompts", "prompts left out so far because they are too long"),
+    Metric("rounds", "rounds", "rounds of rollouts needed to fill the batch"),
+    Metric("groups_rolled", "groups", "groups rolled out in the step"),
+    Metric("groups_trained", "groups", "groups with at least one rollout trained on"),
     Metric("rollouts_trained", "rollouts", "trained on in the step"),
     Metric("updated", "", "whether the weights were updated: true or false"),
-    Metric("learning_rate", "", "of the optimiser in the step"),
-    Metric("loss", "", "the loss, averaged as training.loss_type says"),
-    Metric("grad_norm", "", "norm of the gradient before it is clipped, mean over the step's optimiser steps"),
-    Metric("skipped_steps", "optimiser steps", "not taken because the loss or the gradient was not finite"),
+    Metric("learning_rate", "", "the optimiser's learning rate in this step"),
+    Metric("loss", "", "the loss, averaged according to training.loss_type"),
+    Metric("grad_norm", "", "gradient norm before clipping, averaged over the step's optimiser steps"),
+    Metric("skipped_steps", "optimiser steps", "optimiser steps skipped because the loss or gradient was not finite"),
     Metric(
         "kl",
         "nats",
-        "k3 estimate of the KL divergence of the policy from the initial one, per token",
+        "k3 estimate of the KL divergence from the initial policy, per token",
         "training.beta > 0",
     ),
-    Metric("clip_ratio/low", "share", "of the tokens, clipped at 1 - epsilon with a negative advantage", TRAINED),
-    Metric("clip_ratio/high", "share", "of the tokens, clipped at 1 + epsilon_high with a positive one", TRAINED),
-    Metric("sampling/logp_difference", "nats", "mean |log-prob of trainer - of engine| of a token", TRAINED),
-    Metric("sampling/logp_difference_max", "nats", "the largest of a token", TRAINED),
+    Metric("clip_ratio/low", "share", "share of tokens clipped at 1 - epsilon (negative advantage)", TRAINED),
+    Metric("clip_ratio/high", "share", "share of tokens clipped at 1 + epsilon_high (positive advantage)", TRAINED),
+    Metric(
+        "sampling/logp_difference",
+        "nats",
+        "mean absolute difference between trainer and engine log-probs, per token",
+        TRAINED,
+    ),
+    Metric("sampling/logp_difference_max", "nats", "largest such difference of any token", TRAINED),
     Metric(
         "sampling/kl", "nats", "k3 estimate of the KL divergence of the engine from the trainer, per token", TRAINED
     ),
-    Metric("sampling/importance_ratio", "ratio", "trainer / engine, mean over tokens before it is limited", CORRECTED),
-    Metric("sampling/importance_ratio_min", "ratio", "the lowest of them", CORRECTED),
-    Metric("sampling/importance_ratio_max", "ratio", "the highest of them", CORRECTED),
-    Metric("sampling/corrected_ratio", "share", "of the tokens, whose ratio was limited or masked", CORRECTED),
-    Metric("cost/rollouts_total", "rollouts", "generated so far, dropped and pilot ones included"),
+    Metric(
+        "sampling/importance_ratio",
+        "ratio",
+        "probability ratio trainer / engine before truncation or masking, mean over tokens",
+        CORRECTED,
+    ),
+    Metric("sampling/importance_ratio_min", "ratio", "lowest ratio", CORRECTED),
+    Metric("sampling/importance_ratio_max", "ratio", "highest ratio", CORRECTED),
+    Metric("sampling/corrected_ratio", "share", "share of tokens whose ratio was truncated or masked", CORRECTED),
+    Metric("cost/rollouts_total", "rollouts", "rollouts generated so far, including dropped and pilot ones"),
     Metric("cost/rollouts_trained", "rollouts", "trained on so far"),
-    Metric("cost/tokens_generated", "tokens", "sampled so far"),
-    Metric("cost/tokens_scored", "tokens", "passed through the model so far for perplexities and extra log-probs"),
-    Metric("cost/seconds", "seconds", "of training so far; evaluations and checkpoints don't count"),
-    Metric("timing_s/select", "seconds", "selector and budget, scoring of perplexities included"),
+    Metric("cost/tokens_generated", "tokens", "tokens generated so far"),
+    Metric("cost/tokens_scored", "tokens", "tokens scored so far, for perplexities and extra log-probs"),
+    Metric("cost/seconds", "seconds", "training time so far, excluding evaluations and checkpoints"),
+    Metric("timing_s/select", "seconds", "selector and budget, including perplexity scoring"),
     Metric("timing_s/generate", "seconds", "generating"),
     Metric("timing_s/reward", "seconds", "scoring completions"),
-    Metric("timing_s/logprob", "seconds", "log-probs and entropies before the update, advantages and weights"),
+    Metric(
+        "timing_s/logprob", "seconds", "computing log-probs and entropies before the update, advantages and weights"
+    ),
     Metric("timing_s/update", "seconds", "forward and backward passes and optimiser steps"),
     Metric("timing_s/sync", "seconds", "sending the weights to the engine"),
-    Metric("timing_s/checkpoint", "seconds", "writing a checkpoint since the line before; not part of timing_s/step"),
+    Metric("timing_s/checkpoint", "seconds", "writing a checkpoint since the previous line; not part of timing_s/step"),
     Metric("timing_s/step", "seconds", "the whole step"),
 )
-"""Of a line of metrics.jsonl, but for the strategies' own."""
+"""A line of metrics.jsonl, except for the strategies' own metrics."""
 
 EVALUATIONS = (
-    Metric("step", "steps", "for which the evaluated policy had been trained"),
+    Metric("step", "steps", "training steps completed by the evaluated policy"),
     Metric("name", "", "the split"),
-    Metric("avg@*", "share", "mean accuracy of k samples, with a 95% interval over prompts"),
-    Metric("pass@*", "share", "unbiased estimate of the chance that one of so many samples is correct, with interval"),
-    Metric("maj@*", "share", "accuracy of the most frequent answer of k samples, with interval"),
+    Metric("avg@*", "share", "mean accuracy over k samples, with a 95% interval over prompts"),
+    Metric(
+        "pass@*",
+        "share",
+        "unbiased estimate of the probability that at least one of this many samples is correct, with interval",
+    ),
+    Metric("maj@*", "share", "accuracy of the majority answer among k samples, with interval"),
     Metric("reward", "reward", "mean over all samples"),
-    Metric("rewards", "reward", "mean and std by reward function, where there are several"),
+    Metric("rewards", "reward", "mean and std of each reward function, if there are several"),
     Metric("mean_length", "tokens", "mean length of the completions"),
-    Metric("truncated", "share", "of the completions, cut off"),
+    Metric("truncated", "share", "share of completions cut off"),
     Metric("prompts", "prompts", "evaluated"),
-    Metric("left_out", "prompts", "left out because they are too long"),
+    Metric("left_out", "prompts", "prompts left out because they are too long"),
     Metric("timeouts", "completions", "that took too long to check and count as wrong"),
-    Metric("errors", "completions", "that a reward function failed on"),
+    Metric("errors", "completions", "completions that a reward function failed on"),
     Metric("k", "samples", "per prompt"),
-    Metric("seconds", "seconds", "that the evaluation took"),
-    Metric("by_source", "share", "prompts and avg@k by source, where sources group the prompts"),
-    Metric("rollouts_total", "rollouts", "generated in training so far, as in cost/rollouts_total"),
+    Metric("seconds", "seconds", "duration of the evaluation"),
+    Metric("by_source", "share", "number of prompts and avg@k of each source, if the prompts are grouped by source"),
+    Metric("rollouts_total", "rollouts", "rollouts generated so far in training, as in cost/rollouts_total"),
     Metric("rollouts_trained", "rollouts", "trained on so far"),
-    Metric("train_seconds", "seconds", "of training so far, as in cost/seconds"),
-    Metric("prompt_ids", "", "the prompts, in the order of the next field"),
-    Metric("per_prompt", "share", "of the k samples of each prompt that are correct"),
+    Metric("train_seconds", "seconds", "training time so far, as in cost/seconds"),
+    Metric("prompt_ids", "", "ids of the prompts, in the order of per_prompt"),
+    Metric("per_prompt", "share", "for each prompt, the share of its k samples that are correct"),
 )
-"""Of a line of evaluations.jsonl."""
+"""A line of evaluations.jsonl."""
 
 SUMMARY = (
-    Metric("steps", "steps", "finished: one more than the last line's step in metrics.jsonl"),
-    Metric("skipped_steps", "optimiser steps", "not taken, over the whole run"),
-    Metric("cost", "", "the last line's cost/*, without the prefix"),
-    Metric("metric", "", "the name of the main measure, avg@k"),
+    Metric("steps", "steps", "steps completed: one more than the last `step` in metrics.jsonl"),
+    Metric("skipped_steps", "optimiser steps", "optimiser steps skipped in the whole run"),
+    Metric("cost", "", "the final cost/* values, without the prefix"),
+    Metric("metric", "", "name of the main measure, avg@k"),
     Metric("before", "share", "measures before training, with intervals, and the number of prompts"),
     Metric("after", "share", "the same after training"),
-    Metric("difference", "share", "of the main measure, after - before, with its interval paired by prompt"),
+    Metric("difference", "share", "change in the main measure, after - before, with an interval paired by prompt"),
 )
-"""Of summary.json, beside the settings it repeats."""
+"""summary.json, besides the settings it repeats."""
 
 
 def of_strategies() -> dict[tuple[str, str], list[Metric]]:

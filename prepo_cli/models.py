@@ -31,12 +31,12 @@ def run_named(name: str) -> str:
     if name != LATEST.name and Path(name) != LATEST:
         return name
     if not os.path.lexists(LATEST):
-        raise UsageError(f"{name}: there is no {LATEST} here, since no run has been started here; name a run folder")
+        raise UsageError(f"{name}: no run has been started here (no {LATEST}); name a run folder")
     if not LATEST.is_symlink():
         return str(LATEST)
     folder = LATEST.parent / LATEST.readlink()
     if not folder.is_dir():
-        raise UsageError(f"{name}: {LATEST} points at {folder}, which doesn't exist; name a run folder")
+        raise UsageError(f"{name}: {LATEST} points to {folder}, which doesn't exist; name a run folder")
     return str(folder)
 
 

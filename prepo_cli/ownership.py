@@ -71,7 +71,7 @@ def read_marker(folder: Path) -> Marker | None:
         raise UsageError(f"can't read {path} ({error.strerror}); choose another folder") from error
     except (ValueError, TypeError, KeyError, RecursionError):
         raise UsageError(
-            f"{path} is damaged, so prepo can't tell which files here are its own; choose another folder"
+            f"{path} is damaged, so prepo can't tell which files here it wrote; choose another folder"
         ) from None
 
 
@@ -91,7 +91,7 @@ def refuse_foreign(folder: Path, names: Iterable[str], cure: str) -> None:
     for name in names:
         if os.path.lexists(folder / name) and not (marker and marker.owns(folder, name)):
             changed = marker is not None and name in marker.written
-            what = "was changed since prepo wrote it" if changed else "was not written by prepo, or by an older one"
+            what = "was changed since prepo wrote it" if changed else "was not written by prepo, or by an older version"
             raise UsageError(f"{folder / name} {what}; move it, or {cure}")
 
 
@@ -181,8 +181,8 @@ def refuse_non_folder(path: Path) -> None:
     for place in (path, *path.parents):
         if os.path.lexists(place):
             if not place.is_dir():
-                what = "is a file" if place.exists() else "is a link to something that does not exist"
-                where = what if place == path else f"can't be made, since {place} {what}"
+                what = "is a file" if place.exists() else "is a broken link"
+                where = what if place == path else f"can't be created, because {place} {what}"
                 raise UsageError(f"--output-dir {path} {where}; choose another folder")
             return
 

@@ -50,7 +50,7 @@ def fields(model: type[BaseModel]) -> list[dict[str, Any]]:
 
 def sections() -> dict[str, str]:
     """Each section of a run's configuration with what it is about; `general` holds what is in none."""
-    return {GENERAL: "What is trained, and where it is written."} | {
+    return {GENERAL: "Recipe, seed and folders."} | {
         name: " ".join((kind.__doc__ or "").split("\n\n")[0].split()) for name, kind in _kinds().items()
     }
 

@@ -215,7 +215,7 @@ def paired_difference(
     """
     before, after = np.asarray(before_P, dtype=np.float64), np.asarray(after_P, dtype=np.float64)
     if before.shape != after.shape:
-        raise ValueError(f"{before.shape} values before, {after.shape} after: pair the same prompts")
+        raise ValueError(f"{before.shape} values before, {after.shape} after: they must be for the same prompts")
     return mean_interval(after - before, confidence, resamples, seed, DIFFERENCES)
 
 

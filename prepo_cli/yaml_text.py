@@ -46,14 +46,14 @@ class _Loader(yaml.SafeLoader):
         """A node, once it is known to be within the limits."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise _refusal("anchors (&) and aliases (*) are not allowed; quote the text, or write it out", event)
+            raise _refusal("anchors (&) and aliases (*) are not allowed; quote the text, or write the value out", event)
         if getattr(event, "tag", None) is not None:
             raise _refusal("tags (!) are not allowed; quote the text", event)
         self._nodes += 1
         if self._nodes > MAX_NODES:
             raise _refusal(f"more than {MAX_NODES:,} values", event)
         if self._depth >= MAX_DEPTH:
-            raise _refusal(f"nested more than {MAX_DEPTH} deep", event)
+            raise _refusal(f"nested more than {MAX_DEPTH} levels deep", event)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
@@ -64,16 +64,16 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if key.tag != STR:
-                raise _refusal("a key is not a text; quote it", key)
+                raise _refusal("a key is not text; quote it", key)
             if key.value in seen:
-                raise _refusal(f"'{key.value}' is given twice", key)
+                raise _refusal(f"'{key.value}' is set twice", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
     def construct_scalar(self, node: Any) -> Any:
         """A text that file names and UTF-8 can hold."""
         if isinstance(node, yaml.ScalarNode) and LOST.search(node.value):
-            raise _refusal("a text holds a NUL or half a surrogate pair", node)
+            raise _refusal("a text contains NUL or half a surrogate pair", node)
         return super().construct_scalar(node)
 
 
@@ -129,7 +129,7 @@ def read(path: Path) -> Any:
     with path.open("rb") as file:
         raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
-        raise YamlError(f"larger than {MAX_BYTES // 1024} KiB, which no configuration is")
+        raise YamlError(f"larger than {MAX_BYTES // 1024} KiB, the limit for a configuration")
     try:
         return parse(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

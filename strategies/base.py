@@ -90,7 +90,7 @@ class Strategy(ABC):
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned."""
         if state:
-            raise ValueError(f"{self.name} has no state, but the checkpoint holds {sorted(state)} for it")
+            raise ValueError(f"{self.name} has no state, but the checkpoint contains {sorted(state)} for it")
 
 
 class Selector(Strategy):

@@ -12,7 +12,7 @@ _NEEDED = {
     "finite_number": "finite",
     "literal_error": "{expected}",
     "int_from_float": "a whole number",
-    "int_parsing_size": "a whole number of fewer digits",
+    "int_parsing_size": "a whole number with fewer digits",
     **{f"{kind}_type": words for kind, words in _KINDS.items()},
     **{f"{kind}_parsing": words for kind, words in _KINDS.items()},
 }

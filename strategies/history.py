@@ -65,5 +65,5 @@ def indices(groups: Sequence[Group]) -> IntArray:
 def restored(saved: npt.NDArray[Scalar], like: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
     """A copy of a saved array; raises ValueError if its shape differs from that of `like`."""
     if saved.shape != like.shape:
-        raise ValueError(f"the checkpoint holds state for {saved.shape[0]:,} prompts, this run has {like.shape[0]:,}")
+        raise ValueError(f"the checkpoint has state for {saved.shape[0]:,} prompts, this run has {like.shape[0]:,}")
     return saved.astype(like.dtype, copy=True)

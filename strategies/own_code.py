@@ -48,7 +48,7 @@ def load(path: str) -> Any:
         where = getattr(module, "__file__", None) or "a namespace package"
         same = next((file for folder in _folders() if (file := folder / f"{source}.py").is_file()), None)
         hidden = same is not None and str(same) != where
-        hint = f"; for the file of that name write {source}.py:{name}" if hidden else ""
+        hint = f"; for the file of that name, write {source}.py:{name}" if hidden else ""
         raise OwnCodeError(f"{source} ({where}) has no '{name}'{hint}") from None
 
 
@@ -88,8 +88,8 @@ def _file(source: str) -> Path:
         if (folder / given).is_file():
             return (folder / given).resolve()
     if given.is_absolute():
-        raise OwnCodeError(f"there is no file {given}; correct its path")
-    raise OwnCodeError(f"there is no {given} in {_looked()}; run prepo from the folder that its path starts from")
+        raise OwnCodeError(f"no such file: {given}; correct its path")
+    raise OwnCodeError(f"{given} was not found in {_looked()}; run prepo from the folder that its path is relative to")
 
 
 def _from_path(source: str) -> ModuleType:
@@ -99,8 +99,8 @@ def _from_path(source: str) -> ModuleType:
         if error.name is None or not f"{source}.".startswith(f"{error.name}."):
             raise  # one that the user's module imports
         raise OwnCodeError(
-            f"there is no module '{error.name}' in {_looked()} or on PYTHONPATH; run prepo from its folder, or name "
-            "its file: path/to/file.py:name"
+            f"module '{error.name}' was not found in {_looked()} or on PYTHONPATH; run prepo from "
+            "its folder, or pass its file: path/to/file.py:name"
         ) from None
 
 

@@ -89,7 +89,7 @@ def parse(text: str) -> list[Spec]:
                     f"'{_short(item)}' in '{_short(text)}' is not of the form key=value; write name:key=value,key=value"
                 )
             if key.strip() in params:
-                raise StrategyError(f"'{_short(text)}' gives '{_short(key.strip())}' twice; give it once")
+                raise StrategyError(f"'{_short(text)}' sets '{_short(key.strip())}' twice; set it once")
             params[key.strip()] = _value(value.strip())
         if not name.strip():
             raise StrategyError(f"'{_short(text)}' names no strategy; write name or name:key=value")
@@ -153,7 +153,7 @@ def create(slot: str, text: str, run: RunInfo) -> Strategy:
     if len(built) == 1:
         return built[0]
     if slot != "selector":
-        raise StrategyError(f"only selectors chain with '+', not a {slot}: '{text}'; choose one")
+        raise StrategyError(f"only selectors can be chained with '+', not a {slot}: '{text}'; choose one")
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
         raise StrategyError(f"'{text}' chains a selector with itself; name each selector once")
@@ -198,7 +198,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 def suggestion(name: str, names: Iterable[str]) -> str:
     """What a strategy's name may have meant: the class in a file, or the nearest of the names."""
-    return f"; name the class in it, {name}:Class" if name.endswith(".py") else did_you_mean(name, names)
+    return f"; name its class: {name}:Class" if name.endswith(".py") else did_you_mean(name, names)
 
 
 @lru_cache(maxsize=1)
@@ -217,7 +217,7 @@ def load_plugins() -> None:
         except (Exception, SystemExit) as error:  # a plug-in's module may raise anything
             package = point.dist.name if point.dist else "?"
             raise StrategyError(
-                f"plug-in '{point.name}' ({point.value}, package {package}) fails to import: "
+                f"plugin '{point.name}' ({point.value}, package {package}) fails to import: "
                 f"{type(error).__name__}: {error}; fix it or uninstall {package}"
             ) from error
 

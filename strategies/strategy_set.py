@@ -178,7 +178,7 @@ class StrategySet:
             _require(
                 batch.entropy_NT is not None,
                 self.weighting,
-                "needs entropies, which the batch lacks: the trainer must compute them where needs_entropy is set",
+                "needs entropies, which the batch lacks: the trainer must compute them if needs_entropy is set",
             )
             return self.weighting.weigh(batch, ctx)
         try:

@@ -49,7 +49,9 @@ class LoadedRun:
         chosen = sorted(files if steps is None else steps)
         missing = [step for step in chosen if step not in files]
         if missing:
-            raise UsageError(f"{self.path} holds no rollouts of step {missing[0]}; rollout_steps lists those it holds")
+            raise UsageError(
+                f"{self.path} has no rollouts for step {missing[0]}; rollout_steps lists the recorded steps"
+            )
         tables = [_with_step(files[step], step) for step in chosen]
         return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
 
@@ -67,7 +69,7 @@ def load_run(path: Path | str) -> LoadedRun:
     folder = RunFolder(Path(path))
     config = read_config(folder.config) if folder.config.is_file() else {}
     if "strategies" not in config:
-        raise UsageError(f"{path} holds no run; pass the output_dir of a training run")
+        raise UsageError(f"{path} is not a run folder; pass the output_dir of a training run")
     return LoadedRun(
         path=folder.path,
         config=config,

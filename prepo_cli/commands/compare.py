@@ -18,27 +18,33 @@ if TYPE_CHECKING:
 def compare(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(help="Run folders, folders of `prepo eval`, or outputs of TRL and verl."),
+        typer.Argument(help="Run folders, `prepo eval` folders, or outputs of TRL or verl."),
     ] = None,
     recipes: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated recipes or YAML files to train unless finished, also as prepo/weighting=uniform."
+            help=(
+                "Comma-separated recipes or YAML files to train unless finished; prepo/weighting=uniform replaces a "
+                "slot."
+            )
         ),
     ] = None,
     ablate: Annotated[
-        str | None, typer.Option(help="Train this recipe, and it with each of its slots put back to the default.")
+        str | None, typer.Option(help="Train this recipe and its ablations: each slot in turn reset to its default.")
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds to train with: 0,1,2 or 0..4.")] = "0",
-    jobs: Annotated[int, typer.Option(min=1, help="Runs to train at a time; they share the cores and GPUs.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Number of runs to train in parallel; they share the cores and GPUs.")
+    ] = 1,
     baseline: Annotated[
-        str | None, typer.Option(help="Recipe that the others are compared with [default: random, else the first].")
+        str | None, typer.Option(help="Recipe to compare the others with [default: random, else the first].")
     ] = None,
     target: Annotated[
-        float | None, typer.Option(help="Accuracy that costs are counted to [default: the baseline's final one].")
+        float | None,
+        typer.Option(help="Accuracy at which costs are compared [default: the baseline's final accuracy]."),
     ] = None,
     output_dir: Annotated[
-        Path, typer.Option(help="Folder for the page and the pictures; with --recipes also for the runs.")
+        Path, typer.Option(help="Folder for the page and the figures, and for any runs trained.")
     ] = Path("comparison"),
     model: run_flags.Model = None,
     dataset: run_flags.Dataset = None,
@@ -59,10 +65,10 @@ def compare(
     break_lock: run_flags.BreakLock = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the comparison as one JSON object.")] = False,
 ) -> None:
-    """Compare recipes by accuracy and by what it costs, with uncertainty over seeds and prompts.
+    """Compare recipes by accuracy and cost, with uncertainty over seeds and prompts.
 
-    Prints a verdict and a table, draws pictures and writes an HTML page to browse. With --recipes or --ablate, runs
-    that are missing are trained first: run the same command again to resume an interrupted study.
+    Prints a verdict and a table, and writes figures and an interactive HTML page. With --recipes or --ablate, missing
+    runs are trained first; run the same command again to resume an interrupted study.
 
     \b
     Examples:
@@ -76,7 +82,7 @@ def compare(
     settings = run_flags.settings(locals())
     study = bool(recipes or ablate)
     if not study and (any(value is not None for value in settings.values()) or config or set_):
-        raise UsageError("settings of training runs need --recipes or --ablate, which say what to train")
+        raise UsageError("training settings need --recipes or --ablate, which choose what to train")
     if not study and not runs:
         raise UsageError("nothing to compare; pass run folders, or recipes to train with --recipes")
     from prepo_cli.comparison.analysis import as_json
@@ -110,7 +116,7 @@ def compare(
         from prepo_cli.text import counted
 
         show(comparison)
-        drawn = f" and {counted(len(pictures), 'picture')}, as PNG and SVG" if pictures else ""
+        drawn = f" and {counted(len(pictures), 'figure')} (PNG and SVG)" if pictures else ""
         line(f"written: {output_dir / 'page.html'}{drawn}")
 
 

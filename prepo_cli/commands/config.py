@@ -14,9 +14,9 @@ def config_command(
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the settings as one JSON object.")] = False,
 ) -> None:
-    """List the settings of a run: type, default, bounds and meaning.
+    """List all settings of a run with type, default, bounds and description.
 
-    Set them in a YAML file for `--config`, or one by one with `--set`.
+    Set them in a YAML file with `--config`, or one at a time with `--set`.
 
     \b
     Examples:
@@ -36,7 +36,7 @@ def config_command(
         abouts = sections()
         for section in dict.fromkeys(setting["section"] for setting in found):
             _print_section(section, abouts[section], [one for one in found if one["section"] == section])
-        typer.echo("* default with the embedded model   (r) may change when a run is resumed")
+        typer.echo("* default with the embedded model   (r) can be changed on resume")
 
 
 def _print_section(section: str, about: str, found: list[dict[str, Any]]) -> None:

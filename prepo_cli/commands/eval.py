@@ -1,4 +1,4 @@
-"""`prepo eval`: sample k answers to every prompt and measure how many are correct."""
+"""`prepo eval`: sample k answers per prompt and measure how many are correct."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ def evaluate_command(
     ] = "embedded",
     dataset: Annotated[
         str | None,
-        typer.Option(
-            help="File, folder, short name, Hub name, or 'embedded' (default); several separated by commas: "
-            "aime24,math500."
-        ),
+        typer.Option(help="File, folder, short name, Hub name or 'embedded' (default); several as aime24,math500."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of the dataset [default: test].")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N rows.")] = None,
     k: Annotated[int | None, typer.Option("--k", help="Samples per prompt [default: 16].")] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature; 0 is greedy decoding, with --k 1 [default: 1].")
+        float | None, typer.Option(help="Sampling temperature; 0 is greedy decoding and sets --k 1 [default: 1].")
     ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(help="Sample only from the most probable tokens that add up to this probability [default: 1]."),
+        typer.Option(help="Nucleus sampling: keep the most probable tokens up to this total probability [default: 1]."),
     ] = None,
     max_completion_length: Annotated[
-        int | None, typer.Option(help="Tokens [default: 96 for the embedded model, else 2560 where that fits].")
+        int | None,
+        typer.Option(
+            help="Maximum tokens per completion [default: 96 for the embedded model, else 2560 or what fits]."
+        ),
     ] = None,
     max_prompt_length: Annotated[
-        int | None, typer.Option(help="Tokens; longer prompts are left out and counted [default: what fits].")
+        int | None,
+        typer.Option(help="Maximum tokens per prompt; longer prompts are left out and counted [default: what fits]."),
     ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option(help="Limit on rows x context in one decoding batch; lower it to save memory.")
+        int | None, typer.Option(help="Maximum rows x context length of a decoding batch; lower it to save memory.")
     ] = None,
-    system_prompt: Annotated[str | None, typer.Option(help="System message before every prompt.")] = None,
+    system_prompt: Annotated[str | None, typer.Option(help="System message prepended to every prompt.")] = None,
     template_arg: Annotated[
-        list[str] | None, typer.Option(help="Argument of the chat template: enable_thinking=false; repeatable.")
+        list[str] | None, typer.Option(help="Chat template argument, such as enable_thinking=false; repeatable.")
     ] = None,
     reward: Annotated[
         list[str] | None,
@@ -51,35 +52,35 @@ def evaluate_command(
     verdict: Annotated[str | None, typer.Option(help=VERDICT_HELP)] = None,
     engine: Annotated[str, typer.Option(help="Generation engine: hf, vllm or vllm-server.")] = "hf",
     dtype: Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or float16.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of sampling [default: 0].")] = None,
+    seed: Annotated[int | None, typer.Option(help="Sampling seed [default: 0].")] = None,
     output_dir: Annotated[
         str | None,
         typer.Option(
-            help="Folder of the results, of several datasets with a folder for each in it "
-            "[default: evals/<model>-<dataset>]."
+            help=(
+                "Folder for the results, with a subfolder per dataset if there are several [default: "
+                "evals/<model>-<dataset>]."
+            )
         ),
     ] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Column with the prompts.")] = None,
     answer_column: Annotated[str | None, typer.Option(help="Column with the gold answers.")] = None,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Skip rows that can't be used, and count them.")
-    ] = False,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Skip and count unusable rows.")] = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any setting of engine or rewards: rewards.correct_reward=0.5; repeatable."),
+        typer.Option("--set", help="Any engine or rewards setting, such as rewards.correct_reward=0.5; repeatable."),
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite the evaluation in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite the existing evaluation.")] = False,
     break_lock: run_flags.BreakLock = False,
 ) -> None:
-    """Sample k answers to every prompt: avg@k, pass@j and maj@k with 95% intervals.
+    """Sample k answers per prompt and report avg@k, pass@j and maj@k with 95% intervals.
 
-    A run's model (--model runs/a) is evaluated as the run evaluated it: on the same prompts unless --dataset is given,
-    with its samples per prompt, temperature, lengths, system prompt, template arguments, rewards and seed. Flags
-    override these settings.
+    With --model runs/a, the model is evaluated as it was during the run: on the same prompts unless --dataset is given,
+    and with the run's samples per prompt, temperature, lengths, system prompt, template arguments, rewards and seed.
+    Flags override these settings.
 
     Several datasets, separated by commas, share one loaded model; a path that exists is one dataset, even with commas
-    in its name. The table has a row for each and their unweighted mean.
+    in its name. The table has a row per dataset and one for their unweighted mean.
 
     Run the same command again to resume an interrupted evaluation. All samples are written to samples.parquet in the
     output folder.

@@ -40,8 +40,8 @@ def print_recipes(cards: Sequence[Mapping[str, Any]]) -> None:
     console.print("--recipe", style="bold")
     table = ruled(expand=True)
     table.add_column("name", no_wrap=True, style="cyan")
-    table.add_column("what it is", ratio=3)
-    table.add_column("its five slots", ratio=2)
+    table.add_column("description", ratio=3)
+    table.add_column("slots", ratio=2)
     table.add_column("paper", no_wrap=True)
     for one in cards:
         slots = [f"{_flag(slot)} {text}" for slot, text in one["slots"].items()]
@@ -64,7 +64,7 @@ def print_recipe(one: Mapping[str, Any]) -> None:
     if one["settings"]:
         console.print(f"also sets:  {', '.join(_flat(one['settings']))}")
     console.print()
-    table = ruled("slot", "strategy", "what it does")
+    table = ruled("slot", "strategy", "description")
     for slot, text in one["slots"].items():
         found = (registry.describe(registry.find(slot, spec.name)) for spec in registry.parse(text))
         plain = " (default)" if text == SLOT_DEFAULTS[slot] else ""

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-SLOT_HELP = "a spec such as name:key=value,key=value; see `prepo strategies`"
-VERDICT_HELP = "Reward function that decides what is correct [default: math, else exact, else boxed, else the first]."
+SLOT_HELP = "name:key=value,key=value; see `prepo strategies`"
+VERDICT_HELP = "Reward function that decides correctness [default: math, else exact, else boxed, else the first]."
 
 Model = Annotated[
     str | None,
@@ -17,19 +17,21 @@ Model = Annotated[
 ]
 Dataset = Annotated[
     str | None,
-    typer.Option(help="File, folder, short name, Hub name, or 'embedded' (default), also as embedded:dead=0.8."),
+    typer.Option(help="File, folder, short name, Hub name, 'embedded' (default) or embedded:dead=0.8."),
 ]
 Split = Annotated[str | None, typer.Option(help="Split of the dataset [default: train].")]
 Limit = Annotated[int | None, typer.Option(help="Use only the first N rows.")]
 Steps = Annotated[
     int | None,
-    typer.Option(help="Number of training steps [default: 200, embedded model: 50; none with a limit on cost]."),
+    typer.Option(help="Number of training steps [default: 200, or 50 for the embedded model; none with a cost limit]."),
 ]
-MaxRollouts = Annotated[int | None, typer.Option(help="End with the step that reaches this many rollouts.")]
+MaxRollouts = Annotated[int | None, typer.Option(help="Stop after the step that reaches this many rollouts.")]
 MaxTokens = Annotated[
-    int | None, typer.Option(help="End with the step that reaches this many tokens, generated and scored.")
+    int | None, typer.Option(help="Stop after the step that reaches this many generated and scored tokens.")
 ]
-MaxSeconds = Annotated[float | None, typer.Option(help="End with the step that reaches this training time.")]
+MaxSeconds = Annotated[
+    float | None, typer.Option(help="Stop after the step that reaches this training time in seconds.")
+]
 Reward = Annotated[
     list[str] | None,
     typer.Option(help="Reward function: math (default), exact, boxed or your own as file.py:function; repeatable."),
@@ -38,13 +40,15 @@ Verdict = Annotated[str | None, typer.Option(help=VERDICT_HELP)]
 Engine = Annotated[str | None, typer.Option(help="Generation engine: hf (default), vllm or vllm-server.")]
 PromptColumn = Annotated[str | None, typer.Option(help="Column with the prompts.")]
 AnswerColumn = Annotated[str | None, typer.Option(help="Column with the gold answers.")]
-SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Skip rows that can't be used, and count them.")]
+SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Skip and count unusable rows.")]
 BreakLock = Annotated[
     bool,
-    typer.Option("--break-lock", help="Take over the output from a process of another machine that has ended."),
+    typer.Option("--break-lock", help="Take over the output of a process on another machine that has ended."),
 ]
 Config = Annotated[list[Path] | None, typer.Option(help="YAML configuration file; repeatable, later files win.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: training.learning_rate=1e-5; repeatable.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Any setting, such as training.learning_rate=1e-5; repeatable.")
+]
 
 SETTINGS = {
     "model": "model.model_name_or_path",

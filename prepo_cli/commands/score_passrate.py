@@ -20,26 +20,31 @@ def score_passrate(
     ] = "embedded",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="A .jsonl, .parquet or .csv file [default: <dataset>_passrate in its format].")
+        Path | None,
+        typer.Option(help="A .jsonl, .parquet or .csv file [default: <dataset>_passrate in the same format]."),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
     limit: Annotated[int | None, typer.Option(help="Use only the first N rows.")] = None,
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy decoding.")] = 1.0,
     top_p: Annotated[
-        float, typer.Option(help="Sample only from the most probable tokens that add up to this probability.")
+        float, typer.Option(help="Nucleus sampling: keep the most probable tokens up to this total probability.")
     ] = 1.0,
     max_completion_length: Annotated[
-        int | None, typer.Option(help="Tokens [default: 96 for the embedded model, else 2560 where that fits].")
+        int | None,
+        typer.Option(
+            help="Maximum tokens per completion [default: 96 for the embedded model, else 2560 or what fits]."
+        ),
     ] = None,
     max_prompt_length: Annotated[
-        int | None, typer.Option(help="Tokens; longer prompts get no pass rate [default: what fits].")
+        int | None,
+        typer.Option(help="Maximum tokens per prompt; longer prompts get no pass rate [default: what fits]."),
     ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option(help="Limit on rows x context in one decoding batch; lower it to save memory.")
+        int | None, typer.Option(help="Maximum rows x context length of a decoding batch; lower it to save memory.")
     ] = None,
-    system_prompt: Annotated[str | None, typer.Option(help="System message before every prompt.")] = None,
+    system_prompt: Annotated[str | None, typer.Option(help="System message prepended to every prompt.")] = None,
     template_arg: Annotated[
-        list[str] | None, typer.Option(help="Argument of the chat template: enable_thinking=false; repeatable.")
+        list[str] | None, typer.Option(help="Chat template argument, such as enable_thinking=false; repeatable.")
     ] = None,
     reward: Annotated[
         list[str] | None,
@@ -48,18 +53,18 @@ def score_passrate(
     verdict: Annotated[str | None, typer.Option(help=VERDICT_HELP)] = None,
     engine: Annotated[str, typer.Option(help="Generation engine: hf, vllm or vllm-server.")] = "hf",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Sampling seed.")] = 0,
     prompt_column: Annotated[str | None, typer.Option(help="Column with the prompts.")] = None,
     answer_column: Annotated[str | None, typer.Option(help="Column with the gold answers.")] = None,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Skip rows that can't be used, and count them.")
-    ] = False,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Skip and count unusable rows.")] = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any setting of engine or rewards: rewards.correct_reward=0.5; repeatable."),
+        typer.Option("--set", help="Any engine or rewards setting, such as rewards.correct_reward=0.5; repeatable."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a figure to this PNG file.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an output of this command.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Overwrite an existing output of this command.")
+    ] = False,
     break_lock: run_flags.BreakLock = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
@@ -67,10 +72,11 @@ def score_passrate(
 
     The columns are pass_rate, pass_rate_low and pass_rate_high (95% interval), pass_k (number of samples), pass_length
     (mean tokens of a completion) and pass_context (how it was measured). The report says how many prompts are always or
-    never solved: as long as that lasts, their rollouts teach nothing. `--recipe sgpo` trains by these pass rates.
+    never solved: while that lasts, their rollouts give no learning signal. `--recipe sgpo` selects prompts by these
+    pass rates.
 
-    Run the same command again to resume an interrupted scoring. An output that exists is replaced with --overwrite, and
-    only if this command wrote it.
+    Run the same command again to resume an interrupted scoring. --overwrite replaces an existing output, but only one
+    that this command wrote.
 
     \b
     Examples:

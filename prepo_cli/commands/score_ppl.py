@@ -17,44 +17,47 @@ def score_ppl(
     ] = "embedded",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="A .jsonl, .parquet or .csv file [default: <dataset>_ppl in its format].")
+        Path | None, typer.Option(help="A .jsonl, .parquet or .csv file [default: <dataset>_ppl in the same format].")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
     limit: Annotated[int | None, typer.Option(help="Use only the first N rows.")] = None,
     scope: Annotated[
-        str, typer.Option(help="question: score the question's tokens; prompt: score the whole rendered prompt.")
+        str, typer.Option(help="Which tokens to score: question, or prompt for the whole rendered prompt.")
     ] = "question",
-    system_prompt: Annotated[str | None, typer.Option(help="System message before every prompt.")] = None,
+    system_prompt: Annotated[str | None, typer.Option(help="System message prepended to every prompt.")] = None,
     template_arg: Annotated[
-        list[str] | None, typer.Option(help="Argument of the chat template: enable_thinking=false; repeatable.")
+        list[str] | None, typer.Option(help="Chat template argument, such as enable_thinking=false; repeatable.")
     ] = None,
     max_prompt_length: Annotated[
-        int | None, typer.Option(help="Tokens; longer prompts get no perplexity [default: the model's context].")
+        int | None,
+        typer.Option(
+            help="Maximum tokens per prompt; longer prompts get no perplexity [default: the model's context]."
+        ),
     ] = None,
     batch_tokens: Annotated[int, typer.Option(help="Padded tokens per forward pass.")] = 16384,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     engine: Annotated[str, typer.Option(help="Engine that computes log-probs: hf, vllm or vllm-server.")] = "hf",
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any setting of engine: engine.vllm_tensor_parallel_size=2; repeatable."),
+        typer.Option("--set", help="Any engine setting, such as engine.vllm_tensor_parallel_size=2; repeatable."),
     ] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Column with the prompts.")] = None,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Skip rows that can't be used, and count them.")
-    ] = False,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Skip and count unusable rows.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a histogram to this PNG file.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an output of this command.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Overwrite an existing output of this command.")
+    ] = False,
     break_lock: run_flags.BreakLock = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Add the perplexity of every prompt to a dataset, and print the distribution.
 
     The columns are ppl, ppl_tokens (number of scored tokens) and ppl_context (how it was scored). For `--selector
-    ppl-schedule:source=stored`, score with the model, system prompt and template arguments that the run will train
-    with; the run warns if they differ.
+    ppl-schedule:source=stored`, score with the model, system prompt and template arguments of the planned run; the run
+    warns if they differ.
 
-    Run the same command again to resume an interrupted scoring. An output that exists is replaced with --overwrite, and
-    only if this command wrote it.
+    Run the same command again to resume an interrupted scoring. --overwrite replaces an existing output, but only one
+    that this command wrote.
 
     \b
     Examples:

@@ -10,17 +10,19 @@ import typer
 
 def show(
     folder: Annotated[
-        Path, typer.Argument(help="Folder of a run or of an evaluation, or 'latest', the run started last.")
+        Path, typer.Argument(help="Run or evaluation folder, or 'latest' for the most recently started run.")
     ],
-    step: Annotated[int | None, typer.Option(min=0, help="Step of a run [default: the latest recorded].")] = None,
+    step: Annotated[
+        int | None, typer.Option(min=0, help="Step to show, in a run [default: the latest recorded].")
+    ] = None,
     prompt: Annotated[
         str | None, typer.Option(help="Only completions of the prompt with this id, from the latest step that has any.")
     ] = None,
-    wrong: Annotated[bool, typer.Option("--wrong", help="Only completions that are not correct.")] = False,
+    wrong: Annotated[bool, typer.Option("--wrong", help="Only incorrect completions.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Show at most this many completions.")] = 8,
     json_output: Annotated[bool, typer.Option("--json", help="Print the completions as one JSON object.")] = False,
 ) -> None:
-    """Show completions of a run or an evaluation, with their prompts, gold answers and rewards.
+    """Show completions from a run or an evaluation, with prompts, gold answers and rewards.
 
     \b
     Examples:

@@ -13,10 +13,10 @@ from prepo_cli.errors import UsageError
 
 def strategies_command(
     name: Annotated[
-        str | None, typer.Argument(help="Describe this strategy or recipe; your own strategy as file.py:Class.")
+        str | None, typer.Argument(help="Strategy or recipe to describe; your own strategy as file.py:Class.")
     ] = None,
     slot: Annotated[str | None, typer.Option(help="List only this slot: selector, budget, filter, ...")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print them as one JSON object.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the list as one JSON object.")] = False,
 ) -> None:
     """List the strategies of every slot and the recipes, or describe one in detail.
 
@@ -74,7 +74,7 @@ def _print_table(cards: list[dict[str, Any]]) -> None:
         console.print(f"--{slot.replace('_', '-')}", style="bold")
         table = ruled(expand=True)
         table.add_column("name", style="cyan", overflow="fold")
-        table.add_column("what it does", ratio=3, overflow="fold")
+        table.add_column("description", ratio=3, overflow="fold")
         table.add_column("parameters", ratio=3, overflow="fold")
         table.add_column("paper", no_wrap=True)
         for one in (c for c in cards if c["slot"] == slot):

@@ -14,13 +14,13 @@ from prepo_cli.startup import large_imports
 
 def train(
     recipe: Annotated[
-        str | None, typer.Option(help="All five slots: prepo (default), grpo, ..., or a YAML file.")
+        str | None, typer.Option(help="Recipe for all five slots: prepo (default), grpo, ..., or a YAML file.")
     ] = None,
     selector: Annotated[str | None, typer.Option(help=f"Which prompts to roll out: {SLOT_HELP}.")] = None,
     budget: Annotated[str | None, typer.Option(help="How many rollouts each prompt gets.")] = None,
     filter: Annotated[str | None, typer.Option("--filter", help="Which rollouts to train on.")] = None,
     weighting: Annotated[str | None, typer.Option(help="How much each rollout or token counts.")] = None,
-    temperature_schedule: Annotated[str | None, typer.Option(help="The sampling temperature of each step.")] = None,
+    temperature_schedule: Annotated[str | None, typer.Option(help="Sampling temperature of each step.")] = None,
     model: run_flags.Model = None,
     dataset: run_flags.Dataset = None,
     split: run_flags.Split = None,
@@ -40,17 +40,17 @@ def train(
     config: run_flags.Config = None,
     set_: run_flags.Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite the run in the run folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite the existing run.")] = False,
     break_lock: run_flags.BreakLock = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Train a model with reinforcement learning on verifiable rewards.
 
-    Without arguments, train the embedded model on the embedded task with recipe prepo: a few minutes on a CPU. A slot
-    set without --recipe leaves the others at random, uniform, keep-all, uniform and constant, unless it brings its own;
-    the first line says which slot holds what.
+    Without arguments, train the embedded model on the embedded task with recipe prepo: a few minutes on a CPU. If you
+    set a slot without --recipe, the others default to random, uniform, keep-all, uniform and constant, except where the
+    chosen strategy sets them too. All five are printed at startup.
 
-    --resume continues an interrupted run from its latest checkpoint; with more --steps it extends a finished one.
+    --resume continues an interrupted run from its latest checkpoint, or extends a finished one to more --steps.
     --model RUN starts a new run from another run's final model.
 
     \b
@@ -83,7 +83,7 @@ def train(
     resolved = resolve(config or (), flags, set_ or ())
     saved = Path(resolved.output_dir) / "config.yaml"
     if resume and saved.is_file():
-        read_yaml(saved, "put a good copy in its place, or start over with --overwrite")
+        read_yaml(saved, "restore an intact copy, or start over with --overwrite")
         resolved = resolve((saved, *(config or ())), flags | {"output_dir": resolved.output_dir}, set_ or ())
     with large_imports():
         from prepo_cli.training.train import train as run

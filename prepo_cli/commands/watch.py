@@ -9,17 +9,20 @@ import typer
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(help="Run folder of prepo train, or 'latest', the run started last.")],
-    once: Annotated[bool, typer.Option("--once", help="Print the run as it is now, and exit.")] = False,
+    run: Annotated[
+        Path, typer.Argument(help="Run folder of prepo train, or 'latest' for the most recently started run.")
+    ],
+    once: Annotated[bool, typer.Option("--once", help="Print the current state and exit.")] = False,
     json_output: Annotated[
-        bool, typer.Option("--json", help="Print the run as it is now as one JSON object, and exit.")
+        bool, typer.Option("--json", help="Print the current state as one JSON object and exit.")
     ] = False,
 ) -> None:
     """Follow a training run in the terminal until it ends.
 
     Shows reward, held-out accuracy, share of zero-variance groups, throughput, cost, the last completions and the time
-    left, refreshed every second. Reads the run folder alone, so it works for any run on this machine or a shared disk,
-    and does not slow the run down. Ctrl-C ends it, not the run. Piped, it prints the run as it is now.
+    left, refreshed every second. It only reads the run folder, so it works for any run on this machine or a shared
+    disk, without slowing it down. Ctrl-C stops watching; the run continues. When piped, it prints the current state and
+    exits.
 
     \b
     Examples:

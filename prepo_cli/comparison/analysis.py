@@ -43,7 +43,7 @@ def compare(runs: Sequence[Run], *, baseline: str | None = None, target: float |
     evaluated = {group.name: group for group in map(_evaluated, groups) if group.runs}
     skipped = [run.name for group in groups for run in group.runs if run.evaluated_E is None]
     if skipped:
-        notes.append(f"Without an evaluation after training: {', '.join(skipped)}.")
+        notes.append(f"Not evaluated after training: {', '.join(skipped)}.")
     recipes = {group.name: _bare(group) for group in groups}
     prompts: tuple[str, ...] = ()
     differing: dict[str, tuple[str, ...]] = {}
@@ -133,8 +133,8 @@ def _method(runs: Sequence[Run], recipes: Iterable[Recipe]) -> Iterator[str]:
             "that trained them."
         )
     yield (
-        "95% intervals are over seeds and prompts, of a single seed over prompts alone; differences are claimed by "
-        "t-tests over seeds with Holm's correction over recipes."
+        "95% intervals are over seeds and prompts, or over prompts alone for a single seed. "
+        "Differences are claimed on t-tests over seeds, with Holm's correction over recipes."
     )
 
 

@@ -23,15 +23,17 @@ def comparable(
         left = common(shared, group.runs)
         differing = _differing(group, baseline)
         if not differing and shared and not left:
-            differing = ["other prompts"]
+            differing = ["different prompts"]
         if differing:
             others[group.name] = tuple(differing)
-            notes.append(f"{group.name} is not compared with {baseline.name}: evaluated with {', '.join(differing)}.")
+            notes.append(
+                f"{group.name} is not compared with {baseline.name}: it was evaluated with {', '.join(differing)}."
+            )
         else:
             kept.append(group)
             shared, most = left, max(most, len(theirs), len(shared))
     if len(shared) < most:
-        notes.append(f"Accuracies are over the {len(shared):,} prompts that all evaluations share, of {most:,}.")
+        notes.append(f"Accuracies are over the {len(shared):,} of {most:,} prompts that all evaluations share.")
     return kept, shared, others, notes
 
 

@@ -88,10 +88,10 @@ def _trl(path: Path) -> Run:
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}:{error.lineno}: not JSON; copy it again, or pass another checkpoint") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError(f"{path} has no log_history of a Trainer; pass the output folder of a GRPOTrainer") from error
+        raise UsageError(f"{path} has no Trainer log_history; pass the output folder of a GRPOTrainer") from error
     evaluation = next((key for row in history for key in row if TRL_EVALUATION.fullmatch(key)), None)
     if not rows and evaluation is None:
-        raise UsageError(f"{path} logs no reward; pass the output folder of a GRPOTrainer")
+        raise UsageError(f"{path} logs no rewards; pass the output folder of a GRPOTrainer")
     own = {key: key for row in rows for key in row if key.startswith("rewards/")}
     taken_S = np.diff(steps_S, prepend=0.0)  # a row stands for the steps since the last one
     costs = {"tokens": _column(rows, "num_tokens"), "seconds": np.cumsum(_column(rows, "step_time") * taken_S)}
@@ -113,7 +113,9 @@ def _verl(path: Path) -> Run:
     lines = read_objects(path)
     for number, line in enumerate(lines, 1):
         if not isinstance(line.get("data"), dict) or not isinstance(line.get("step"), int):
-            raise UsageError(f"{path}:{number}: no step and data as verl's file logger writes them; delete this line")
+            raise UsageError(
+                f"{path}:{number}: lacks the step and data that verl's file logger writes; delete this line"
+            )
     rows = [line["data"] | {"step": line["step"]} for line in lines if "timing_s/step" in line["data"]]
     steps_S = _column(rows, "step")
     tokens_S, prompt_S, response_S = (
@@ -181,7 +183,7 @@ def _trl_state(path: Path) -> Path | None:
 def _verl_log(path: Path) -> Path | None:
     logs = [log for log in ([path] if path.is_file() else sorted(path.glob("*.jsonl"))) if _is_verl(log)]
     if len(logs) > 1:
-        raise UsageError(f"{path} holds several logs ({', '.join(log.name for log in logs)}); pass one of them")
+        raise UsageError(f"{path} contains several logs ({', '.join(log.name for log in logs)}); pass one of them")
     return logs[0] if logs else None
 
 

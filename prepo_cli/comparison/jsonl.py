@@ -73,7 +73,7 @@ def _read(path: Path) -> tuple[Path, bytes]:
     try:
         return zipped, gzip.decompress(zipped.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{zipped} is damaged ({error}); copy it again from where the run was made") from error
+        raise UsageError(f"{zipped} is damaged ({error}); copy it again from the original run") from error
 
 
 def _lines(content: bytes) -> list[str]:

@@ -60,7 +60,7 @@ def train_missing(runs: Sequence[PlannedRun], jobs: int) -> None:
         return
     jobs = min(jobs, len(waiting))
     if jobs > 1 and any(ENGINES[run.config.engine.name].load().serves_all for run in waiting):
-        raise UsageError("a vLLM server holds one run's weights; use --jobs 1, or another --engine")
+        raise UsageError("a vLLM server serves one run's weights; use --jobs 1, or another --engine")
     devices = _devices() if jobs > 1 else []
     active: list[Job] = []
     failed: dict[Path, str] = {}
@@ -79,19 +79,19 @@ def train_missing(runs: Sequence[PlannedRun], jobs: int) -> None:
                     say(f"{job.run.folder.name} failed: {failed[job.run.folder]}")
             display.update({job.run.folder: monotonic() - job.started for job in active}, failed)
     if stopped():
-        raise KeyboardInterrupt("stopped, every run after a whole step; the same command continues")
+        raise KeyboardInterrupt("stopped after the current steps; run the same command to resume")
     if failed:
         folder, why = next(iter(failed.items()))
         raise RunError(
-            f"{len(failed)} of {len(runs)} runs failed; {folder.name}: {why}; the same command tries again, and logs "
-            f"are in {folder.parent / LOGS}"
+            f"{len(failed)} of {len(runs)} runs failed; {folder.name}: {why}; run the same command "
+            f"to retry, and find the logs in {folder.parent / LOGS}"
         )
 
 
 def reason(code: int, log: Path) -> str:
     """Why a run failed, by its exit code and the last line of its log."""
     if code < 0:
-        return f"ended by {signal.Signals(-code).name}{', which may mean too little memory' if code == -9 else ''}"
+        return f"ended by {signal.Signals(-code).name}{', possibly out of memory' if code == -9 else ''}"
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     said = next((line.removeprefix("prepo: ") for line in reversed(lines) if line.strip()), "no message")
     free = shutil.disk_usage(log.parent).free

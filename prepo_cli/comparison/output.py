@@ -57,6 +57,6 @@ def _refuse_foreign_run(run: PlannedRun, marker: Marker | None) -> None:
     is_listed = marker is not None and f"{run.folder.name}/" in marker.files
     if run.is_begun and not (run.finished or run.resumable) and not (is_listed and run.is_ours):
         raise UsageError(
-            f"{run.folder} holds an unfinished run without a checkpoint that this study did not start; delete it, or "
-            "choose another --output-dir"
+            f"{run.folder} contains an unfinished run without a checkpoint that this study did not "
+            "start; delete it, or choose another --output-dir"
         )

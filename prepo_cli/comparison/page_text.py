@@ -36,7 +36,7 @@ def styles(comparison: Comparison) -> list[str]:
 
 def verdict(comparison: Comparison) -> str:
     """What can be claimed, in words, and below it what the reader must know."""
-    first, *others = comparison.verdict or ("Nothing can be said: there is no accuracy to compare.",)
+    first, *others = comparison.verdict or ("No verdict: there are no accuracies to compare.",)
     parts = [f'<p class="lead">{escape(first)}</p>', _list("claims", others)]
     if comparison.notes:
         parts += ['<h2 class="quiet">Notes</h2>', _list("notes", comparison.notes)]
@@ -66,7 +66,7 @@ def difference_table(comparison: Comparison) -> str:
     """The settings in which the recipes differ, one a row."""
     settings = differing_settings(comparison)
     if not settings:
-        return "<p>The configurations agree in every setting.</p>"
+        return "<p>The configurations are identical.</p>"
     head = "".join(f'<th scope="col">{_name(r.name, s)}</th>' for r, s in _styled(comparison))
     body = "".join(
         f'<tr><th scope="row">{escape(key)}</th>'

@@ -110,8 +110,9 @@ def parse_recipes(text: str) -> list[RecipeChoice]:
             slot, equals, spec = replacement.partition("=")
             if not equals or slot not in SLOTS:
                 raise UsageError(
-                    f"--recipes {item}: '{replacement}' replaces no slot{did_you_mean(slot, SLOTS)}; "
-                    f"write recipe/slot=strategy with one of {', '.join(SLOTS)}"
+                    f"--recipes {item}: '{replacement}' does not name a "
+                    f"slot{did_you_mean(slot, SLOTS)}; write recipe/slot=strategy with one of "
+                    f"{', '.join(SLOTS)}"
                 )
             slots[slot] = spec
         choices.append(RecipeChoice(name, slots))
@@ -143,7 +144,7 @@ def parse_seeds(text: str) -> list[int]:
         first, dots, last = item.strip().partition("..")
         if not first.isdecimal() or not (last if dots else "0").isdecimal():
             raise UsageError(
-                f"--seeds: '{item.strip()}' is no seed; write whole numbers or ranges, such as 0,1,2 or 0..4"
+                f"--seeds: '{item.strip()}' is not a seed; write whole numbers or ranges, such as 0,1,2 or 0..4"
             )
         seeds |= dict.fromkeys(range(int(first), int(last or first) + 1))
         if len(seeds) > MOST_SEEDS:
@@ -184,12 +185,12 @@ def _checked(run: PlannedRun) -> PlannedRun:
     written = run.folder / "config.yaml"
     if not written.is_file():
         if run.is_begun and not run.is_ours:
-            raise UsageError(f"{run.folder} holds other files; empty it, or choose another --output-dir")
+            raise UsageError(f"{run.folder} contains other files; empty it, or choose another --output-dir")
         return run
     for key, before, now in differences(read_yaml(written), run.config):
         raise UsageError(
-            f"{run.folder} holds a run with different settings: {key} is {before!r:.300}, not {now!r:.300}, and a run "
-            f"keeps that, since {reason(key)}; choose another --output-dir"
+            f"{run.folder} contains a run with different settings: {key} is {before!r:.300}, not "
+            f"{now!r:.300}, and can't change, because {reason(key)}; choose another --output-dir"
         )
     changed = changed_limits(resolve([written]), run.config)
     if not changed or not (run.finished or run.resumable):
@@ -197,7 +198,7 @@ def _checked(run: PlannedRun) -> PlannedRun:
     why = _why_not_extended(run, changed)
     if why:
         limits = ", ".join(f"training.{name}={before}, not {now}" for name, (before, now) in changed.items())
-        raise UsageError(f"{run.folder} holds a run with {limits}, and can't be extended: {why}")
+        raise UsageError(f"{run.folder} contains a run with {limits}, which can't be extended: {why}")
     return replace(run, extends=True)
 
 
@@ -210,7 +211,8 @@ def _why_not_extended(run: PlannedRun, changed: Mapping[str, tuple[float | None,
     following = " and ".join(depends_on_length(run.config))
     if following:
         return (
-            f"with {following} it would not be the run that has this length from the start; choose another "
-            f"--output-dir, or extend it yourself with prepo train --resume --output-dir {run.folder}"
+            f"with {following} an extended run differs from one of this length from the start; "
+            "choose another --output-dir, or extend it yourself with prepo train --resume "
+            f"--output-dir {run.folder}"
         )
     return None

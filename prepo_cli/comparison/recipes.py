@@ -60,7 +60,9 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
             if twin is None:
                 kept.append(replace(run, recipe=name))
             else:
-                notes.append(f"{run.name} was left out: {name} with seed {run.seed} is there as {twin.name}.")
+                notes.append(
+                    f"{run.name} was left out: {name} with seed {run.seed} is already included as {twin.name}."
+                )
         groups.append(Group(name, tuple(kept)))
     return groups, notes
 
@@ -106,7 +108,7 @@ def _verdict(rewards: Mapping[str, Any]) -> str | None:
         return None
     section = RewardConfig.model_construct(**rewards)
     function, least = section.verdict_function, section.correct_reward
-    return function if least == RewardConfig().correct_reward else f"{function} from {least} on"
+    return function if least == RewardConfig().correct_reward else f"{function} >= {least}"
 
 
 def _names(alike: Sequence[Sequence[Run]]) -> Iterator[str]:

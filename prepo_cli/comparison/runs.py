@@ -35,7 +35,7 @@ from strategies.registry import Spec, parse
 from strategies.strategy_set import SLOT_DEFAULTS, resolve_slots
 
 SUMMARY = "summary.json"
-COPY_AGAIN = "copy it again from where the run was made"
+COPY_AGAIN = "copy it again from the original run"
 
 
 def read_run(path: Path) -> Run:
@@ -62,13 +62,13 @@ def _read(path: Path) -> Run:
     if run is not None:
         return run
     if summary:
-        raise UsageError(f"{path / SUMMARY}: neither strategies nor a fingerprint; {COPY_AGAIN}")
+        raise UsageError(f"{path / SUMMARY}: lacks strategies and fingerprint; {COPY_AGAIN}")
     if (path / "config.yaml").is_file():
         raise UsageError(f"the run in {path} is unfinished; finish it with: prepo train --resume --output-dir {path}")
     if (path / "partial").is_dir():
         raise UsageError(f"the evaluation in {path} is unfinished; run its prepo eval command again to finish it")
     raise UsageError(
-        f"{path} holds no run; pass the --output-dir of a finished prepo train or prepo eval, or a log of TRL or verl"
+        f"{path} is not a run; pass the --output-dir of a finished prepo train or prepo eval, or a TRL or verl log"
     )
 
 
@@ -100,7 +100,7 @@ def _training_run(path: Path, content: Mapping[str, Any]) -> Run:
     metrics, lines = read_columns(folder.metrics), read_objects(folder.evaluations)
     last = np.nan_to_num(metrics["step"][-1], nan=-1) + 1 if "step" in metrics else 0
     if summary.steps is not None and last != summary.steps:
-        raise UsageError(f"{folder.metrics} holds {last:,.0f} of {summary.steps:,} steps; {COPY_AGAIN}")
+        raise UsageError(f"{folder.metrics} has only {last:,.0f} of {summary.steps:,} steps; {COPY_AGAIN}")
     evaluated = bool(lines) and lines[-1].get("step") != 0  # what was measured before training says nothing of it
     if summary.after is not None and not evaluated:
         raise UsageError(f"{folder.evaluations} lacks the evaluation after training; {COPY_AGAIN}")
@@ -128,7 +128,7 @@ def _evaluations(
         raise UsageError(f"{path}:1: prompt_ids are not all text; {COPY_AGAIN}")
     for number, row in enumerate(rows, 1):
         if row.prompt_ids != ids:
-            raise UsageError(f"{path}:{number}: other prompts than in line 1; the run's evaluation set changed")
+            raise UsageError(f"{path}:{number}: different prompts than in line 1; the run's evaluation set changed")
     cost_E: dict[str, list[float | None]] = {
         "rollouts": [row.rollouts_total for row in rows],
         "tokens": [_tokens(metrics, row.step) if row.tokens_total is None else row.tokens_total for row in rows],
@@ -187,7 +187,7 @@ def _evaluation_run(path: Path, content: Mapping[str, Any]) -> Run:
     summary = checked(EvaluationSummary, content, str(path / SUMMARY), again)
     folder = EvaluationFolder(path, summary.fingerprint)
     if not folder.samples.is_file():
-        raise UsageError(f"{path} has lost its samples.parquet; {again}")
+        raise UsageError(f"{path} has no samples.parquet; {again}")
     try:
         table = pq.read_table(folder.samples, columns=["prompt_id", "correct"])
         accuracy_P = table["correct"].cast(pa.bool_()).to_numpy().reshape(-1, summary.k).mean(axis=1)

@@ -105,5 +105,5 @@ def read_config(path: Path) -> dict[str, Any]:
     for name, field in RunConfig.model_fields.items():
         is_section = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
         if is_section and not isinstance(config.get(name, {}), dict):
-            raise UsageError(f"{path}: {name} is not a section; copy the file again from where the run was made")
+            raise UsageError(f"{path}: {name} is not a section; copy the file again from the original run")
     return config

@@ -72,7 +72,9 @@ class Study:
             spent = self._mean_cost(group)
             if base is not None and spent is not None and abs(spent[-1] / base[-1] - 1) > SAME_COST:
                 ratio = f"{spent[-1] / base[-1]:.2f} times {self.base.name}'s {MAIN_AXIS}"
-                notes.append(f"{group.name} was last evaluated after {ratio}: final accuracies are not at equal cost.")
+                notes.append(
+                    f"{group.name} was last evaluated after {ratio}, so final accuracies are not at equal cost."
+                )
             both = self._shared_seeds(group)
             if both and (len(both) < len(group.seeds) or len(both) < len(self.base.seeds)):
                 notes.append(f"{group.name} and {self.base.name} are compared on the {len(both)} seeds that both have.")

@@ -11,26 +11,26 @@ SPENT = {"rollouts": "rollouts", "tokens": "tokens", "seconds": "training time"}
 
 def verdict(comparison: Comparison) -> tuple[str, ...]:
     """Sentences in the order of the recipes, differences claimed by Holm's corrected p-values at 0.05."""
-    return tuple(_sentences(comparison)) or ("Nothing could be compared; the notes say why.",)
+    return tuple(_sentences(comparison)) or ("Nothing could be compared; see the notes.",)
 
 
 def _sentences(comparison: Comparison) -> list[str]:
     base = next(recipe for recipe in comparison.recipes if recipe.name == comparison.baseline)
     others = [recipe for recipe in comparison.recipes if recipe is not base]
     if not others:
-        return [f"There is one recipe, {base.name}, and nothing to compare it with."]
+        return [f"There is only one recipe, {base.name}, so nothing to compare it with."]
     sentences = [_evaluated(recipe, comparison) for recipe in others if recipe.over_prompts]
     trained = [recipe for recipe in others if not recipe.over_prompts and not recipe.not_compared]
     single = [recipe.name for recipe in trained if len(recipe.runs) == 1]
     if trained and (len(base.runs) == 1 or len(single) == len(trained)):
         sentences.append(
-            "With one seed nothing can be claimed: another seed may turn the order round. "
-            "Train every recipe with several, such as --seeds 0..4."
+            "One seed supports no claim: another seed may reverse the order. Train every recipe "
+            "with several, such as --seeds 0..4."
         )
         return sentences
     sentences += [_trained(recipe, base, comparison) for recipe in trained if recipe.difference is not None]
     if single:
-        sentences.append(f"{', '.join(single)}: with one seed nothing can be claimed.")
+        sentences.append(f"{', '.join(single)}: one seed supports no claim.")
     return sentences
 
 
@@ -44,8 +44,8 @@ def _trained(recipe: Recipe, base: Recipe, comparison: Comparison) -> str:
         ends = f"ends {'higher' if recipe.difference.value > 0 else 'lower'} than {base.name}: {difference}"
         return f"{recipe.name} {cost} and {ends} ({seeds})." if cost else f"{recipe.name} {ends} ({seeds})."
     if cost:
-        return f"{recipe.name} {cost} ({seeds}); no difference in final accuracy shown, {difference}."
-    return f"{recipe.name}: no difference shown, {difference}{_power(recipe, count)}."
+        return f"{recipe.name} {cost} ({seeds}); no significant difference in final accuracy, {difference}."
+    return f"{recipe.name}: no significant difference, {difference}{_power(recipe, count)}."
 
 
 def _cost(recipe: Recipe, comparison: Comparison) -> str:
@@ -61,7 +61,7 @@ def _cost(recipe: Recipe, comparison: Comparison) -> str:
         times = "of" if ratio.value < 1 else "times"
         return f"reaches {goal} with {ratio.text} {times} {whose} {SPENT[axis]}"
     if ratio.value is None and ratio.low > 1:
-        return f"does not reach {goal}, which takes more than {ratio.low:.2f} times {whose} {SPENT[axis]}"
+        return f"does not reach {goal}; that takes more than {ratio.low:.2f} times {whose} {SPENT[axis]}"
     return ""
 
 
@@ -69,8 +69,8 @@ def _power(recipe: Recipe, count: int) -> str:
     if recipe.seeds_needed is None:
         return ""
     if recipe.seeds_needed <= count:
-        return f"; with {count} seeds a difference of 0.01 would most likely have shown"
-    return f"; about {recipe.seeds_needed} seeds would show a difference of 0.01"
+        return f"; {count} seeds would most likely have detected a difference of 0.01"
+    return f"; detecting a difference of 0.01 takes about {recipe.seeds_needed} seeds"
 
 
 def _evaluated(recipe: Recipe, comparison: Comparison) -> str:
@@ -80,4 +80,4 @@ def _evaluated(recipe: Recipe, comparison: Comparison) -> str:
     if recipe.p_holm is not None and recipe.p_holm < LEVEL:
         scores = f"scores {'higher' if recipe.difference.value > 0 else 'lower'} than"
         return f"{recipe.name} {scores} {comparison.baseline}: {difference} {prompts}."
-    return f"{recipe.name}: no difference from {comparison.baseline} shown, {difference} {prompts}."
+    return f"{recipe.name}: no significant difference from {comparison.baseline}, {difference} {prompts}."

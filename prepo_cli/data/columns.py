@@ -79,7 +79,7 @@ def messages_of(cell: Any) -> list[dict[str, str]]:
     while cell and cell[-1]["role"] == ASSISTANT:
         cell = cell[:-1]
     if not cell:
-        raise ValueError("the prompt holds only turns of the assistant")
+        raise ValueError("the prompt contains only assistant turns")
     if not question_of(cell).strip():
         raise ValueError("the prompt's last message is empty")
     return [{"role": str(message["role"]), "content": message["content"]} for message in cell]

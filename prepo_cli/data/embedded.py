@@ -65,5 +65,5 @@ def _dead(name: str, options: str) -> float:
     except ValueError:
         dead = -1.0
     if key != "dead" or not 0 <= dead < 1:
-        raise UsageError(f"{name}: the embedded task's one option is a share of dead prompts below 1, as in {EXAMPLE}")
+        raise UsageError(f"{name}: the embedded task's only option is a share of dead prompts below 1, as in {EXAMPLE}")
     return dead

@@ -26,7 +26,7 @@ Checksums = npt.NDArray[np.uint32]
 SAMPLED_TOKENS = 2000
 MISSING = b"\xfe"
 """Stands for a cell that is missing; no UTF-8 text holds that byte."""
-CURE = "resume with the one that the run started with, or start over with --overwrite"
+CURE = "resume with the one the run started with, or start over with --overwrite"
 
 
 def fingerprint(datasets: Mapping[str, PromptDataset], renderer: Renderer, **more: str) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], datasets: M
             first = int(changed[0])
             row = f"{dataset.place(first)} (id '{brief(dataset.prompt(first).id)}')"
             others = f" ({len(changed) - 1:,} more changed)" if len(changed) > 1 else ""
-            raise UsageError(f"{row} has another id, prompt or answer than the checkpoint's {name}{others}; {CURE}")
+            raise UsageError(f"{row} differs from the checkpoint's {name} in id, prompt or answer{others}; {CURE}")
 
 
 def row_checksums(dataset: PromptDataset) -> Checksums:

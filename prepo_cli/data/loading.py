@@ -71,7 +71,7 @@ class PromptDataset:
         optional = [name for name in (*LABEL_COLUMNS, *NUMBER_COLUMNS) if name in table.column_names]
         labels = [name for name in optional if name in NUMBER_COLUMNS and not holds_numbers(table, name)]
         self.columns = frozenset(optional) - set(labels)
-        self.notes += [f"column '{name}' is not used: it holds no numbers" for name in labels]
+        self.notes += [f"column '{name}' is not used: it contains no numbers" for name in labels]
         self.skipped = 0
         self._rows: Rows | None = None
         self._row = lru_cache(maxsize=CACHED_ROWS)(self._fetch)

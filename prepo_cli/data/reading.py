@@ -89,7 +89,7 @@ def read_file(path: Path, skip_bad_rows: bool, text: Collection[str]) -> Reading
                 _keep(reading.table, Path(folder), cached)
         return reading
     except OSError as error:
-        where = f"; its table is kept in {cached.parent}: set HF_DATASETS_CACHE to keep it elsewhere" if cached else ""
+        where = f"; it is cached in {cached.parent}: set HF_DATASETS_CACHE to use another folder" if cached else ""
         raise UsageError(f"{path} can't be read: {one_line(error)}{where}") from error
 
 

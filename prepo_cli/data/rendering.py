@@ -43,8 +43,8 @@ class Renderer:
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise UsageError(
-                f"{type(tokenizer).__name__} has no character offsets, which are needed to locate the question; "
-                "use a model with a tokenizer.json"
+                f"{type(tokenizer).__name__} has no character offsets, which are needed to locate "
+                "the question; use a model with a tokenizer.json"
             )
         self.tokenizer, self.system_prompt = tokenizer, system_prompt
         self.template_kwargs = dict(template_kwargs or {})
@@ -113,7 +113,8 @@ class Renderer:
             start = text.rfind(question)
         if start < 0:
             raise UsageError(
-                "the question can't be located because the chat template changes the user's message; "
-                "score the whole prompt: scope=prompt on the selector, --scope prompt in score-ppl"
+                "the question can't be located because the chat template changes the user's "
+                "message; score the whole prompt: scope=prompt on the selector, --scope prompt in "
+                "score-ppl"
             )
         return start

@@ -127,7 +127,7 @@ def json_items(file: BinaryIO, text: Set[str]) -> Iterator[Row]:
         except BadRow as fault:
             yield number, at - start, fault
     if buffer[_after_space(buffer, at + 1) :]:
-        raise Unreadable(f"something follows the array, which ends after row {number}")
+        raise Unreadable(f"extra text after the end of the array, at row {number}")
 
 
 def _item(buffer: str, start: int, number: int) -> tuple[Any, int]:
@@ -237,7 +237,7 @@ def _json_row(line: str, text: Set[str]) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise BadRow(f"{error.msg.removesuffix(' at')} at column {error.colno}") from None
     if end < len(line):
-        raise BadRow(f"something follows the object, at column {end + 1}")
+        raise BadRow(f"extra text after the object, at column {end + 1}")
     return _cells(value, line, text)
 
 
@@ -250,7 +250,7 @@ def _cells(value: Any, source: str, text: Set[str]) -> dict[str, Any]:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise BadRow("it holds half of a surrogate pair, which is no character") from None
+            raise BadRow("it contains half of a surrogate pair, which is not a character") from None
     return {
         name: cell if type(cell) is str or cell is None else _plain(cell, name, text, 1) for name, cell in value.items()
     }
@@ -284,9 +284,9 @@ def _as_number(number: str, name: str) -> int | float:
         # Twenty characters are a sign and the nineteen digits of the largest integer of 64 bits.
         value = int(number) if len(number) <= 20 else math.inf
         if not -(2**63) <= value < 2**63:
-            raise BadRow(f"the number in '{brief(name)}' does not fit 64 bits; write it as text")
+            raise BadRow(f"the number in '{brief(name)}' does not fit in 64 bits; write it as text")
         return value
     value = float(number)
     if math.isinf(value):
-        raise BadRow(f"the number in '{brief(name)}' does not fit a float; write it as text")
+        raise BadRow(f"the number in '{brief(name)}' does not fit in a float; write it as text")
     return value

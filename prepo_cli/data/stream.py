@@ -114,8 +114,8 @@ class PromptStream:
         """Resume from `state`; raises UsageError if it belongs to another training set."""
         if state["num_prompts"] != self._num_prompts:
             raise UsageError(
-                f"the checkpoint's training set has {state['num_prompts']:,} prompts, this one {self._num_prompts:,}; "
-                "resume with the dataset that the run started with"
+                f"the checkpoint's training set has {state['num_prompts']:,} prompts, this one has "
+                f"{self._num_prompts:,}; resume with the dataset the run started with"
             )
         self._epoch, self._position, self._moved = state["epoch"], state["position"], state["moved"]
         self._left_out, self._left_out_before = state["left_out"], state["left_out_before"]
@@ -125,7 +125,7 @@ class PromptStream:
 
     def _next_epoch(self) -> None:
         if self._left_out == self._num_prompts:
-            raise UsageError("every prompt of the training set is longer than data.max_prompt_length; raise it")
+            raise UsageError("every prompt in the training set is longer than data.max_prompt_length; raise it")
         self._left_out, self._left_out_before = 0, self._left_out
         self._epoch, self._position = self._epoch + 1, 0
         self._order, self._moved = self._shuffled(self._epoch), np.empty(0, dtype=np.int32)

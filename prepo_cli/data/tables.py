@@ -92,7 +92,7 @@ def load_folder_or_hub(name: str, split: str, config: str | None = None) -> Any:
     if isdir(name) and (path / "state.json").is_file():
         return datasets.load_from_disk(name)
     if isdir(name) and re.search(r"[*?\[\]]|::|://", str(path.resolve())):
-        raise UsageError(f"{name}: `datasets` takes this folder's path for a pattern; rename it without * ? [ ] ::")
+        raise UsageError(f"{name}: `datasets` reads this folder's path as a pattern; rename it without * ? [ ] ::")
     try:
         return datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the Hub client and the dataset builders raise a dozen unrelated types

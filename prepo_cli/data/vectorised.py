@@ -79,7 +79,7 @@ def _fault(batch: pa.RecordBatch | pa.Table) -> str | None:
     try:
         batch.validate(full=True)
     except pa.ArrowInvalid as error:
-        return "it holds text that is not valid UTF-8" if "UTF8" in str(error) else one_line(error)
+        return "it contains text that is not valid UTF-8" if "UTF8" in str(error) else one_line(error)
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if _is_text(column.type) and (pc.max(pc.binary_length(column)).as_py() or 0) > MAX_ROW_BYTES:
             return f"the cell in '{brief(name)}' is longer than {MAX_ROW_BYTES // 2**20} MB"

@@ -180,8 +180,8 @@ def _layout(accelerator: Accelerator, fsdp: bool, zero: bool) -> str:
         raise UsageError("DeepSpeed needs a launcher; start with accelerate launch or torchrun")
     if _true("ACCELERATE_USE_FSDP") and kind != DistributedType.FSDP:
         raise UsageError(
-            f"accelerate is configured for FSDP but set up {kind.value}, which shards nothing; remove that setting and "
-            "use training.fsdp=true, or start on GPUs"
+            f"accelerate is configured for FSDP but started {kind.value}, which does not shard; "
+            "remove that setting and use training.fsdp=true, or run on GPUs"
         )
     if kind == DistributedType.FSDP:
         if not accelerator.is_fsdp2:
@@ -194,7 +194,7 @@ def _layout(accelerator: Accelerator, fsdp: bool, zero: bool) -> str:
         return FSDP
     if fsdp and accelerator.num_processes == 1:
         raise UsageError(
-            "training.fsdp=true shards over several processes but only one was started; start several with torchrun"
+            "training.fsdp=true needs several processes but only one was started; start several with torchrun"
         )
     return ZERO if zero else FSDP if fsdp else REPLICATED
 

@@ -111,7 +111,7 @@ class VllmEngine(VllmBase):
         with torch.no_grad():
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": stream})
         if not self._llm.reset_prefix_cache():
-            raise RunError("vLLM kept states of the old weights in its prefix cache; continue with --resume")
+            raise RunError("vLLM kept entries of the old weights in its prefix cache; continue with --resume")
 
     def sleep(self) -> None:
         """Free GPU memory until the next `wake`, `sync` or request; does nothing on the CPU."""
@@ -199,7 +199,8 @@ def _start(model: str, options: dict[str, Any]) -> Any:
         raise UsageError(f"vLLM can't load '{model}': {one_line(error)}") from error
     except RuntimeError as error:
         raise RunError(
-            f"vLLM failed to start: {one_line(error)}; if it lacks memory, change engine.vllm_gpu_memory_utilization"
+            f"vLLM failed to start: {one_line(error)}; if it ran out of memory, change "
+            "engine.vllm_gpu_memory_utilization"
         ) from error
 
 

@@ -133,6 +133,6 @@ def read_answer(kind: type[A], answer: Any, url: str) -> A:
         place = ".".join(map(str, first["loc"])) or "the answer"
         found = f"{place} is {brief(str(first['input']), 40)} ({fault(first)})"
         raise Rejected(
-            f"the vLLM server at {url} answers {kind.path} as no vLLM does: {found}; check "
+            f"unexpected response of the vLLM server at {url} to {kind.path}: {found}; check "
             "engine.vllm_server_base_url and the server's version"
         ) from error

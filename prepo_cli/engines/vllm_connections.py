@@ -69,7 +69,7 @@ def deadline(connection: socket.socket | None, seconds: float | None) -> Iterato
         yield
     except (OSError, http.client.HTTPException) as error:
         if passed.is_set():
-            raise TimeoutError(f"no answer within {seconds:g} s") from error
+            raise TimeoutError(f"no response within {seconds:g} s") from error
         raise
     finally:
         timer.cancel()

@@ -96,9 +96,9 @@ class DiskTransfer:
         except Unavailable as error:
             if error.status == 500:  # the server is up, but its workers failed
                 raise RunError(
-                    f"the vLLM server at {self._server.url} can't load {self._newest} ({error}); set "
-                    "engine.vllm_sync_dir to a folder that both machines see, restart the server with the model that "
-                    "is trained, then continue with --resume"
+                    f"the vLLM server at {self._server.url} can't load {self._newest} ({error}); "
+                    "set engine.vllm_sync_dir to a folder that both machines can access, restart "
+                    "the server with the model being trained, then continue with --resume"
                 ) from error
             raise
 

@@ -32,7 +32,7 @@ BODY_TIMEOUT_S = 120.0
 MAX_BYTES = 2**24
 API_KEY_VARIABLE = "VLLM_API_KEY"
 CURES = {
-    401: f"; give its credentials in the address or in {API_KEY_VARIABLE}",
+    401: f"; pass its credentials in the address or in {API_KEY_VARIABLE}",
     404: "; check that engine.vllm_server_base_url is the address of this run's vLLM server",
 }
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
@@ -119,8 +119,9 @@ class Server:
                 raise Unavailable(one_line(error)) from error
             except ssl.SSLError as error:
                 raise Rejected(
-                    f"no secure connection to the vLLM server at {self.url} ({one_line(error)}); have it show a valid "
-                    "certificate, name its issuer in SSL_CERT_FILE, or write http:// if it does not use TLS"
+                    f"no secure connection to the vLLM server at {self.url} ({one_line(error)}); "
+                    "give it a valid certificate, set SSL_CERT_FILE to its issuer's, or use "
+                    "http:// if it does not use TLS"
                 ) from error
             except OSError as error:
                 raise Unavailable(one_line(error)) from error
@@ -148,8 +149,8 @@ class Server:
             self._silent_since = now
         if now - min(self._silent_since or now, max(self._last_success, since)) > self.give_up_after_s:
             raise RunError(
-                f"no answer from the vLLM server at {self.url} for {self.give_up_after_s:g} s ({error}); restart it, "
-                "then continue with --resume"
+                f"no response from the vLLM server at {self.url} for {self.give_up_after_s:g} s "
+                f"({error}); restart it, then continue with --resume"
             ) from error
 
 
@@ -169,8 +170,8 @@ class Session:
             return json.loads(text) if text else None
         except (ValueError, RecursionError) as error:
             raise Rejected(
-                f"the vLLM server at {self._server.url} answers {path} with no JSON but '{brief(text[:200], 60)}'; "
-                "check that it is vLLM"
+                f"the vLLM server at {self._server.url} returned '{brief(text[:200], 60)}' for "
+                f"{path} instead of JSON; check that it is vLLM"
             ) from error
 
     def text(self, path: str, body: Any = None, *, timeout_s: float | None = None, max_bytes: int = MAX_BYTES) -> str:
@@ -182,13 +183,13 @@ class Session:
             raise Unavailable(f"status {response.status}: {_message(raw)}", response.status)
         if response.status >= 400:
             raise Rejected(
-                f"{whose} rejects {path} ({response.status}): {_message(raw)}{CURES.get(response.status, '')}"
+                f"{whose} rejected {path} ({response.status}): {_message(raw)}{CURES.get(response.status, '')}"
             )
         if response.status >= 300:
             there = brief(response.headers.get("Location", "elsewhere"), 200)
             raise Rejected(f"{whose} redirects {path} to {there}; set engine.vllm_server_base_url to the server itself")
         if len(raw) > max_bytes:
-            raise Rejected(f"{whose} answers {path} with more than {max_bytes:,} bytes; check that it is vLLM")
+            raise Rejected(f"{whose} returned more than {max_bytes:,} bytes for {path}; check that it is vLLM")
         return raw.decode("utf-8", errors="replace")
 
     def _exchange(
@@ -208,7 +209,7 @@ class Session:
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(one_line(error)) from error
         if response.length and len(raw) <= max_bytes:
-            raise Unavailable("the answer breaks off")
+            raise Unavailable("the response was cut off")
         return response, raw
 
 

@@ -50,8 +50,8 @@ class NcclTransfer:
         except (Unavailable, Rejected, OSError, RuntimeError) as error:  # NCCL raises RuntimeError
             self.close()
             raise RunError(
-                f"weights did not reach the vLLM server at {self._server.url}: {one_line(error)}; restart it, then "
-                "continue with --resume"
+                f"sending weights to the vLLM server at {self._server.url} failed: "
+                f"{one_line(error)}; restart it, then continue with --resume"
             ) from error
 
     def restore(self, version: str, group: CallGroup) -> None:

@@ -193,8 +193,8 @@ class VllmServerEngine(VllmBase):
         """Stop if someone else loads weights into the server."""
         if version not in (INITIAL_VERSION, self._version):
             raise RunError(
-                f"another run has sent its weights to the server at {self._server.url}; use a separate server for each "
-                "run, then continue with --resume"
+                f"another run sent its weights to the server at {self._server.url}; use a separate "
+                "server for each run, then continue with --resume"
             )
 
     def _weights_of(self, info: Any) -> str:
@@ -214,7 +214,7 @@ class VllmServerEngine(VllmBase):
             parts = zip(choices, scores, strict=True)
             return Answer([Completion(one.token_ids, logprobs, one.finish_reason) for one, logprobs in parts])
         raise RunError(
-            f"the vLLM server at {self._server.url} left out completions or log-probs of a prompt that it answered; "
+            f"the vLLM server at {self._server.url} omitted completions or log-probs of a prompt; "
             "check its version and settings, then continue with --resume"
         )
 
@@ -232,7 +232,7 @@ def _over_nccl(config: EngineConfig, backend: str | None, url: str) -> bool:
     """Whether weights go over NCCL; raises UsageError if they should but cannot."""
     possible = backend == "nccl" and torch.cuda.is_available()
     if config.vllm_weight_sync == "nccl" and not possible:
-        reason = "there is no GPU here" if backend == "nccl" else "the server was not started for it"
+        reason = "the trainer has no GPU" if backend == "nccl" else "the server was not started with support for it"
         raise UsageError(
             f"engine.vllm_weight_sync=nccl can't be used with {url}: {reason}; set it to disk, or start the server on "
             """a GPU with --weight-transfer-config '{"backend": "nccl"}'"""

@@ -58,8 +58,9 @@ def _facts(server: Server, model: str, max_model_len: int) -> ServerFacts:
     served = read_answer(Models, server.retry("/v1/models", timeout_s=REPLY_TIMEOUT_S), url).data[0]
     if Path(model).name not in (Path(served.id).name, Path(served.root or "").name):
         raise UsageError(
-            f"the server at {url} serves '{served.id}', but the run uses '{model}'; start the server with that "
-            f"model or, if it is the same one, with --served-model-name {Path(model).name}"
+            f"the server at {url} serves '{served.id}', but the run uses '{model}'; start the "
+            "server with that model or, if both are the same, with --served-model-name "
+            f"{Path(model).name}"
         )
     if served.max_model_len < max_model_len:
         raise UsageError(
@@ -85,6 +86,6 @@ def _settings(server: Server) -> tuple[str, ServerSettings]:
         weights = server.retry("/weight_info", timeout_s=REPLY_TIMEOUT_S)
         info = server.retry("/server_info?config_format=json", timeout_s=FIRST_INFO_TIMEOUT_S)
     except Rejected as error:
-        raise UsageError(f"the server at {server.url} has no endpoints for weights; start it with {SERVE}") from error
+        raise UsageError(f"the server at {server.url} has no weight-update endpoints; start it with {SERVE}") from error
     version = read_answer(WeightInfo, weights, server.url).weight_version
     return version, read_answer(ServerInfo, info, server.url).settings

@@ -42,7 +42,7 @@ class AddedColumns:
         self.dataset, self.output, self.chunks = dataset, output, chunks
         self._finished = Chunks(chunks_folder(output), fingerprint)
         if self._finished.owner() not in (None, fingerprint):
-            say(f"{self._finished.folder} was written with other settings, model or data: starting over")
+            say(f"{self._finished.folder} was written with different settings, model or data: starting over")
         self._finished.open()
 
     def compute(

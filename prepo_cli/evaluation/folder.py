@@ -79,7 +79,7 @@ class EvaluationFolder:
                 remove_owned(self.path)
             elif done is not None or begun not in (None, self.fingerprint):
                 raise UsageError(
-                    f"{self.path} holds another evaluation (different settings, model or data); "
+                    f"{self.path} contains another evaluation (different settings, model or data); "
                     "pass --overwrite, or choose another --output-dir"
                 )
             self.path.mkdir(parents=True, exist_ok=True)

@@ -61,13 +61,13 @@ def refuse_output(output: Path, dataset: str, column: str, *, overwrite: bool) -
     if output.is_dir():
         raise UsageError(f"--output {output} is a folder; choose a file name")
     if output.is_symlink() and not output.exists():
-        raise UsageError(f"--output {output} is a link to something that does not exist; delete it, or {other}")
+        raise UsageError(f"--output {output} is a broken link; delete it, or {other}")
     for source in _files(Path(dataset)):
         if output.exists() and source.samefile(output):
             name = "" if output == source else f" {source} under another name"
             raise UsageError(f"--output {output} is the input{name}; {other}")
         if chunks_folder(output).resolve() in source.resolve().parents:
-            raise UsageError(f"--output {output}: {source}, which is read, is where its chunks would go; {other}")
+            raise UsageError(f"--output {output}: its chunks would overwrite the input {source}; {other}")
     if output.exists():
         if not _was_scored(output, column):
             raise UsageError(
@@ -77,7 +77,7 @@ def refuse_output(output: Path, dataset: str, column: str, *, overwrite: bool) -
             raise UsageError(f"--output {output} already exists: replace it with --overwrite, or {other}")
     place = read_marker(output.parent)
     if place is not None and place.kind == "chunks":
-        raise UsageError(f"--output {output}: {output.parent} holds a job's chunks; {other}")
+        raise UsageError(f"--output {output}: {output.parent} contains a job's chunks; {other}")
     Chunks(chunks_folder(output), "").owner()  # refuses a folder that is not ours
     try:
         TemporaryFile(dir=output.parent).close()

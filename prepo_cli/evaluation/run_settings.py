@@ -56,7 +56,7 @@ def resolve_evaluations(given: Mapping[str, Any]) -> list[EvalConfig]:
         configs[folder] = validated(EvalConfig, {**layers, "output_dir": folder})
     if run is not None:
         shown = ", ".join(_shown(settings_of(run, {**given, "dataset_name": names[0]}), given))
-        say(f"settings from {model}, which flags override: {shown}")
+        say(f"settings from {model} (flags override them): {shown}")
     return list(configs.values())
 
 
@@ -70,7 +70,7 @@ def dataset_names(text: str | None) -> Sequence[str | None]:
         return [text]
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     if "" in names:
-        raise UsageError(f"--dataset {text}: separate the names by single commas, as in aime24,math500")
+        raise UsageError(f"--dataset {text}: separate names with single commas, as in aime24,math500")
     return names
 
 

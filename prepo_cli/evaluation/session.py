@@ -80,7 +80,7 @@ def _job(config: EvalConfig, judge: Judge, overwrite: bool) -> _Job:
     folder = EvaluationFolder(Path(config.output_dir), mark)
     done = folder.open(overwrite)
     if done is not None:
-        say(f"{folder.path} already holds this evaluation; --overwrite runs it again")
+        say(f"{folder.path} already contains this evaluation; run it again with --overwrite")
     return _Job(config, dataset, folder, done)
 
 

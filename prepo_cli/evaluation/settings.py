@@ -29,7 +29,7 @@ DEFAULT_LENGTHS = (2560, 1024)
 """Tokens of a completion, and the minimum room for a prompt; with less context, completions get half of it."""
 EMBEDDED_LENGTHS = (96, 32)
 """Of the embedded model: completions as long as those of its training."""
-GREEDY = "temperature 0 is greedy decoding: 1 sample per prompt, since all would be equal"
+GREEDY = "temperature 0 is greedy decoding: using 1 sample per prompt, since all would be equal"
 DEFAULT_CONTEXT = 32768
 """Assumed of a model that states no limit."""
 MODEL_FILES = frozenset({".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"})
@@ -74,8 +74,8 @@ class SamplingConfig(PromptsConfig):
         room = context - completion
         if room < 1:
             raise UsageError(
-                f"--max-completion-length {completion} leaves no room for a prompt in the model's context of "
-                f"{context} tokens; use a smaller one"
+                f"--max-completion-length {completion} leaves no room for a prompt in the model's "
+                f"context of {context} tokens; reduce it"
             )
         prompt = min(self.max_prompt_length or room, room)
         return self.model_copy(update={"max_completion_length": completion, "max_prompt_length": prompt})

@@ -70,8 +70,8 @@ def _notes(summary: dict[str, Any]) -> Iterator[str]:
     """What was left out or could not be judged."""
     if summary["left_out"]:
         longest = summary["max_prompt_length"]
-        yield f"left out as longer than {longest} tokens: {counted(summary['left_out'], 'prompt')}"
+        yield f"left out for exceeding {longest} tokens: {counted(summary['left_out'], 'prompt')}"
     if summary["timeouts"]:
-        yield f"not checked in time, and counted as wrong: {counted(summary['timeouts'], 'answer')}"
+        yield f"timed out and counted as wrong: {counted(summary['timeouts'], 'answer')}"
     if summary["errors"]:
-        yield f"not scored, since a reward failed or was not finite: {counted(summary['errors'], 'answer')}"
+        yield f"not scored because a reward failed or was not finite: {counted(summary['errors'], 'answer')}"

@@ -96,8 +96,8 @@ def verify_model(config: ModelConfig) -> None:
         manifest.verify(owner, part=folder)
     except manifest.Damaged as error:
         raise UsageError(
-            f"model {folder} is damaged: {error}; save it again with prepo train --resume, or, if the change is yours, "
-            f"delete {owner / manifest.NAME}"
+            f"model {folder} is damaged: {error}; save it again with prepo train --resume or, if "
+            f"you changed it yourself, delete {owner / manifest.NAME}"
         ) from error
 
 

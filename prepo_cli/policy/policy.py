@@ -16,8 +16,9 @@ from prepo_cli.policy.scoring import pad_rows, spans_mask, token_batches
 
 FloatArray = npt.NDArray[np.float32]
 NOT_FINITE = (
-    "the model's log-probs are not finite: its weights are broken, or too large for its dtype; check the model, or try "
-    "--dtype float32 (training: model.dtype=float32) or a lower training.learning_rate"
+    "the model's log-probs are not finite: its weights are corrupt, or overflow its dtype; check "
+    "the model, or try --dtype float32 (training: model.dtype=float32) or a lower "
+    "training.learning_rate"
 )
 
 

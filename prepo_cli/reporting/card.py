@@ -58,7 +58,7 @@ def model_card(config: RunConfig, summary: Mapping[str, Any]) -> str:
         "## How to use it",
         _snippet(config),
         "## How to reproduce it",
-        "`config.yaml` holds every setting:",
+        "`config.yaml` contains every setting:",
         f"```sh\nprepo train --config config.yaml --output-dir runs/reproduced{unpushed}\n```",
         _table(["package", "version"], [[name, number] for name, number in _versions(config)]),
         "## Papers",
@@ -135,8 +135,8 @@ def _lora(config: RunConfig) -> str:
     targets = modules if isinstance(modules, str) else ", ".join(modules)
     return (
         f" Trained with LoRA adapters (rank {model.lora_r}, alpha {model.lora_alpha:g}, dropout "
-        f"{model.lora_dropout:g}, target modules {_literal(targets)}), which are merged into these weights. The folder "
-        "`adapter` holds them alone, for peft."
+        f"{model.lora_dropout:g}, target modules {_literal(targets)}), which are merged into these "
+        "weights. The folder `adapter` contains the adapters alone, for peft."
     )
 
 
@@ -171,12 +171,12 @@ def _results(config: RunConfig, summary: Mapping[str, Any]) -> Iterator[str]:
     yield "## Results"
     where = f"{_literal(shown(settings.dataset_name or ''))}, split {_literal(settings.split)}"
     if settings.holds_out:
-        where = f"Prompts of {_literal(shown(config.data.dataset_name))} that were held out of training"
+        where = f"Prompts of {_literal(shown(config.data.dataset_name))} held out from training"
     yield (
-        f"{where}: {prompts:,} prompts, "
-        f"{settings.num_samples} samples each at temperature {settings.temperature:g} and top-p {settings.top_p:g}. "
-        "`avg@k` is the mean accuracy of k samples, `pass@k` the unbiased estimate of the chance that at least one of "
-        "k samples is correct, `maj@k` the accuracy of the majority answer."
+        f"{where}: {prompts:,} prompts, {settings.num_samples} samples each at temperature "
+        f"{settings.temperature:g} and top-p {settings.top_p:g}. `avg@k` is the mean accuracy of k "
+        "samples, `pass@k` an unbiased estimate of the probability that at least one of k samples "
+        "is correct, `maj@k` the accuracy of the majority answer."
     )
     yield _table(["metric", "before", "after", "difference"], rows)
     yield "Brackets are 95% intervals from a bootstrap over prompts; the difference is paired by prompt."

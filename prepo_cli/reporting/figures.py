@@ -145,7 +145,7 @@ def refuse_plot(path: Path, overwrite: bool) -> None:
         if not overwrite:
             raise UsageError(f"--plot {path} already exists: replace it with --overwrite, or choose another file")
     if not path.parent.is_dir():
-        raise UsageError(f"--plot {path}: there is no folder {path.parent}; make it first")
+        raise UsageError(f"--plot {path}: no such folder: {path.parent}; create it first")
 
 
 def _is_ours(path: Path) -> bool:

@@ -81,8 +81,8 @@ def push_run(config: RunConfig, folder: Path, api: HfApi | None = None) -> str:
     # the Hub client raises ValueError for an invalid card or response, RuntimeError for a broken upload
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         raise RunError(
-            f"pushing to {repository} failed ({one_line(error)}); the run in {folder} is complete, retry with: "
-            f"{PUSH_COMMAND} {folder} {repository}"
+            f"pushing to {repository} failed ({one_line(error)}); the run in {folder} is complete; "
+            f"retry with: {PUSH_COMMAND} {folder} {repository}"
         ) from error
     return str(url)
 
@@ -101,7 +101,7 @@ def push_folder(folder: Path, hub_model_id: str | None = None, api: HfApi | None
     """
     run = RunFolder(folder)
     if not run.config.is_file() or not run.summary.is_file():
-        raise UsageError(f"{folder} holds no finished run; pass a run folder with config.yaml and summary.json")
+        raise UsageError(f"{folder} is not a finished run; pass a run folder with config.yaml and summary.json")
     try:
         config = RunConfig.model_validate(read_yaml(run.config))
     except ValidationError as error:

@@ -27,14 +27,14 @@ def link_latest(folder: Path) -> None:
             LATEST.symlink_to(folder.name)
             return
         if not _is_ours():
-            say(f"{LATEST} was not made by prepo, so it is kept; --model latest won't find this run")
+            say(f"{LATEST} was not created by prepo and is left alone; --model latest won't find this run")
             return
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(folder.name)
         temporary.replace(LATEST)
     except OSError as error:  # such as a file system without links
         temporary.unlink(missing_ok=True)
-        say(f"can't make the link {LATEST} ({error.strerror}); --model latest won't find this run")
+        say(f"can't create the link {LATEST} ({error.strerror}); --model latest won't find this run")
 
 
 def _is_ours() -> bool:

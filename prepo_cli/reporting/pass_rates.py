@@ -45,7 +45,7 @@ def _by_perplexity(axes: Any, parts: list[dict[str, Any]]) -> None:
     axes.errorbar(range(len(parts)), values, yerr=errors, color=BLUE, marker="o", capsize=3, label="95% interval")
     labels = [f"{part['ppl_low']:.3g} to\n{part['ppl_high']:.3g}" for part in parts]
     axes.set_xticks(range(len(parts)), labels, fontsize=8)
-    axes.set_xlabel("prompt perplexity, in ten parts of equal size")
+    axes.set_xlabel("prompt perplexity (deciles)")
     axes.set_ylabel("mean pass rate")
     axes.set_ylim(0, 1)
     axes.legend(frameon=False)

@@ -14,13 +14,13 @@ from strategies import registry
 
 LIMITS = ("total_steps", *COST_LIMITS)
 REASONS = {
-    "seed": "all of its random numbers are derived from it",
-    "model": "its checkpoints continue this model",
-    "data": "its checkpoints hold a position in this sequence of prompts",
-    "rewards": "its rewards before and after a change would not be comparable",
-    "strategies": "its checkpoints hold the state of these strategies",
-    "training": "one set of hyperparameters must account for its result",
-    "evaluation": "its accuracies before and after a change would not be comparable",
+    "seed": "all random numbers are derived from it",
+    "model": "the checkpoints continue from this model",
+    "data": "the checkpoints record a position in this sequence of prompts",
+    "rewards": "rewards before and after the change would not be comparable",
+    "strategies": "the checkpoints contain the state of these strategies",
+    "training": "the result must come from one set of hyperparameters",
+    "evaluation": "accuracies before and after the change would not be comparable",
 }
 """Why a run keeps the settings of a section."""
 
@@ -49,8 +49,8 @@ def refuse_another_run(path: Path, before: Mapping[str, Any], now: RunConfig) ->
         if (path / "final").is_dir():
             instead = f"start a new run from its final model: --model {path} with another --output-dir"
         raise UsageError(
-            f"{path} was started with {key}={written!r:.300}, not {wanted!r:.300}, and a run keeps that, since "
-            f"{reason(key)}; resume without that change, or {instead}"
+            f"{path} was started with {key}={written!r:.300}, not {wanted!r:.300}, and this can't "
+            f"change on resume, because {reason(key)}; resume without the change, or {instead}"
         )
 
 

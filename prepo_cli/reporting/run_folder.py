@@ -131,12 +131,12 @@ class RunFolder:
             raise UsageError(f"{self.path} belongs to a prepo {marker.kind}; choose another --output-dir")
         if resume:
             if not self.config.is_file():
-                raise UsageError(f"nothing to resume: {self.path} holds no run; start without --resume")
+                raise UsageError(f"nothing to resume: {self.path} is not a run; start without --resume")
             refuse_another_run(self.path, read_yaml(self.config), config)
         elif _lies_in(config.model.model_name_or_path, self.path):
-            raise UsageError(f"{self.path} holds the model that the run starts from; choose another --output-dir")
+            raise UsageError(f"{self.path} contains the model that the run starts from; choose another --output-dir")
         elif self.in_use and not (overwrite and marker is not None):
-            raise UsageError(f"{self.path} already holds {self._content(marker)}, or choose another --output-dir")
+            raise UsageError(f"{self.path} already contains {self._content(marker)}, or choose another --output-dir")
         refuse_foreign(self.path, (CARD,), "choose another --output-dir")
         self._refuse_wrong_kinds()
         try:
@@ -201,7 +201,7 @@ class RunFolder:
         from prepo_cli.reporting.card import model_card
 
         if not write_unless_edited(self.path, CARD, model_card(config, summary)):
-            say(f"{self.path / CARD} was not written by prepo, so it is kept, and no model card is written")
+            say(f"{self.path / CARD} was not written by prepo, so it is kept and no model card is written")
         if config.reporting.figures:
             self.draw()
         atomic_write_json(self.summary, summary)
@@ -219,7 +219,7 @@ class RunFolder:
         if marker is not None:
             return "a run: resume it with --resume, replace it with --overwrite"
         if self.config.is_file():
-            return "a config.yaml but no mark of prepo, so --overwrite leaves it alone: resume it or empty it"
+            return "a config.yaml but no prepo marker, so --overwrite won't touch it: resume it or empty it"
         return "other files: empty it"
 
     def _refuse_wrong_kinds(self) -> None:
@@ -227,9 +227,9 @@ class RunFolder:
             path = self.path / name
             if os.path.lexists(path) and path.is_dir() != (name in FOLDERS):
                 needed = "folder" if name in FOLDERS else "file"
-                raise UsageError(f"{path} is not a {needed}, but a run needs one there; move it")
+                raise UsageError(f"{path} must be a {needed}; move what is there")
         if self.final.is_symlink():
-            raise UsageError(f"{self.final} is a link, but a run needs a folder of its own there; move it")
+            raise UsageError(f"{self.final} must be a folder, not a link; move it")
 
     def _clear(self) -> None:
         """Delete the run. The marker stays, so that a kill leaves a folder that can be overwritten.
@@ -267,9 +267,6 @@ def _keep_lines(path: Path, newest: int) -> None:
             shutil.copyfile(path, temporary)
         more = "" if len(damaged) <= LISTED_LINES else f" and {len(damaged) - LISTED_LINES:,} more"
         where = ", ".join(map(str, damaged[:LISTED_LINES]))
-        say(
-            f"{path} is damaged in line {where}{more}: kept the other lines, and a copy of the whole file as "
-            f"{copy.name}"
-        )
+        say(f"{path} is damaged in line {where}{more}: kept the other lines, and copied the whole file to {copy.name}")
     kept = [line for line in lines if line["step"] <= newest]
     atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -49,7 +49,7 @@ def find(folder: Path, *, step: int | None, prompt: str | None, wrong: bool, lim
     if prompt is not None and not completions:
         where = folder if step is None else f"step {step} of {folder}"
         kind = "wrong completion" if wrong else "completion"
-        raise UsageError(f"{where} has no {kind} of prompt '{plain(prompt)}'; for the ids: prepo show {folder}")
+        raise UsageError(f"{where} has no {kind} of prompt '{plain(prompt)}'; for prompt ids run: prepo show {folder}")
     return Found(str(folder), None if path.parent == folder else step_of(path), matched, completions)
 
 
@@ -62,7 +62,7 @@ def print_completions(found: Found) -> None:
     where = found.folder if found.step is None else f"step {found.step} of {found.folder}"
     shown = len(found.completions)
     count = f"{shown:,} of {found.matched:,} completions" if shown < found.matched else f"{shown:,} completions"
-    console.print(Text(plain(f"{where}: {count if shown else 'no such completions'}"), style="bold"))
+    console.print(Text(plain(f"{where}: {count if shown else 'no matching completions'}"), style="bold"))
     for (prompt_id, _), group in groupby(found.completions, key=lambda row: (row["prompt_id"], row["group"])):
         rows = list(group)
         console.print()
@@ -90,14 +90,14 @@ def _files(folder: Path, step: int | None) -> list[Path]:
     marker = read_marker(folder)
     kind = None if marker is None else marker.kind
     if kind == "run":
-        raise UsageError(f"{folder} has no completions: no step has finished, or reporting.log_rollouts is false")
+        raise UsageError(f"{folder} has no completions: no step has finished yet, or reporting.log_rollouts is false")
     if samples.is_file():
         if step is not None:
-            raise UsageError(f"{folder} holds an evaluation, which has no steps; leave out --step")
+            raise UsageError(f"{folder} is an evaluation, which has no steps; omit --step")
         return [samples]
     if kind == "evaluation":
         raise UsageError(f"the evaluation in {folder} is unfinished; run its prepo eval command again to finish it")
-    raise UsageError(f"{folder} holds neither a run nor an evaluation; pass the --output-dir of prepo train or eval")
+    raise UsageError(f"{folder} is neither a run nor an evaluation; pass the --output-dir of prepo train or eval")
 
 
 def _facts(row: Completion) -> Iterator[str]:

@@ -104,7 +104,7 @@ def answer(functions: Mapping[str, OwnFunction], job: Sequence[Any]) -> dict[str
             loggers = {key: log for key, log in LOGGERS.items() if key in function.signature.names}
             returned = _called(function, {**arguments, **loggers})
             if isinstance(returned, (str, bytes, Mapping)) or not hasattr(returned, "__iter__"):
-                return {"breach": f"returned {type(returned).__name__}; return a list with a value for each completion"}
+                return {"breach": f"returned {type(returned).__name__}; return a list with one value per completion"}
             values = list(islice(returned, count + 1))
         numbers = [number(value) for value in values]
     except BaseException as error:
@@ -114,7 +114,7 @@ def answer(functions: Mapping[str, OwnFunction], job: Sequence[Any]) -> dict[str
         return {"fault": f"failed{place and f' at {place}'}: {described(error)}"}
     if len(numbers) != count:
         found = f"more than {count}" if len(numbers) > count else str(len(numbers))
-        return {"breach": f"returned {found} values for {count} completions; return one each"}
+        return {"breach": f"returned {found} values for {count} completions; return one per completion"}
     if any(isinstance(value, str) for value in numbers):
         from strategies import places
 

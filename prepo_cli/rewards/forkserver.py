@@ -58,7 +58,7 @@ class ForkServer:
         """Start a worker that reads jobs from the first descriptor, answers to the second and prints to the third."""
         self._send(b"fork", descriptors)
         if not select.select([self._socket], [], [], SLOW_SECONDS)[0]:
-            say(f"waiting for the process that forks reward workers, up to {SERVER_SECONDS:g} s more")
+            say(f"still waiting for the process that forks reward workers, for up to {SERVER_SECONDS:g} s more")
         return self._reply(SERVER_SECONDS)
 
     def end(self, worker: int) -> int:

@@ -50,6 +50,6 @@ def find(name: str) -> RewardFunction | None:
         return None
     if name not in BUILT_IN:
         known = [MATH, *BUILT_IN]
-        hint = f"; name the function in it, {name}:function" if name.endswith(".py") else did_you_mean(name, known)
+        hint = f"; name its function: {name}:function" if name.endswith(".py") else did_you_mean(name, known)
         raise UsageError(f"unknown reward '{name}'{hint}; known: {', '.join(known)}, path/to/file.py:function")
     return BUILT_IN[name]

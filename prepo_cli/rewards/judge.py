@@ -67,8 +67,8 @@ class Judge:
         self._functions = {name: find(name) for name in config.functions}
         if len(self._functions) < len(config.functions):
             raise UsageError(
-                f"rewards.functions names a function twice: {', '.join(config.functions)}; name each once, and set its "
-                "weight in rewards.weights"
+                f"rewards.functions lists a function twice: {', '.join(config.functions)}; list "
+                "each once, and set its weight in rewards.weights"
             )
         self._weights = config.weights or [1.0] * len(config.functions)
         self._verdict, self._correct_reward = config.verdict_function, config.correct_reward
@@ -150,8 +150,9 @@ class Judge:
         if late > len(calls) / 2 and late >= MANY and not self._told:
             self._told = True
             say(
-                f"{late} of {len(calls)} different answers took longer to check than {self._timeout_s:g} s "
-                "(rewards.timeout_s) and count as wrong, which slows the run down (said once)"
+                f"{late} of {len(calls)} distinct answers took longer than {self._timeout_s:g} s "
+                "to check (rewards.timeout_s) and count as wrong, which slows the run down (shown "
+                "once)"
             )
         return values_N
 

@@ -43,8 +43,8 @@ def refuse_unscored(parts: Sequence[Mapping[str, FloatArray]], what: str) -> Non
         np.isnan(values_N).all() for values in parts for values_N in values.values()
     ):
         raise RunError(
-            f"no reward function ({', '.join(parts[0])}) returned a finite number for any completion of {what}; fix "
-            "it, then start again"
+            f"no reward function ({', '.join(parts[0])}) returned a finite number for any "
+            f"completion of {what}; fix it, then start again"
         )
 
 

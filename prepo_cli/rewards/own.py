@@ -108,15 +108,16 @@ class OwnFunctions:
             sys.stderr.flush()
             if self._printed > PRINTED_BYTES:
                 sys.stderr.write("\n")
-                say(f"only the first {PRINTED_BYTES:,} bytes that reward functions print in a batch are shown")
+                say(f"showing only the first {PRINTED_BYTES:,} bytes that reward functions print per batch")
 
     def decide(self, name: str, lost: bool) -> None:
         """Note whether a call was lost, and stop the run when most are."""
         self.lost.append(lost)
         if len(self.lost) == LATEST_CALLS and sum(self.lost) > LATEST_CALLS / 2:
             raise RunError(
-                f"reward '{name}': {sum(self.lost)} of the latest {LATEST_CALLS} calls took longer than "
-                f"rewards.timeout_s={self.config.timeout_s:g} or ended their process; fix it, or raise the time-out"
+                f"reward '{name}': {sum(self.lost)} of the last {LATEST_CALLS} calls exceeded "
+                f"rewards.timeout_s={self.config.timeout_s:g} or ended their process; fix the "
+                "function, or raise the timeout"
             )
 
 
@@ -167,7 +168,7 @@ class _Scoring:
                 encode(list(column))
             except (TypeError, ValueError) as error:
                 del self.arguments[key]
-                self._tell(f"column '{key}'", f"column '{key}' is not passed to reward functions: it holds {error}")
+                self._tell(f"column '{key}'", f"column '{key}' is not passed to reward functions: it contains {error}")
 
     def _take(self, indices: Sequence[int], outcome: Outcome, seconds: float) -> None:
         """Enter the values of a call, and fail where there is none."""
@@ -193,13 +194,13 @@ class _Scoring:
     def _fail(self, indices: Sequence[int], kind: str, what: str, remedy: str = "fix it") -> None:
         if self.config.on_error == "stop":
             raise RunError(
-                f"reward '{self.name}' {what}; {remedy}, or leave such completions out with rewards.on_error=skip"
+                f"reward '{self.name}' {what}; {remedy}, or skip such completions with rewards.on_error=skip"
             )
         zero = self.config.on_error == "zero"
         self.values_N[list(indices)] = 0.0 if zero else math.nan
         self.batch.count(kind, len(indices))
-        effect = "count as 0" if zero else "are left out"
-        self._tell(self.name, f"reward '{self.name}' {what}; completions on which it fails {effect} (said once)")
+        effect = "count as 0" if zero else "are skipped"
+        self._tell(self.name, f"reward '{self.name}' {what}; completions on which it fails {effect} (shown once)")
 
     def _tell(self, key: str, text: str) -> None:
         if key not in self.own.told:
@@ -224,8 +225,8 @@ def _arguments(name: str, signature: Signature, batch: Batch) -> dict[str, Seque
     for parameter in signature.required:
         if parameter not in known and parameter not in LOGGERS:
             raise UsageError(
-                f"reward '{name}' requires '{parameter}', and the dataset has no such column; available: "
-                f"{', '.join(known)}"
+                f"reward '{name}' requires '{parameter}', but the dataset has no such column; "
+                f"available: {', '.join(known)}"
             )
     if signature.everything:  # token ids are many, and few functions read them
         return {key: column for key, column in known.items() if key != TOKEN_IDS or key in signature.names}
@@ -236,8 +237,8 @@ def _lost(outcome: Lost, count: int, seconds: float) -> str:
     at = f" at {outcome.place}" if outcome.place else ""
     if outcome.kind == "timeout":
         what = "a completion" if count == 1 else f"{count:,} completions"
-        return f"took longer than {seconds:g} s for {what}{at and f' (it was{at})'}"
-    how = "SIGKILL, perhaps out of memory" if outcome.how == "SIGKILL" else outcome.how
+        return f"took longer than {seconds:g} s for {what}{at and f' (stuck{at})'}"
+    how = "SIGKILL, possibly out of memory" if outcome.how == "SIGKILL" else outcome.how
     return f"ended its process with {how}{at}"
 
 

@@ -28,7 +28,7 @@ CHUNKS_PER_WORKER = 4
 STARTS = 3
 """Workers that may fail to start in a row."""
 SERVER_LOST = "the process that forks them died or hangs"
-CURE = "; check the machine's memory and its limit on processes"
+CURE = "; check the machine's memory and process limit"
 Waiting = deque[deque[int]]
 """Chunks of calls, by number."""
 
@@ -163,7 +163,7 @@ class WorkerPool:
             if worker not in self._workers or worker in heard or monotonic() < worker.deadline:
                 continue
             if worker.ready is None and worker.patience > 0:
-                say(f"{self.what}: waiting for a worker to start, up to {worker.patience:g} s more")
+                say(f"{self.what}: still waiting for a worker to start, for up to {worker.patience:g} s more")
                 worker.deadline, worker.patience = monotonic() + worker.patience, 0.0
             else:
                 worker.trace += worker.ask_for_trace()
@@ -205,7 +205,7 @@ class WorkerPool:
         place = places.of_trace(worker.trace)
         how = self._drop(worker, waiting)
         if worker.ready is None and how is not None:
-            late = "a worker did not start in time" if kind == "timeout" else f"a worker ended with {how}"
+            late = "a worker did not start in time" if kind == "timeout" else f"a worker exited with {how}"
             self._fail_start(late + (f" at {place}" if place else ""))
         if worker.queue:
             number = worker.queue.popleft()
@@ -235,7 +235,7 @@ class WorkerPool:
         self._failed_starts += 1
         if self._failed_starts >= STARTS:
             cure = CURE if why == SERVER_LOST else ""
-            raise StartError(f"{self.what}: no worker starts ({why}, {STARTS} times in a row){cure}")
+            raise StartError(f"{self.what}: workers fail to start ({why}, {STARTS} times in a row){cure}")
 
     def _forget(self, worker: Worker) -> None:
         self._workers.remove(worker)

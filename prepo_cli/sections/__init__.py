@@ -55,20 +55,21 @@ class StrategiesConfig(Section):
     budget: str = Field(description="how many rollouts each prompt gets")
     filter: str = Field(description="which rollouts to train on")
     weighting: str = Field(description="how much each rollout or token counts")
-    temperature_schedule: str = Field(description="the sampling temperature of each step")
+    temperature_schedule: str = Field(description="sampling temperature of each step")
 
 
 class EvaluationConfig(Section):
     """Evaluation before, during and after training."""
 
     dataset_name: str | None = Field(
-        None, description="the evaluation set; embedded when training on the embedded task, else a hold-out by default"
+        None,
+        description="evaluation set; by default the embedded task's own, else held-out training prompts",
     )
     holdout: float | None = Field(
         None,
         ge=0,
         le=0.5,
-        description=f"without an evaluation set: share of the training prompts held out as one, at least 50 prompts; "
+        description="without an evaluation set: share of training prompts to hold out, at least 50 prompts; "
         f"{DEFAULT_HOLDOUT} by default, 0 for none",
     )
     split: str = Field("test", description="split of the evaluation set")
@@ -76,19 +77,17 @@ class EvaluationConfig(Section):
         None,
         ge=1,
         le=LARGEST_COUNT,
-        description=f"use only the first rows; by default all, of a hold-out {DEFAULT_HOLDOUT_LIMIT}",
+        description=f"use only the first N rows; by default all, or {DEFAULT_HOLDOUT_LIMIT} of a hold-out",
     )
-    num_samples: int = Field(16, ge=1, le=2**16, description="k of avg@k")
+    num_samples: int = Field(16, ge=1, le=2**16, description="samples per prompt: the k of avg@k")
     temperature: Temperature = Field(
         1.0, description="sampling temperature; 0 is greedy decoding, with one sample per prompt"
     )
     top_p: float = Field(
-        1.0, gt=0, le=1, description="sample only from the most probable tokens that add up to this probability"
+        1.0, gt=0, le=1, description="nucleus sampling: keep the most probable tokens up to this total probability"
     )
-    eval_steps: int | None = Field(None, ge=1, le=LARGEST_COUNT, description="evaluate every this many steps as well")
-    eval_rollouts: int | None = Field(
-        None, ge=1, le=LARGEST_COUNT, description="evaluate every this many rollouts as well"
-    )
+    eval_steps: int | None = Field(None, ge=1, le=LARGEST_COUNT, description="also evaluate every N steps")
+    eval_rollouts: int | None = Field(None, ge=1, le=LARGEST_COUNT, description="also evaluate every N rollouts")
     at_start: bool = Field(True, description="evaluate before the first step")
     at_end: bool = Field(True, description="evaluate after the last step")
 
@@ -105,37 +104,35 @@ class EvaluationConfig(Section):
 
 
 class ReportingConfig(Section):
-    """Output besides the metrics."""
+    """Rollouts, figures, trackers and the Hub."""
 
     log_rollouts: bool = Field(True, description="write rollouts/step_*.parquet")
     figures: bool = Field(True, description="draw the learning curve as PNG")
-    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
-        [], description="trackers that every metric is copied to"
-    )
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([], description="experiment trackers to log to")
     completions_steps: int | None = Field(
-        10, ge=1, le=LARGEST_COUNT, description="send a table of completions to the trackers every this many steps"
+        10, ge=1, le=LARGEST_COUNT, description="send a table of completions to the trackers every N steps"
     )
-    project: str = Field("prepo", description="the trackers' project")
-    run_name: str | None = Field(None, description="the run's name in the trackers; by default the run folder's")
-    push_to_hub: bool = Field(False, description="upload the final model with its card")
-    hub_model_id: str | None = Field(None, description="owner/name on the Hub; required to push")
-    hub_private_repo: bool = Field(False, description="create the Hub repository as a private one")
+    project: str = Field("prepo", description="project name in the trackers")
+    run_name: str | None = Field(None, description="run name in the trackers; by default the run folder's name")
+    push_to_hub: bool = Field(False, description="upload the final model and its card to the Hub")
+    hub_model_id: str | None = Field(None, description="Hub repository, owner/name; required to push")
+    hub_private_repo: bool = Field(False, description="create the Hub repository as private")
 
 
 class RunConfig(Section):
     """All settings of a run. `prepo train` writes the resolved configuration to config.yaml in the run folder."""
 
     recipe: MayChange[str] = Field(
-        DEFAULT_RECIPE, description="sets all five slots; on resume a label, since the strategies are what counts"
+        DEFAULT_RECIPE, description="sets all five slots; on resume only a label, since the strategies stay the same"
     )
-    seed: Seed = Field(0, description="of all random numbers")
+    seed: Seed = Field(0, description="seed of all random numbers")
     output_dir: MayChange[str] = Field(
         "", description="run folder", json_schema_extra={"default": "runs/<recipe>-seed<seed>"}
     )
     code_dir: MayChange[str | None] = Field(
         None,
-        description="folder of your own strategies and rewards, relative to the run folder; by default the folder that "
-        "the run is started in",
+        description="folder with your own strategies and rewards, relative to the run folder; by default the "
+        "folder the run is started in",
     )
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)

@@ -18,8 +18,8 @@ from prepo_cli.text import redacted
 ADDRESS_VARIABLE = "PREPO_VLLM_SERVER_URL"
 LOCAL = "http://127.0.0.1:8000"
 NOT_AN_ADDRESS = (
-    "engine.vllm_server_base_url is not a server's address; write http://HOST:PORT, IPv6 as http://[::1]:8000, and "
-    "special characters of a password percent-encoded"
+    "engine.vllm_server_base_url is not a server's address; write http://HOST:PORT, an IPv6 host as "
+    "http://[::1]:8000, and percent-encode special characters in a password"
 )
 """Without the address, as it may be a special character of its password that breaks it."""
 
@@ -46,39 +46,47 @@ class EngineConfig(Section):
         "hf", description="hf: transformers in process; vllm: vLLM in process; vllm-server: a running vLLM server"
     )
     max_batch_tokens: int = Field(
-        131072, ge=1, le=2**40, description="hf: limit on rows x context in one decoding batch"
+        131072, ge=1, le=2**40, description="hf: maximum rows x context length of a decoding batch"
     )
-    vllm_gpu_memory_utilization: float = Field(0.3, gt=0, le=1, description="vllm: share of the GPU's memory")
-    vllm_tensor_parallel_size: int = Field(1, ge=1, le=1024, description="vllm: number of GPUs per engine")
+    vllm_gpu_memory_utilization: float = Field(0.3, gt=0, le=1, description="vllm: fraction of GPU memory to use")
+    vllm_tensor_parallel_size: int = Field(
+        1, ge=1, le=1024, description="vllm: number of GPUs per engine (tensor parallelism)"
+    )
     vllm_max_model_length: int | None = Field(
         None, ge=2, le=2**24, description="vllm: context length in tokens; by default what the run needs"
     )
-    vllm_max_num_seqs: int = Field(256, ge=1, le=2**20, description="vllm: rollouts decoded concurrently")
+    vllm_max_num_seqs: int = Field(256, ge=1, le=2**20, description="vllm: maximum rollouts decoded concurrently")
     vllm_enforce_eager: bool = Field(False, description="vllm: disable compilation and CUDA graphs")
-    vllm_enable_sleep_mode: bool = Field(True, description="vllm: free its memory during the update (GPUs only)")
+    vllm_enable_sleep_mode: bool = Field(True, description="vllm: free GPU memory during updates")
     vllm_server_base_url: str = Field(
         default_factory=lambda: os.environ.get(ADDRESS_VARIABLE) or LOCAL,
         repr=False,
         json_schema_extra={"default": LOCAL},
-        description=f"vllm-server: its URL, by default that in ${ADDRESS_VARIABLE}; its credentials are not stored",
+        description=f"vllm-server: server URL, by default from ${ADDRESS_VARIABLE}; credentials are not stored",
     )
     vllm_server_timeout_s: float = Field(
-        240.0, gt=0, le=86_400, description="vllm-server: how long to wait for an unreachable server, in seconds"
+        240.0, gt=0, le=86_400, description="vllm-server: seconds to keep retrying an unreachable server"
     )
     vllm_weight_sync: Literal["auto", "nccl", "disk"] = Field(
         "auto", description="vllm-server: how new weights are transferred; auto uses nccl on GPUs, else disk"
     )
     vllm_sync_dir: str | None = Field(
-        None, description="vllm-server: folder that trainer and server share; by default in the run folder"
+        None, description="vllm-server: folder shared by trainer and server; by default in the run folder"
     )
     vllm_importance_sampling_mode: Literal[
         "none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
-    ] = Field("token_truncate", description="correction for the gap between the engine's log-probs and the trainer's")
+    ] = Field(
+        "token_truncate",
+        description="importance-sampling correction for differences between engine and trainer log-probs",
+    )
     vllm_importance_sampling_cap: float = Field(
-        2.0, ge=1, le=1e6, description="upper limit of the ratio trainer / engine"
+        2.0, ge=1, le=1e6, description="upper limit of the importance ratio trainer / engine"
     )
     vllm_max_logp_difference: float = Field(
-        0.5, gt=0, le=1e6, description="largest mean gap over a step between the engine's log-probs and the trainer's"
+        0.5,
+        gt=0,
+        le=1e6,
+        description="stop if engine and trainer log-probs differ by more than this on average over a step",
     )
 
     @property

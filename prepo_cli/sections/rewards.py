@@ -20,41 +20,46 @@ class RewardConfig(Section):
     """
 
     functions: list[str] = Field(
-        ["math"], min_length=1, description="math, exact, boxed, path/to/file.py:function or package.module:function"
+        ["math"],
+        min_length=1,
+        description="reward functions: math, exact, boxed, path/to/file.py:function or package.module:function",
     )
     weights: list[Annotated[float, Field(ge=-1e6, le=1e6)]] | None = Field(
-        None, description="one per function; 1 each by default"
+        None, description="weight of each function; by default 1"
     )
     verdict: str | None = Field(
         None,
-        description="the function that decides correctness; by default the first of math, exact, boxed among them, "
-        "else the first",
+        description="function that decides correctness; by default math, else exact, else boxed, else the first",
     )
     correct_reward: float = Field(
         1.0,
         ge=-1e6,
         le=1e6,
-        description="a rollout is correct if the verdict function's own, unweighted value reaches this",
+        description="a rollout is correct if the verdict function's unweighted value is at least this",
     )
     timeout_s: MayChange[float] = Field(
         5.0,
         gt=0,
         le=86_400,
-        description="for checking one completion; a call of your own function has it for each completion of its list",
+        description="seconds allowed per completion; a call of your own function gets this for each "
+        "completion in its list",
     )
     batch_timeout_s: MayChange[float] = Field(
-        600.0, gt=0, le=86_400, description="limit on one call of your own function over whole lists, in seconds"
+        600.0, gt=0, le=86_400, description="maximum seconds for one call of your own function, over a whole list"
     )
     on_error: MayChange[Literal["stop", "zero", "skip"]] = Field(
         "stop",
-        description="what a failure of your own function does: stop the run, count that completion as 0, or skip it, "
-        "as if the function did not apply",
+        description="if your own function fails on a completion: stop the run, count it as 0, or skip it as if the "
+        "function did not apply",
     )
     memory_gb: MayChange[float | None] = Field(
-        None, gt=0, le=1e6, description="limit for a process of your own functions; by default half the machine's"
+        None,
+        gt=0,
+        le=1e6,
+        description="memory limit of each process that runs your own functions; by default half the machine's",
     )
     workers: MayChange[int | None] = Field(
-        None, ge=1, le=1024, description="processes; by default one per core, at most 8"
+        None, ge=1, le=1024, description="worker processes; by default one per core, at most 8"
     )
 
     @property

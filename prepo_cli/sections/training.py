@@ -20,73 +20,82 @@ class TrainingConfig(Section):
     """Rollouts per step, optimiser, loss and checkpoints."""
 
     total_steps: Limit[int | None] = Field(
-        200, ge=1, le=LARGEST_COUNT, description="number of steps; none by default where a cost limit is set"
+        200, ge=1, le=LARGEST_COUNT, description="number of training steps; by default none if a cost limit is set"
     )
     max_rollouts: Limit[int | None] = Field(
-        None, ge=1, le=LARGEST_COUNT, description="end with the step that reaches this many rollouts"
+        None, ge=1, le=LARGEST_COUNT, description="stop after the step that reaches this many rollouts"
     )
     max_tokens: Limit[int | None] = Field(
-        None, ge=1, le=10**18, description="end with the step that reaches this many tokens, generated and scored"
+        None, ge=1, le=10**18, description="stop after the step that reaches this many generated and scored tokens"
     )
     max_seconds: Limit[float | None] = Field(
         None,
         gt=0,
         le=LARGEST_COUNT,
-        description="end with the step that reaches this training time, evaluations not counted",
+        description="stop after the step that reaches this training time in seconds, excluding evaluations",
     )
-    prompts_per_step: int = Field(256, ge=1, le=2**20, description="groups in a training batch (K)")
-    num_generations: int = Field(8, ge=2, le=2**16, description="rollouts per prompt, on average (G)")
-    max_completion_length: int = Field(2560, ge=1, le=2**24, description="tokens; longer completions are cut off")
+    prompts_per_step: int = Field(256, ge=1, le=2**20, description="prompts (groups) per training batch (K)")
+    num_generations: int = Field(8, ge=2, le=2**16, description="mean number of rollouts per prompt (G)")
+    max_completion_length: int = Field(
+        2560, ge=1, le=2**24, description="maximum tokens per completion; longer ones are cut off"
+    )
     top_p: float = Field(
-        1.0, gt=0, le=1, description="sample only from the most probable tokens that add up to this probability"
+        1.0, gt=0, le=1, description="nucleus sampling: keep the most probable tokens up to this total probability"
     )
-    max_rounds: int = Field(10, ge=1, le=10_000, description="rounds of rollouts that a step may use to fill its batch")
-    learning_rate: float = Field(1e-6, gt=0, le=1, description="of AdamW, after warm-up")
+    max_rounds: int = Field(10, ge=1, le=10_000, description="maximum rounds of rollouts per step to fill its batch")
+    learning_rate: float = Field(1e-6, gt=0, le=1, description="AdamW's learning rate, after warm-up")
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="how the learning rate falls to 0 over the run, if at all"
+        "constant", description="learning rate after warm-up: constant, or falling to 0 over the run"
     )
     warmup_steps: int = Field(0, ge=0, le=LARGEST_COUNT, description="steps over which the learning rate rises from 0")
     weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW's decoupled weight decay")
-    adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of AdamW's mean of gradients")
-    adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of AdamW's mean of squared gradients")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay rate for the mean of gradients")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's decay rate for the mean of squared gradients")
     adam_epsilon: float = Field(1e-8, gt=0, le=1, description="added to AdamW's denominator")
-    max_grad_norm: float = Field(1.0, gt=0, le=1e9, description="gradients with a larger norm are scaled down to it")
+    max_grad_norm: float = Field(1.0, gt=0, le=1e9, description="gradient clipping: maximum gradient norm")
     loss_type: str = Field("dapo", description=f"how token losses are averaged: {', '.join(LOSSES)}")
     epsilon: float = Field(0.2, ge=0, lt=1, description="lower clip range")
     epsilon_high: float = Field(0.28, ge=0, le=1e6, description="upper clip range")
     beta: float = Field(
-        0.0, ge=0, le=1e3, description="weight of the KL term to the initial policy; 0 loads no reference model"
+        0.0, ge=0, le=1e3, description="weight of the KL penalty towards the initial policy; 0 loads no reference model"
     )
     scale_rewards: Literal["group", "batch", "none"] = Field(
-        "group", description="whose standard deviation advantages are divided by: the group's, the batch's, or none"
+        "group", description="divide advantages by the standard deviation of the group, of the batch, or not at all"
     )
     importance_sampling_level: Literal["token", "sequence"] = Field(
-        "token", description="whether ratios are clipped per token (PPO) or per sequence (GSPO)"
+        "token", description="clip importance ratios per token (PPO) or per sequence (GSPO)"
     )
-    mask_truncated_completions: bool = Field(False, description="leave completions that were cut off out of the loss")
-    num_iterations: int = Field(1, ge=1, le=1000, description="passes over each batch")
+    mask_truncated_completions: bool = Field(False, description="exclude truncated completions from the loss")
+    num_iterations: int = Field(1, ge=1, le=1000, description="optimisation passes over each batch")
     max_skipped_steps: MayChange[int] = Field(
-        5, ge=1, le=10_000, description="stop once this many updates in a row are skipped because they aren't finite"
+        5,
+        ge=1,
+        le=10_000,
+        description="stop after this many updates in a row with a loss or gradient that is not finite",
     )
     mini_batch_prompts: int | None = Field(
-        None, ge=1, le=2**20, description="groups per optimiser step; all by default"
+        None, ge=1, le=2**20, description="groups per optimiser step; by default all"
     )
     max_tokens_per_micro_batch: MayChange[int] = Field(
         16384, ge=1, le=2**40, description="padded tokens per forward and backward pass"
     )
-    save_steps: MayChange[int] = Field(
-        50, ge=1, le=LARGEST_COUNT, description="write a checkpoint every this many steps"
-    )
+    save_steps: MayChange[int] = Field(50, ge=1, le=LARGEST_COUNT, description="save a checkpoint every N steps")
     save_total_limit: MayChange[int | None] = Field(
         2, ge=1, le=LARGEST_COUNT, description="number of checkpoints to keep"
     )
-    mixed_precision: Literal["no", "bf16"] = Field("no", description="bf16: float32 weights, bfloat16 matrix products")
-    fsdp: MayChange[bool] = Field(False, description="shard weights, gradients and optimiser state over all processes")
+    mixed_precision: Literal["no", "bf16"] = Field(
+        "no", description="bf16: weights in float32, matrix products in bfloat16"
+    )
+    fsdp: MayChange[bool] = Field(
+        False, description="FSDP: shard weights, gradients and optimiser state across all processes"
+    )
 
     @model_validator(mode="after")
     def _some_limit(self) -> TrainingConfig:
         if self.total_steps is None and all(getattr(self, limit) is None for limit in COST_LIMITS):
-            raise ValueError("nothing ends the run; set training.total_steps, max_rollouts, max_tokens or max_seconds")
+            raise ValueError(
+                "the run would never end; set training.total_steps, max_rollouts, max_tokens or max_seconds"
+            )
         return self
 
     @model_validator(mode="after")
@@ -94,8 +103,8 @@ class TrainingConfig(Section):
         rollouts = self.prompts_per_step * self.num_generations
         if rollouts > MOST_ROLLOUTS:
             raise ValueError(
-                f"training.prompts_per_step x training.num_generations is {rollouts:,} rollouts per step; lower one so "
-                f"that it is at most {MOST_ROLLOUTS:,}"
+                f"training.prompts_per_step x training.num_generations is {rollouts:,} rollouts per step; "
+                f"reduce one of them so that it is at most {MOST_ROLLOUTS:,}"
             )
         return self
 

@@ -16,33 +16,37 @@ def advice(symptom: str, figures: str, config: RunConfig) -> str:
     training, look = config.training, f"prepo show {config.output_dir}"
     return {
         "cut_off": (
-            f"{CUT_OFF:.0%} or more of the completions were cut off for {figures} in a row, at "
-            f"training.max_completion_length={training.max_completion_length} tokens. Likely causes: the limit is too "
-            "low, or the model does not end its answers because its chat template is missing or wrong. Raise the "
-            f"limit, or check how completions end: {look}"
+            f"at least {CUT_OFF:.0%} of the completions were cut off at "
+            f"training.max_completion_length={training.max_completion_length} for {figures} in a "
+            "row. Likely causes: the limit is too low, or the model does not end its answers "
+            "because its chat template is missing or wrong. Raise the limit, or check how "
+            f"completions end: {look}"
         ),
         "no_reward": (
-            f"every reward was 0 for {figures} in a row, so nothing is learned. Likely causes: the model does not "
-            "state its answer where the reward looks for it (ask for that in data.system_prompt, or choose another "
-            "--reward), the gold answers are wrong (--answer-column), or the prompts are too hard. Compare "
-            f"completions with gold answers: {look} --wrong"
+            f"every reward was 0 for {figures} in a row, so nothing is learned. Likely causes: the "
+            "model does not put its answer where the reward looks for it (request that in "
+            "data.system_prompt, or choose another --reward), the gold answers are wrong "
+            "(--answer-column), or the prompts are too hard. Compare completions with gold "
+            f"answers: {look} --wrong"
         ),
         "no_advantage": (
-            f"the rewards of each group were all equal for {figures} in a row, so nothing is learned. Likely causes: "
-            "the prompts are always or never solved (use others, or a selector that avoids these, such as greso), or "
-            "the reward function returns the same for every completion. Raising training.num_generations or the "
-            f"temperature adds variety. See for yourself: {look}"
+            f"all rewards within each group were equal for {figures} in a row, so nothing is "
+            "learned. Likely causes: the prompts are always or never solved (use others, or a "
+            "selector that avoids these, such as greso), or the reward function returns the same "
+            "value for every completion. Raising training.num_generations or the temperature adds "
+            f"variety. Inspect completions: {look}"
         ),
         "entropy": (
-            f"the entropy fell {figures} nats per token (means over {WINDOW} steps), so the completions of a prompt "
-            f"hardly differ. Likely cause: updates that are too large or too many. Lower training.learning_rate="
-            f"{training.learning_rate:g}, raise training.epsilon_high or the temperature, or add a KL term with "
-            "training.beta"
+            f"entropy fell {figures} nats per token (means over {WINDOW} steps), so the "
+            "completions of a prompt hardly differ. Likely cause: updates that are too large or "
+            f"too frequent. Lower training.learning_rate={training.learning_rate:g}, raise "
+            "training.epsilon_high or the temperature, or add a KL term with training.beta"
         ),
         "reward": (
-            f"the reward fell {figures} (best and latest mean over {WINDOW} steps). Likely causes: updates that are "
-            f"too large (lower training.learning_rate={training.learning_rate:g}, or add a KL term with training.beta),"
-            " or a selector that has moved on to harder prompts, which the held-out accuracy tells apart"
+            f"the reward fell {figures} (best and latest mean over {WINDOW} steps). Likely causes: "
+            f"updates that are too large (lower training.learning_rate={training.learning_rate:g}, "
+            "or add a KL term with training.beta), or a selector that has moved on to harder "
+            "prompts (then held-out accuracy does not fall)"
         ),
     }[symptom]
 

@@ -70,7 +70,7 @@ def longest_prompt(config: RunConfig, policy: Policy) -> int:
         room = min(room, context - completion)
     if room < 1:
         raise UsageError(
-            f"training.max_completion_length={completion} leaves no room for a prompt in the model's context of "
-            f"{context} tokens; use a smaller one"
+            f"training.max_completion_length={completion} leaves no room for a prompt in the "
+            f"model's context of {context} tokens; reduce it"
         )
     return room

@@ -63,7 +63,7 @@ def save(
         write_tensors(partial)
         write_state(partial, state)
         if final.exists():
-            say(f"{final} holds other files, and is kept as {set_aside(final).name}")
+            say(f"{final} contains other files and is kept as {set_aside(final).name}")
     if keep is not None:
         kept = existing(folder)[-keep:]
         for old in [path for path in _steps(folder) if path not in kept]:
@@ -147,15 +147,15 @@ def newest(folder: Path) -> Path:
         for damage in broken:
             kept = set_aside(damage.folder)
             say(
-                f"checkpoint {damage.folder.name} is damaged: {damage}; resuming from {checkpoint.name}, and the "
-                f"damaged one is kept as {kept.name}"
+                f"checkpoint {damage.folder.name} is damaged: {damage}; resuming from "
+                f"{checkpoint.name} and keeping the damaged one as {kept.name}"
             )
         return checkpoint
     if not broken:
-        raise UsageError(f"nothing to resume: {folder} holds no complete checkpoint; start over with --overwrite")
+        raise UsageError(f"nothing to resume: {folder} has no complete checkpoint; start over with --overwrite")
     raise UsageError(
-        f"nothing to resume: no checkpoint in {folder} is whole; {broken[0].folder.name}: {broken[0]}; put a good copy "
-        "in its place, or start over with --overwrite"
+        f"nothing to resume: every checkpoint in {folder} is damaged; {broken[0].folder.name}: "
+        f"{broken[0]}; restore an intact copy, or start over with --overwrite"
     )
 
 
@@ -181,8 +181,9 @@ def _refuse_other_version(checkpoint: Path) -> None:
 def _refuse_version(checkpoint: Path, version: Any) -> None:
     if version != STATE_VERSION:
         raise UsageError(
-            f"{checkpoint} has format version {version}, but this prepo reads only version {STATE_VERSION}; resume "
-            "with the prepo that wrote it, or start over with --overwrite"
+            f"{checkpoint} has format version {version}, but this prepo reads only version "
+            f"{STATE_VERSION}; resume with the prepo version that wrote it, or start over with "
+            "--overwrite"
         )
 
 

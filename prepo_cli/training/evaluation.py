@@ -61,12 +61,12 @@ class TrainingEvaluation:
             held, evaluated = len(holdout.held_out), len(holdout.evaluated)
             total = len(holdout.train) + held + holdout.repeats
             part = f", {evaluated:,} of them evaluated (evaluation.limit)" if evaluated < held else ""
-            rows = "row repeats one of them and is" if holdout.repeats == 1 else "rows repeat one of them and are"
+            rows = "duplicate of them is" if holdout.repeats == 1 else "duplicates of them are"
             repeats = f"; {holdout.repeats:,} {rows} left out" if holdout.repeats else ""
             kept = f"{held:,} of {total:,} prompts are held out for evaluation{part}{repeats}"
-            yield f"{kept}; evaluation.holdout=0 holds out none"
+            yield f"{kept}; evaluation.holdout=0 disables this"
         elif self.config.evaluation.holds_out:
-            yield f"nothing is evaluated: {self.config.data.dataset_name} has no second prompt to hold out"
+            yield f"nothing is evaluated: {self.config.data.dataset_name} has too few prompts to hold any out"
 
     @property
     def datasets(self) -> dict[str, PromptDataset]:
@@ -94,7 +94,7 @@ class TrainingEvaluation:
                 "data.max_prompt_length or lower training.max_completion_length"
             )
         if evaluation.left_out and progress.step == 0:
-            say(f"left out as longer than {longest:,} tokens: {counted(evaluation.left_out, 'evaluation prompt')}")
+            say(f"left out for exceeding {longest:,} tokens: {counted(evaluation.left_out, 'evaluation prompt')}")
         return {
             "step": progress.step,
             "name": "holdout" if self.holdout is not None else self.config.evaluation.split,

@@ -27,16 +27,17 @@ def refuse_limits(path: Path, before: RunConfig, now: RunConfig, progress: Progr
         done = limits.done(progress)[UNITS[name]]
         if limit is not None and limit < done:
             raise UsageError(
-                f"training.{name}={limit} is less than the {_shown(done)} {UNITS[name]} that {path} has done, and a "
-                "run can't be shortened; choose a larger one, or start a new run in another --output-dir"
+                f"training.{name}={limit} is less than the {_shown(done)} {UNITS[name]} that "
+                f"{path} has already done, and a run can't be shortened; choose a larger limit, or "
+                "start a new run in another --output-dir"
             )
     for name, unit in UNITS.items() if changed else ():
         limit = limits.limits.get(unit)
         if name not in changed and limit is not None and limits.done(progress)[unit] >= limit:
             others = " and ".join(f"training.{other}" for other in changed)
             raise UsageError(
-                f"{path} has reached training.{name}={limit}, so a change of {others} alone doesn't extend it; also "
-                f"set more {unit}, or remove that limit with --set training.{name}=null"
+                f"{path} has reached training.{name}={limit}, so changing {others} alone doesn't "
+                f"extend it; raise that limit too, or remove it with --set training.{name}=null"
             )
 
 
@@ -47,7 +48,7 @@ def what_changes(before: RunConfig, now: RunConfig, progress: Progress) -> str |
         return None
     limits = ", ".join(f"training.{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in changed.items())
     was, now_done = (min(1.0, Limits(config.training).share(progress)) for config in (before, now))
-    line = f"resuming with another length ({limits}): progress jumps from {was:.1%} to {now_done:.1%}"
+    line = f"resuming with a different length ({limits}): progress jumps from {was:.1%} to {now_done:.1%}"
     following = depends_on_length(now)
     if not following:
         return f"{line}; nothing in this run depends on it"

@@ -86,7 +86,7 @@ class Run:
             check_pass_rates(self.dataset, config, renderer)
             account_for_pass_rates(self.dataset, self.progress.costs, data.charge_pass_rates)
             if self.finished:
-                raise UsageError("measuring the pass rates took all that the run may cost; raise its limit")
+                raise UsageError("measuring the pass rates already used up the run's cost limit; raise it")
         self._checkpoint_seconds = 0.0
         self._saved_step = 0
         self._sound: dict[str, Any] | None = None
@@ -160,9 +160,10 @@ class Run:
         self._sound = self.state_dict()
         if self.updater.skips.exhausted:
             raise RunError(
-                f"the last {self.updater.skips.in_a_row} updates were skipped because their loss or gradient was not "
-                f"finite; the weights before them are in {self.save()}: see the samples in {self.folder.skipped}, fix "
-                "the reward or the weighting, then continue with --resume"
+                f"the last {self.updater.skips.in_a_row} updates were skipped because their loss "
+                "or gradient was not finite; the weights from before them are saved in "
+                f"{self.save()}: inspect the samples in {self.folder.skipped}, fix the reward or "
+                "the weighting, then continue with --resume"
             )
         if self.progress.evaluation_due and not self.finished:
             self.evaluate()
@@ -196,7 +197,7 @@ class Run:
         if state is None or not self.team.processes.reachable:
             return
         try:
-            say(f"saved {self._save(state).name}; --resume continues from there")
+            say(f"saved {self._save(state).name}; continue from there with --resume")
         except (RunError, RuntimeError) as error:  # a device that failed may not give the weights
             say(f"the state before the failure can't be saved: {one_line(error)}")
 

@@ -45,6 +45,7 @@ a step, and the root mean square of the trained weights is 0.1; use one far belo
     size = norm / math.sqrt(sum(weight.numel() for weight in weights))
     if learning_rate > size / 3:
         raise UsageError(
-            f"training.learning_rate={learning_rate:g} is too large: AdamW moves weights by about that much a step, "
-            f"and the root mean square of the trained weights is {size:.2g}; use one far below it"
+            f"training.learning_rate={learning_rate:g} is too large: AdamW moves each weight by "
+            "about that much per step, and the root mean square of the trained weights is "
+            f"{size:.2g}; use a far smaller one"
         )

@@ -21,7 +21,7 @@ def check_pass_rates(dataset: PromptDataset, config: RunConfig, renderer: Render
     recorded = recorded_contexts(dataset, PassRateContext)
     verdict = config.rewards.verdict_function
     judges = [context.verdict for context in recorded if context is not None and context.verdict != verdict]
-    others = [f"were judged by '{judges[0]}', not '{verdict}'"] if judges else []
+    others = [f"used the verdict of '{judges[0]}', not '{verdict}'"] if judges else []
     warn_of_differences(dataset, PassRateContext, recorded, ScoreContext.of(config.model, renderer), others)
 
 
@@ -40,7 +40,7 @@ def account_for_pass_rates(dataset: PromptDataset, costs: Costs, charge: bool) -
         say(f"the rollouts that measured the pass rates of {dataset.name} are not charged to this run")
         return
     rollouts, tokens = measured_with(dataset)
-    each = f"the pass rates of {dataset.name} took {rollouts:,} rollouts, {rollouts / len(dataset):.3g} a prompt"
+    each = f"the pass rates of {dataset.name} took {rollouts:,} rollouts, {rollouts / len(dataset):.3g} per prompt"
     if not charge:
         say(f"{each}: not charged to this run (data.charge_pass_rates=true charges them)")
         return

@@ -129,7 +129,7 @@ def _control(run: Run, resume_from: Path | None) -> dict[str, Any]:
             run.evaluate()
         run.log.figure()
     if run.stream.left_out:
-        say(f"left out as longer than {run.prompts.max_length:,} tokens: {counted(run.stream.left_out, 'prompt')}")
+        say(f"left out for exceeding {run.prompts.max_length:,} tokens: {counted(run.stream.left_out, 'prompt')}")
     run.export()
     summary = build_summary(config, folder)
     folder.finish(config, summary)
@@ -161,7 +161,7 @@ def _stop_after_step(progress: Progress) -> Iterator[None]:
             insistent.append(number)
         progress.stop_requested = True
         with suppress(OSError, RuntimeError):  # it may have come in the middle of another line
-            say("stopping after this step, then saving; interrupt again to stop immediately")
+            say("saving after this step, then stopping; interrupt again to stop immediately")
 
     with signals.handled(request):
         yield

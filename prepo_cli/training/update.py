@@ -88,8 +88,9 @@ class Updater:
         stats = self.team.step(batch, loss_divisor, learning_rate, step, with_entropy)
         if stats.broken_weights:
             raise RunError(
-                f"the update of step {step} made weights infinite or NaN, though its gradient was finite; start again "
-                "with a lower training.learning_rate (the last checkpoint is intact, but resuming repeats this step)"
+                f"the update in step {step} made weights infinite or NaN although its gradient was "
+                "finite; start again with a lower training.learning_rate (the last checkpoint is "
+                "intact, but resuming would repeat this step)"
             )
         self.skips.count(skipped=bool(stats.skipped_steps))
         return stats if stats.skipped_steps else stats + UpdateStats(divisor=loss_divisor)

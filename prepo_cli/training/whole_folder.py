@@ -81,7 +81,7 @@ def _reason(error: BaseException, free: int) -> str | None:
     """Why the disk took no more; None if the error is about something else."""
     if isinstance(error, OSError):
         if error.errno == ENOSPC and free >= FULL_BYTES:
-            return f"{FULL}, perhaps for more files"
+            return f"{FULL}, possibly out of inodes"
         return FULL if error.errno in NO_ROOM and free < FULL_BYTES else error.strerror or one_line(error)
     if any(mark in str(error) for mark in FOREIGN_ERRORS):
         return FULL if free < FULL_BYTES else one_line(error)

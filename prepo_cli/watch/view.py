@@ -73,8 +73,8 @@ def plots(run: WatchedRun) -> Iterator[Plot]:
     yield _of("zero-variance groups", known["frac_reward_zero_std"], step_S, "red", "", 0.0, 1.0)
     yield _of("tokens generated/s", known["tokens_per_second"], step_S, "green", "", 0.0)
     rollouts, tokens = (compact(total) for total in totals(run).values())
-    yield _of("rollouts per step", known["rollouts"], step_S, "blue", f", {rollouts} in all", 0.0)
-    yield _of("tokens per step", known["tokens"], step_S, "magenta", f", {tokens} in all", 0.0)
+    yield _of("rollouts per step", known["rollouts"], step_S, "blue", f", {rollouts} in total", 0.0)
+    yield _of("tokens per step", known["tokens"], step_S, "magenta", f", {tokens} in total", 0.0)
 
 
 def totals(run: WatchedRun) -> dict[str, float]:

@@ -80,15 +80,18 @@ class E3Budget(BudgetAllocator):
 
     paper = "2505.18573"
     metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
-        "g_min": ("rollouts", "fewest that a prompt gets in this epoch"),
-        "g_max": ("rollouts", "most that a prompt gets in this epoch, by its share"),
+        "g_min": ("rollouts", "minimum rollouts per prompt in this epoch"),
+        "g_max": (
+            "rollouts",
+            "maximum rollouts per prompt in this epoch; the proportional share may exceed it unless cap is set",
+        ),
     }
 
     class Params(StrategyParams):
         """Choices where the paper is silent."""
 
         cap: bool = Field(False, description="also limit the proportional share to G_max")
-        seed_with_rank: bool = Field(False, description="take the first epoch's difficulty from the `rank` column")
+        seed_with_rank: bool = Field(False, description="use the `rank` column as the difficulty in the first epoch")
 
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:
@@ -113,7 +116,7 @@ class E3Budget(BudgetAllocator):
         return max(g - widened, self.lowest), min(g + widened, self.highest)
 
     def difficulty(self, prompts: Sequence[Prompt]) -> FloatArray:
-        """k of some prompts, float64 [n]: larger is harder."""
+        """k of each prompt, float64 [n]: larger is harder."""
         if self.params.seed_with_rank and not self.epochs_ended:
             return ranks(prompts)
         return np.asarray(self.position_P[[prompt.index for prompt in prompts]] / self.run.num_prompts)

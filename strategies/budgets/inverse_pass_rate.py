@@ -57,7 +57,7 @@ def scaled_sizes(weight_n: FloatArray, total: int, low: int, high: int) -> IntAr
 
 @register("inverse-pass-rate")
 class InversePassRate(BudgetAllocator):
-    """Gives a prompt rollouts in inverse proportion to its stored pass rate, within limits."""
+    """Gives each prompt rollouts in inverse proportion to its stored pass rate, within limits."""
 
     paper = "2606.08854"
     reads_pass_rates = True

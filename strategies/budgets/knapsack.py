@@ -1,4 +1,4 @@
-"""Knapsack RL (2509.25849): spends rollouts where they are worth most.
+"""Knapsack RL (2509.25849): spends rollouts where they are worth the most.
 
 A prompt of pass rate p with N rollouts is worth (1 - p^N - (1-p)^N) * p (1-p)^2: the probability that the rewards of
 the group differ, times the gain expected if they do. Adding rollouts one by one where the marginal value is highest
@@ -50,7 +50,7 @@ def greedy(p_n: FloatArray, total: int, minimum: int) -> list[int]:
 
 @register("knapsack")
 class Knapsack(BudgetAllocator):
-    """Assigns rollouts by their marginal value, given each prompt's running pass rate."""
+    """Assigns rollouts by marginal value, given each prompt's running pass rate."""
 
     paper = "2509.25849"
 
@@ -64,7 +64,7 @@ class Knapsack(BudgetAllocator):
         if params.minimum > run.num_generations:
             raise StrategyError(
                 f"budget 'knapsack': minimum={params.minimum} exceeds num_generations={run.num_generations}, "
-                "the mean number of rollouts per prompt; lower it"
+                "the mean number of rollouts per prompt; reduce it"
             )
 
     def __init__(self, params: Any, run: RunInfo) -> None:

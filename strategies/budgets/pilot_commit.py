@@ -1,8 +1,8 @@
-"""Pilot rollouts first, the remaining ones where the pilots disagreed (2605.26606).
+"""Pilot rollouts first, the rest where the pilots disagree (2605.26606).
 
 Each prompt gets n0 pilots; the remaining rollouts are split in proportion to the observed reward variance, by largest
-remainder, with at most `maximum` rollouts per prompt. Choice: if the rewards of no prompt differ, the remaining
-rollouts are not generated, because nothing says where they would pay off.
+remainder, with at most `maximum` rollouts per prompt. Choice: if no prompt's rewards differ, the remaining rollouts are
+not generated, because there is no evidence of where they would pay off.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def proportional(weight_n: FloatArray, room_n: IntArray, total: int) -> IntArray
 
 @register("pilot-commit")
 class PilotCommit(BudgetAllocator):
-    """Gives each prompt a few pilot rollouts, then splits the others in proportion to the pilots' reward variance."""
+    """Gives each prompt a few pilot rollouts, then splits the rest in proportion to the pilots' reward variance."""
 
     paper = "2605.26606"
 
@@ -70,8 +70,8 @@ class PilotCommit(BudgetAllocator):
         pilots, maximum = params.resolved(run.num_generations)
         if pilots >= run.num_generations:
             raise StrategyError(
-                f"budget 'pilot-commit': {pilots} pilots leave nothing of num_generations={run.num_generations} "
-                "to commit; use fewer pilots or more generations"
+                f"budget 'pilot-commit': {pilots} pilots leave no rollouts of "
+                f"num_generations={run.num_generations} to commit; use fewer pilots or more generations"
             )
         if maximum <= pilots:
             raise StrategyError(

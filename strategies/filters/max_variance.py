@@ -1,4 +1,4 @@
-"""PODS (2504.13818): generate n rollouts, train on the m whose rewards vary most.
+"""PODS (2504.13818): generate n rollouts, train on the m whose rewards vary the most.
 
 The m rewards of maximum variance are the bottom i and the top m - i for some i; prefix sums make it cheap to try every
 i. Ties are broken by the order of the rollouts. Axis letters: N rollouts, S prefixes of 0 to n rewards, I values of i.
@@ -39,16 +39,18 @@ def max_variance_subset(rewards_N: FloatArray, m: int) -> BoolArray:
 
 @register("max-variance")
 class MaxVariance(RolloutFilter):
-    """Trains on those rollouts of each group whose rewards vary most."""
+    """Trains on the rollouts of each group whose rewards vary the most."""
 
     paper = "2504.13818"
 
     class Params(StrategyParams):
         """How many rollouts to train on, as a share or a number."""
 
-        share: float = Field(0.5, gt=0, le=1, description="share of a group's rollouts to train on, at least 2 of them")
+        share: float = Field(
+            0.5, gt=0, le=1, description="share of each group's rollouts to train on, at least 2 of them"
+        )
         count: int | None = Field(
-            None, ge=2, le=2**16, description="number of a group's rollouts to train on; overrides share"
+            None, ge=2, le=2**16, description="number of each group's rollouts to train on; overrides share"
         )
 
     def keep(self, group: Group, ctx: StepContext) -> BoolArray:

@@ -35,7 +35,7 @@ class Bandit(Selector):
 
     paper = "2505.14970"
     metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
-        "q/*": ("advantage", "value of a source: moving average of its rollouts' mean absolute advantage"),
+        "q/*": ("advantage", "a source's value: moving average of the mean absolute advantage of its rollouts"),
     }
 
     class Params(CandidateParams):

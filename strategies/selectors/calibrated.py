@@ -1,16 +1,16 @@
-"""Our own selector: rolls out the prompts whose rewards will most probably differ.
+"""Our own selector: rolls out the prompts whose rewards are most likely to differ.
 
-What is known of a prompt is the pass rate that its perplexity, length and source predict (strategies/pass_rate_model.py
-has the model) and its own rollouts so far, of which `decay` still counts after each later visit. Both together are a
-Beta distribution of its pass rate p, and the candidates with the highest E[1 - p^G - (1 - p)^G] under it are kept: the
-probability that the rewards of G rollouts differ, without which there is nothing to learn. It is flatter around one
-half than p (1 - p). It is divided by 1 + the number of recent visits, because each further visit teaches less: without
-that, a few prompts of middling pass rate would be rolled out all the time.
+A prompt's pass rate p has a Beta distribution that combines two sources: the rate predicted from its perplexity, length
+and source (see strategies/pass_rate_model.py), and its own rollouts so far, whose weight is multiplied by `decay` at
+each later visit. The selector keeps the candidates with the highest E[1 - p^G - (1 - p)^G], the probability that the
+rewards of G rollouts differ; if they don't, there is nothing to learn. This score is flatter around one half than p (1
+- p). It is divided by 1 + the number of recent visits, because each further visit teaches less; otherwise a few prompts
+of medium pass rate would be rolled out all the time.
 
-The weights of the regression are drawn from their posterior (Thompson sampling), so that features whose meaning is
-uncertain are tried out; a prompt's own pass rate is not drawn but averaged over, because candidates are many, and a
-draw for each of them mostly finds those of which nothing is known. With most prompts dead, few candidates are worth a
-rollout, so the pool is twice that of other selectors. A perplexity is kept for `rescore` steps, as it changes slowly.
+The regression weights are drawn from their posterior (Thompson sampling), so that features of uncertain effect get
+explored. A prompt's own pass rate is averaged over instead: with many candidates, a draw for each would mostly pick
+prompts about which nothing is known. When most prompts are dead, few candidates are worth a rollout, so the pool is
+twice as large as in other selectors. Perplexities change slowly and are reused for `rescore` steps.
 """
 
 from __future__ import annotations
@@ -32,15 +32,21 @@ from strategies.types import FloatArray, Group, IntArray, Prompt, PromptSource, 
 
 @register("calibrated")
 class Calibrated(Selector):
-    """Keeps the candidates most likely to give differing rewards, predicted from perplexity and earlier rollouts."""
+    """Keeps the candidates whose rewards are most likely to differ, predicted from perplexity and earlier rollouts."""
 
     metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
-        "expected_varied": ("probability", "that the rewards of a kept prompt's group differ, as predicted; mean"),
-        "strength": ("rollouts", "that the predicted pass rate counts as, beside those a prompt has had"),
-        "weight_0": ("log-odds", "the regression's intercept"),
-        "weight_1": ("log-odds", "slope over the standardised log perplexity"),
-        "weight_2": ("log-odds", "slope over its square"),
-        "weight_3": ("log-odds", "slope over the standardised log length of the prompt; 0 with length=false"),
+        "expected_varied": (
+            "probability",
+            "predicted probability that the rewards of a kept prompt's group differ, mean",
+        ),
+        "strength": (
+            "rollouts",
+            "pseudo-rollouts that the predicted pass rate counts as, besides a prompt's own rollouts",
+        ),
+        "weight_0": ("log-odds", "intercept of the regression"),
+        "weight_1": ("log-odds", "slope for the standardised log perplexity"),
+        "weight_2": ("log-odds", "slope for its square"),
+        "weight_3": ("log-odds", "slope for the standardised log length of the prompt; 0 with length=false"),
     }
 
     class Params(PerplexityParams):
@@ -48,19 +54,15 @@ class Calibrated(Selector):
 
         ratio: float = Field(0.1, ge=1e-4, le=1, description="kept prompts / candidate prompts (K / B)")
         decay: float = Field(
-            0.7, ge=0, le=1, description="share of a prompt's older rollouts that still counts after a visit"
+            0.7, ge=0, le=1, description="weight that a prompt's earlier rollouts keep after each visit"
         )
-        forget: float = Field(
-            0.98, gt=0, le=1, description="share of the regression's precision that remains after a step"
-        )
-        half_life: float = Field(
-            64, gt=0, le=1e6, description="steps in which the number of recent visits falls by half"
-        )
+        forget: float = Field(0.98, gt=0, le=1, description="share of the regression's precision kept after each step")
+        half_life: float = Field(64, gt=0, le=1e6, description="half-life, in steps, of the count of recent visits")
         rescore: int = Field(
             64, ge=1, le=10**9, description="steps after which a candidate's perplexity is scored again"
         )
-        pooled: bool = Field(True, description="give each source an intercept and a slope of its own")
-        length: bool = Field(True, description="predict from the prompt's length too")
+        pooled: bool = Field(True, description="give each source its own intercept and slope")
+        length: bool = Field(True, description="also predict from the prompt's length")
         strength: float | None = Field(
             None, gt=0, le=1e6, description="pseudo-rollouts that the predicted rate counts as; learned by default"
         )

@@ -25,13 +25,14 @@ class CandidateParams(StrategyParams):
         return max(n, min(math.ceil(n / self.ratio - 1e-9), run.num_prompts))
 
     def notes(self, run: RunInfo) -> list[str]:
-        """What a training set smaller than B means for the ratio."""
+        """Note on a training set smaller than B."""
         kept, wanted = run.prompts_per_step, math.ceil(run.prompts_per_step / self.ratio - 1e-9)
         if wanted <= run.num_prompts:
             return []
         if kept >= run.num_prompts:
             return [
-                f"the training set has {run.num_prompts:,} prompts for {kept:,} per step, so there is nothing to select"
+                f"the training set has {run.num_prompts:,} prompts and a step needs {kept:,}, so there is "
+                "nothing to select"
             ]
         return [
             f"the training set has {run.num_prompts:,} prompts, fewer than the {wanted:,} candidates of a step; "

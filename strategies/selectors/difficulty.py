@@ -27,16 +27,16 @@ class Difficulty(Selector):
 
     paper = "2504.05520"
     metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
-        "target": ("share", "the wanted place between the lowest and the highest difficulty seen"),
+        "target": ("share", "target difficulty, from the lowest (0) to the highest (1) seen"),
     }
 
     class Params(CandidateParams):
         """How the target moves."""
 
         start: float = Field(0.0, ge=0, le=1, description="initial target, as a position in the range of difficulties")
-        eta: float = Field(0.5, gt=0, le=1e6, description="largest change of the target in a step")
+        eta: float = Field(0.5, gt=0, le=1e6, description="maximum change of the target per step")
         alpha: float = Field(2.0, gt=0, le=1e6, description="sensitivity to the mean reward")
-        beta: float = Field(0.5, ge=-1e6, le=1e6, description="mean reward at which the target stays where it is")
+        beta: float = Field(0.5, ge=-1e6, le=1e6, description="mean reward at which the target does not move")
 
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:

@@ -1,4 +1,4 @@
-"""All of E3 (2505.18573): prompts in the stream's order, with E3's budget and temperature schedule."""
+"""All of E3 (2505.18573): prompts in stream order, with E3's budget and temperature schedule."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from strategies.types import Prompt, PromptSource, StepContext
 
 @register("e3")
 class E3(Selector):
-    """Takes every prompt in the stream's order, with E3's budget and temperature schedule."""
+    """Takes every prompt in stream order, with E3's budget and temperature schedule."""
 
     paper = "2505.18573"
     companions = {"budget": "e3", "temperature_schedule": "entropy-target"}  # noqa: RUF012  (ClassVar in the base)

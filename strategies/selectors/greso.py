@@ -51,11 +51,11 @@ class Greso(Selector):
     paper = "2506.02177"
     companions = {"filter": "nonzero-variance"}  # noqa: RUF012  (declared ClassVar in the base)
     metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
-        "p_easy": ("probability", "p: a prompt all correct at its last z visits is rolled out with p^z"),
-        "p_hard": ("probability", "p: a prompt all wrong at its last z visits is rolled out with p^z"),
-        "easy_share": ("share", "of the step's groups, all correct"),
-        "hard_share": ("share", "of the step's groups, all wrong"),
-        "skipped_share": ("share", "of the prompts drawn in the step, skipped without a rollout"),
+        "p_easy": ("probability", "p: a prompt all correct at its last z visits is rolled out with probability p^z"),
+        "p_hard": ("probability", "p: a prompt all wrong at its last z visits is rolled out with probability p^z"),
+        "easy_share": ("share", "share of the step's groups that are all correct"),
+        "hard_share": ("share", "share of the step's groups that are all wrong"),
+        "skipped_share": ("share", "share of the prompts drawn in the step that were skipped without a rollout"),
     }
 
     class Params(StrategyParams):
@@ -64,8 +64,8 @@ class Greso(Selector):
         p_easy: float = Field(0.5, ge=0.05, le=0.95, description="initial base probability of easy prompts")
         p_hard: float = Field(0.5, ge=0.05, le=0.95, description="initial base probability of hard prompts")
         target: float = Field(0.25, ge=0, le=1, description="target share of zero-variance groups")
-        easy_share: float = Field(1 / 3, ge=0, le=1, description="share of the target that is for easy groups")
-        step: float = Field(0.01, ge=0, le=0.5, description="change of a base probability after a step")
+        easy_share: float = Field(1 / 3, ge=0, le=1, description="share of the target assigned to easy groups")
+        step: float = Field(0.01, ge=0, le=0.5, description="change of a base probability per step")
         minimum: float = Field(0.01, gt=0, le=1, description="minimum probability of rolling out a prompt")
 
     def __init__(self, params: Any, run: RunInfo) -> None:

@@ -28,7 +28,7 @@ class Mopps(Selector):
     class Params(CandidateParams):
         """Prior, memory and target."""
 
-        decay: float = Field(0.5, ge=0, le=1, description="share of the posterior that remains after a visit (lam)")
+        decay: float = Field(0.5, ge=0, le=1, description="share of the posterior counts kept after a visit (lam)")
         prior_a: float = Field(1.0, ge=1e-6, le=1e6, description="prior count of correct rollouts (a0)")
         prior_b: float = Field(1.0, ge=1e-6, le=1e6, description="prior count of wrong rollouts (b0)")
         target: float = Field(0.5, ge=0, le=1, description="target pass rate")

@@ -16,8 +16,12 @@ from strategies.types import FloatArray, Prompt, RunInfo, StepContext
 class PerplexityParams(CandidateParams):
     """Which tokens are scored, and by which model."""
 
-    scope: Literal["question", "prompt"] = Field("question", description="score the question's tokens or all")
-    source: Literal["live", "stored"] = Field("live", description="the current policy, or the `ppl` column")
+    scope: Literal["question", "prompt"] = Field(
+        "question", description="score the question's tokens, or the whole rendered prompt"
+    )
+    source: Literal["live", "stored"] = Field(
+        "live", description="perplexity under the current policy, or from the `ppl` column"
+    )
 
     @property
     def stored_scopes(self) -> frozenset[str]:

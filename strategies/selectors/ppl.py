@@ -52,7 +52,10 @@ class _ByPerplexity(Selector):
 
     paper = "2511.00794"
     metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
-        "window_start": ("rank", "the first kept candidate's, 0 for the lowest perplexity; of the step's first round"),
+        "window_start": (
+            "rank",
+            "rank of the first kept candidate in the step's first round; 0 is the lowest perplexity",
+        ),
         "ppl_candidates_mean": ("perplexity", "mean of the candidates"),
         "ppl_candidates_min": ("perplexity", "lowest of the candidates"),
         "ppl_candidates_max": ("perplexity", "highest of the candidates"),
@@ -108,7 +111,7 @@ class PplSchedule(_ByPerplexity):
         """Pacing of the schedule."""
 
         pacing: Literal["linear", "quadratic", "sqrt"] = Field(
-            "linear", description="how the window's position grows with training progress"
+            "linear", description="how the window moves with training progress"
         )
 
     def start(self, candidates: int, kept: int, ctx: StepContext) -> int:

@@ -1,6 +1,6 @@
 """PREPO's baseline (2511.00794): a random choice among the candidates.
 
-It goes through the stream as fast as the selectors it is compared with: K of every B prompts are kept.
+It consumes the stream as fast as the selectors it is compared with: K of every B prompts are kept.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""sGPO (2606.08854): one scoring of pass rates before the run sets filter, group sizes and curriculum.
+"""sGPO (2606.08854): pass rates measured once before the run set filter, group sizes and curriculum.
 
-Prompts that the initial policy always solves are dropped, and of those that it never solves only a sample stays. The
-rest is trained on from easy to hard: a window over the candidates, sorted by falling pass rate, slides from the first
-to the last during training. Budget `inverse-pass-rate` gives each prompt about 1 / p rollouts.
+Prompts that the initial policy always solves are dropped, and only a sample of those that it never solves is kept. The
+rest are trained on from easy to hard: a window over the candidates, sorted by descending pass rate, slides from the
+first to the last during training. Budget `inverse-pass-rate` gives each prompt about 1 / p rollouts.
 
-Differences from the paper, of which the abstract was at hand: it sorts the whole training set once, while here every
-step sorts its own candidates from the stream, so that memory does not grow with the training set; thresholds, the
-share of unsolvable prompts and their draw are choices; the number of rollouts per step stays fixed, so group sizes are
-proportional to 1 / p instead of equal to it.
+Differences from the paper, of which only the abstract was available: it sorts the whole training set once; here each
+step sorts its own candidates from the stream, so memory does not grow with the training set. Thresholds, the share of
+unsolvable prompts and how they are drawn are our choices. The number of rollouts per step stays fixed, so group sizes
+are proportional to 1 / p, not equal to it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from strategies.selectors.ppl import window_start
 from strategies.types import BoolArray, FloatArray, Prompt, PromptSource, RunInfo, StepContext, derive_seed
 
 MOST_TAKEN = 10
-"""Prompts taken per candidate wanted, at most: in a dataset of nothing but dead prompts a search must end."""
+"""Maximum prompts drawn per candidate, so that the search ends even if all prompts are dead."""
 
 
 @register("sgpo")
@@ -37,7 +37,7 @@ class Sgpo(Selector):
     reads_progress = True
     companions = {"budget": "inverse-pass-rate"}  # noqa: RUF012  (declared ClassVar in the base)
     metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
-        "passed_share": ("share", "of the prompts drawn in the step, let through by the filter on stored pass rates"),
+        "passed_share": ("share", "share of the prompts drawn in the step that pass the filter on stored pass rates"),
         "pass_rate_candidates_mean": ("share", "mean stored pass rate of the candidates"),
         "pass_rate_kept_mean": ("share", "mean stored pass rate of the kept prompts"),
         "pass_rate_kept_min": ("share", "lowest stored pass rate of the kept prompts"),
@@ -48,9 +48,11 @@ class Sgpo(Selector):
     class Params(CandidateParams):
         """The filter."""
 
-        trivial: float = Field(1.0, gt=0, le=1, description="pass rate from which on prompts are dropped as trivial")
+        trivial: float = Field(
+            1.0, gt=0, le=1, description="prompts with at least this pass rate are dropped as trivial"
+        )
         unsolvable_share: float = Field(
-            0.1, ge=0, le=1, description="share of the prompts of pass rate 0 that are trained on"
+            0.1, ge=0, le=1, description="share of the prompts with pass rate 0 to train on"
         )
 
     @classmethod

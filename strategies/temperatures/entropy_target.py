@@ -63,7 +63,7 @@ class EntropyTarget(TemperatureSchedule):
     metric_help = {  # noqa: RUF012  (declared ClassVar in the base)
         "entropy_target": (
             "nats",
-            "token entropy that the schedule steers to; 0 before the first step has measured it",
+            "target token entropy of the schedule; 0 until the first step has measured it",
         ),
     }
 
@@ -77,16 +77,16 @@ class EntropyTarget(TemperatureSchedule):
             0.4,
             ge=0,
             le=1,
-            description="share of the steps, at the end of the run, over which the target entropy falls",
+            description="final share of the run over which the target entropy falls",
         )
-        anneal_depth: float = Field(0.1, ge=0, le=1, description="share of the target entropy that it falls by")
+        anneal_depth: float = Field(0.1, ge=0, le=1, description="relative decrease of the target entropy")
 
     @classmethod
     def check(cls, params: Any, run: RunInfo) -> None:
         if not params.minimum <= params.start <= params.maximum:
             raise StrategyError(
-                f"temperature_schedule 'entropy-target': start={params.start} is outside [minimum={params.minimum}, "
-                f"maximum={params.maximum}]; set it within"
+                f"temperature_schedule 'entropy-target': start={params.start} is outside "
+                f"[minimum={params.minimum}, maximum={params.maximum}]; choose a value inside"
             )
 
     def __init__(self, params: Any, run: RunInfo) -> None:

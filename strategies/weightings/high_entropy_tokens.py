@@ -41,7 +41,7 @@ def top_tokens(batch: Batch, share: float) -> FloatArray:
 
 @register("high-entropy-tokens")
 class HighEntropyTokens(RolloutWeighting):
-    """Trains only on the batch's tokens of highest entropy."""
+    """Trains only on the batch's highest-entropy tokens."""
 
     paper = "2506.01939"
     needs_entropy = True

@@ -56,7 +56,7 @@ class RelEntropy(RolloutWeighting):
         """Choices where the paper is silent."""
 
         mean: Literal["token", "sequence"] = Field(
-            "token", description="mean over the batch's tokens or over its rollouts"
+            "token", description="average over the batch's tokens or over its rollouts"
         )
         max_weight: float | None = Field(None, gt=0, le=1e6, description="upper bound on the weights (default: none)")
 

@@ -11,7 +11,7 @@ from strategies.types import Batch, FloatArray, StepContext
 
 @register("uniform")
 class Uniform(RolloutWeighting):
-    """Gives every rollout the weight 1."""
+    """Gives every rollout weight 1."""
 
     def weigh(self, batch: Batch, ctx: StepContext) -> FloatArray:
         return np.ones((len(batch.rewards_N), 1))

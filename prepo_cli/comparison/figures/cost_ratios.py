@@ -31,7 +31,7 @@ def draw(scene: Scene) -> dict[str, Path]:
         grid = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
         for axes, axis in zip(grid, costs, strict=True):
             _panel(scene, axes, axis, recipes)
-        figure.supxlabel(f"multiple of what {baseline} needs (log scale)", fontsize=9)
+        figure.supxlabel(f"multiple of {baseline}'s cost (log scale)", fontsize=9)
     return {title: path}
 
 
