@@ -34,6 +34,8 @@ LANGUAGES = {
     ".cff": "yaml", ".md": "markdown", ".py": "python", ".sbatch": "bash", ".sh": "bash", ".toml": "toml",
     ".yaml": "yaml",
 }  # fmt: skip
+SHORT_CODE = re.compile(r"<code>(?=[^<\n]{1,26}</code>)")
+"""Code in a line of text that is better moved to the next line than broken at a hyphen."""
 HIDDEN = "---\nsearch:\n  exclude: true\n---\n"
 
 
@@ -55,6 +57,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         return relpath(_on_site(_path(place, link[0])), dirname(place) or ".")
 
     return "".join(part if CODE.fullmatch(part) else LINK.sub(rewritten, part) for part in _parts(markdown))
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Mark the code that stays whole (assets/site.css)."""
+    return SHORT_CODE.sub('<code class="whole">', html)
 
 
 def _parts(markdown: str) -> list[str]:
