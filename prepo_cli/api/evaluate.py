@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prepo_cli.config import sections_of, template_arguments
+from prepo_cli.api.flags import engine_and_rewards
+from prepo_cli.config import template_arguments
 from prepo_cli.evaluation.run_settings import resolve_evaluations
 from prepo_cli.models import run_named
 from prepo_cli.startup import large_imports
@@ -48,10 +49,6 @@ def evaluate(
     Raises:
         UsageError: bad settings, data or output folder.
     """
-    engine_settings: dict[str, Any] = {"name": engine, "vllm_gpu_memory_utilization": 0.9}
-    if batch_tokens is not None:
-        engine_settings["max_batch_tokens"] = batch_tokens
-    rewards = {name: value for name, value in (("functions", list(reward)), ("verdict", verdict)) if value}
     settings: dict[str, Any] = {
         "model": {"model_name_or_path": run_named(model), "dtype": dtype},
         "dataset_name": dataset,
@@ -69,7 +66,7 @@ def evaluate(
         "max_prompt_length": max_prompt_length,
         "seed": seed,
         "output_dir": output_dir,
-        **sections_of(sets, engine=engine_settings, rewards=rewards),
+        **engine_and_rewards(sets, engine, batch_tokens, reward, verdict),
     }
     configs = resolve_evaluations(settings)
     with large_imports():

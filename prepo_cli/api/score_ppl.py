@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prepo_cli.api.flags import ALONE, beside
 from prepo_cli.config import sections_of, template_arguments
 from prepo_cli.evaluation.settings import ScoringConfig
 from prepo_cli.models import run_named
@@ -56,7 +56,7 @@ def score_ppl(
         "scope": scope,
         "max_prompt_length": max_prompt_length,
         "batch_tokens": batch_tokens,
-        "engine": sections_of(sets, engine={"name": engine, "vllm_gpu_memory_utilization": 0.9})["engine"],
+        "engine": sections_of(sets, engine={"name": engine, **ALONE})["engine"],
         "output": output or beside(dataset, "ppl"),
     }
     config = validated(ScoringConfig, settings)
@@ -73,12 +73,3 @@ def score_ppl(
 
         perplexity_histogram(ppl_N, Path(plot), f"{dataset}, {model}")
     return report
-
-
-def beside(dataset: str, column: str) -> Path:
-    """<dataset>_<column> with the dataset's own ending, or JSONL in the working folder."""
-    path = Path(dataset)
-    if path.is_file():
-        ending = path.suffix if path.suffix in (".jsonl", ".parquet", ".csv") else ".jsonl"
-        return path.with_name(f"{path.stem}_{column}{ending}")
-    return Path(re.sub(r"[^\w.-]+", "_", path.name) + f"_{column}.jsonl")

@@ -9,7 +9,6 @@ import typer
 
 from prepo_cli.commands import run_flags
 from prepo_cli.commands.run_flags import VERDICT_HELP
-from prepo_cli.startup import large_imports
 
 
 def score_passrate(
@@ -86,48 +85,36 @@ def score_passrate(
           --engine vllm --dtype bfloat16
       prepo train --recipe sgpo --dataset dataset_passrate.jsonl
     """
-    from prepo_cli.api.score_ppl import beside
-    from prepo_cli.config import sections_of, template_arguments
-    from prepo_cli.evaluation.settings import PassRateConfig
-    from prepo_cli.models import run_named
-    from prepo_cli.validation import validated
+    from prepo_cli.api.score_passrate import score_passrate as score
 
-    engine_settings: dict[str, Any] = {"name": engine, "vllm_gpu_memory_utilization": 0.9}
-    if batch_tokens is not None:
-        engine_settings["max_batch_tokens"] = batch_tokens
-    rewards = {name: value for name, value in (("functions", reward), ("verdict", verdict)) if value}
-    settings: dict[str, Any] = {
-        "model": {"model_name_or_path": run_named(model), "revision": revision, "dtype": dtype},
-        "dataset_name": dataset,
-        "split": split,
-        "limit": limit,
-        "prompt_column": prompt_column,
-        "answer_column": answer_column,
-        "skip_bad_rows": skip_bad_rows,
-        "system_prompt": system_prompt,
-        "chat_template_kwargs": template_arguments(template_arg or ()),
-        "k": k,
-        "temperature": temperature,
-        "top_p": top_p,
-        "max_completion_length": max_completion_length,
-        "max_prompt_length": max_prompt_length,
-        "seed": seed,
-        "output": output or beside(dataset, "passrate"),
-        **sections_of(set_ or (), engine=engine_settings, rewards=rewards),
-    }
-    config = validated(PassRateConfig, settings)
-    if plot is not None:
-        from prepo_cli.reporting.figures import refuse_plot
-
-        refuse_plot(plot, overwrite)
-    with large_imports():
-        from prepo_cli.evaluation.passrate_scoring import score_pass_rates
-
-    report = score_pass_rates(config, overwrite=overwrite, break_lock=break_lock)
-    if plot is not None:
-        from prepo_cli.reporting.pass_rates import pass_rate_figure
-
-        pass_rate_figure(report, plot, f"{dataset}, {model}")
+    report = score(
+        dataset,
+        k,
+        model,
+        revision=revision,
+        output=output,
+        split=split,
+        limit=limit,
+        temperature=temperature,
+        top_p=top_p,
+        max_completion_length=max_completion_length,
+        max_prompt_length=max_prompt_length,
+        batch_tokens=batch_tokens,
+        system_prompt=system_prompt,
+        template_arg=template_arg or (),
+        reward=reward or (),
+        verdict=verdict,
+        engine=engine,
+        dtype=dtype,
+        seed=seed,
+        prompt_column=prompt_column,
+        answer_column=answer_column,
+        skip_bad_rows=skip_bad_rows,
+        sets=set_ or (),
+        plot=plot,
+        overwrite=overwrite,
+        break_lock=break_lock,
+    )
     if json_output:
         import json
 

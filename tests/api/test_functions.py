@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import prepo_cli
 from prepo_cli import UsageError
 from prepo_cli.commands import eval as eval_command
+from prepo_cli.commands import score_passrate as score_passrate_command
 from prepo_cli.commands import score_ppl as score_ppl_command
 
 OTHER_NAMES = {"set_": "sets"}
@@ -49,7 +51,11 @@ def settings_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("function", "command"),
-    [(prepo_cli.evaluate, eval_command.evaluate_command), (prepo_cli.score_ppl, score_ppl_command.score_ppl)],
+    [
+        (prepo_cli.evaluate, eval_command.evaluate_command),
+        (prepo_cli.score_ppl, score_ppl_command.score_ppl),
+        (prepo_cli.score_passrate, score_passrate_command.score_passrate),
+    ],
 )
 def test_functions_have_the_flags_and_defaults_of_their_commands(
     function: Callable[..., Any], command: Callable[..., Any]
@@ -74,3 +80,12 @@ def test_perplexities_are_scored_and_plotted(tmp_path: Path) -> None:
     assert len(report["deciles"]) == 9
     assert (tmp_path / "scored.jsonl").read_text().count("\n") == 8
     assert (tmp_path / "ppl.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pass_rates_are_scored_and_plotted(tmp_path: Path) -> None:
+    report = prepo_cli.score_passrate(
+        "embedded", 4, split="test", limit=8, output=tmp_path / "scored.jsonl", plot=str(tmp_path / "rates.png")
+    )
+    rates = [json.loads(line)["pass_rate"] for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
+    assert report["mean"] == pytest.approx(sum(rates) / 8)
+    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")

@@ -16,7 +16,7 @@ from datasets import load_dataset
 from scipy.stats import binomtest
 from typer.testing import CliRunner
 
-from prepo_cli.api.score_ppl import beside
+from prepo_cli.api.flags import beside
 from prepo_cli.config import ASSETS
 from prepo_cli.data.loading import load_prompts
 from prepo_cli.evaluation import evaluator
