@@ -5,7 +5,7 @@ metrics.jsonl.gz (four digits) and evaluations.jsonl.gz, which is all that the t
 few steps' rollouts of one seed for the page. What is there already is not trained again, so the study can be
 interrupted and continued, also on another machine.
 
-    python -m benchmarks.study --jobs 2                  # everything, about 3.5 hours on two cores
+    python -m benchmarks.study --jobs 2                  # everything, about 6 hours on two cores
     python -m benchmarks.study --jobs 2 --dead 0.8 --seeds 0..2
     python -m benchmarks.study --only-report             # tables and pictures of the runs that are there
 """
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study_report import report
+from benchmarks.study_report import HEADLINE, report
 from prepo_cli.comparison.groups import evenly, recorded_steps
 from prepo_cli.comparison.launch import train_missing
 from prepo_cli.comparison.plan import RecipeChoice, parse_recipes, parse_seeds, plan
@@ -43,6 +43,17 @@ WORLDS: dict[float, dict[range, list[RecipeChoice]]] = {
     0.9: {range(3): [*SIX, ORACLE]},
 }
 """Recipes by share of dead prompts and seeds."""
+ABLATIONS: dict[str, tuple[dict[str, Any], list[RecipeChoice]]] = {
+    "linear": ({"training.lr_scheduler_type": "linear"}, parse_recipes("random,calibrated,prepo")),
+    "half-lr": ({"training.learning_rate": 2.5e-5}, parse_recipes("calibrated")),
+    "per-token": ({}, [RecipeChoice("random", {"selector": "benchmarks.per_token:PerToken"})]),
+    "knapsack": ({}, [RecipeChoice("calibrated", {"budget": "knapsack"})]),
+    "lr-1e-4": ({"training.learning_rate": 1e-4}, parse_recipes("dapo")),
+    "lr-2e-4": ({"training.learning_rate": 2e-4}, parse_recipes("dapo")),
+    "half-cost": ({"training.max_rollouts": 16384}, parse_recipes("prepo")),
+}
+"""What is tried besides, at the headline's share of dead prompts: settings and recipes."""
+ABLATION_SEEDS = range(2)
 KEPT = ("config.yaml", "summary.json", "metrics.jsonl.gz", "evaluations.jsonl.gz")
 BROWSED = 5
 """Steps whose rollouts are kept of one seed of each recipe, for the page."""
@@ -63,6 +74,16 @@ def train(dead: float, seeds: Sequence[int], only: Sequence[str], jobs: int, fol
         train_missing(runs, jobs)
         for run in runs:
             compress(run.folder, BROWSED if seed == max(next(iter(WORLDS[dead]))) else 0)
+
+
+def train_ablations(jobs: int, folder: Path) -> None:
+    """Train what is missing of the ablations."""
+    for name, (settings, choices) in ABLATIONS.items():
+        flags = {"data.dataset_name": f"embedded:dead={HEADLINE:g}", **settings}
+        runs = plan(choices, ABLATION_SEEDS, folder / name, [CONFIG], flags)
+        train_missing(runs, jobs)
+        for run in runs:
+            compress(run.folder)
 
 
 def pass_rates(dead: float, folder: Path) -> Path:
@@ -116,12 +137,15 @@ def main() -> None:
     parser.add_argument("--seeds", default="0..9")
     parser.add_argument("--only", nargs="+", default=[], help="labels of recipes")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--skip-ablations", action="store_true")
     parser.add_argument("--only-report", action="store_true")
     args = parser.parse_args()
     if not args.only_report:
         for dead in args.dead:
             wanted = [seed for seed in parse_seeds(args.seeds) if any(seed in chosen for chosen in WORLDS[dead])]
             train(dead, wanted, args.only, args.jobs, args.output / f"dead-{dead:g}")
+        if not args.skip_ablations:
+            train_ablations(args.jobs, args.output / "ablations")
     report(args.output, list(WORLDS))
 
 

@@ -12,7 +12,8 @@ from benchmarks.study_curve import Goal, draw_curve, everywhere
 from prepo_cli.comparison.analysis import as_json, compare
 from prepo_cli.comparison.figures import draw
 from prepo_cli.comparison.page import write_page
-from prepo_cli.comparison.result import Comparison, CostRatio, Recipe
+from prepo_cli.comparison.recipes import group_runs
+from prepo_cli.comparison.result import Comparison, CostRatio, Recipe, Run
 from prepo_cli.comparison.runs import read_run
 from prepo_cli.statistics import Interval, interval_text
 
@@ -21,6 +22,8 @@ HEADLINE = 0.8
 """The world of the README's table."""
 BELOW = 0.02
 """The second goal is this much below the baseline's final accuracy, where curves still rise."""
+PARTS = (0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
+"""Shares of the cost between which groups are counted."""
 PICTURES = ("accuracy_rollouts", "cost_ratios", "zero_variance", "phases")
 """What is kept of a world's pictures besides its page."""
 
@@ -48,6 +51,8 @@ def report(folder: Path, worlds: Sequence[float]) -> None:
         write_page(world / "page.html", comparison)
         (world / "comparison.json").write_text(json.dumps(as_json(comparison), indent=1) + "\n", encoding="utf-8")
     tables = {f"table dead-{dead:g}": table(comparison, earlier[dead]) for dead, comparison in found.items()}
+    if HEADLINE in found:
+        tables |= {"groups": groups_table(found[HEADLINE]), "ablations": ablations_table(folder)}
     if len(found) > 1:
         goals = {f"{BELOW:g} below random's final accuracy": earlier, "random's final accuracy": final}
         draw_curve(goals, folder / "curve.png")
@@ -113,6 +118,49 @@ def table(comparison: Comparison, earlier: Mapping[str, CostRatio]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def groups_table(comparison: Comparison) -> str:
+    """Groups with differing rewards and updates with a gradient in each part of the cost, means over seeds."""
+    whole = max(run.costs["rollouts"] for run in comparison.runs)
+    lines = [
+        "| recipe | " + " | ".join(f"to {whole * end:,.0f}" for end in PARTS[1:]) + " | in all |",
+        "| --- |" + " ---: |" * len(PARTS),
+    ]
+    for recipe in comparison.recipes:
+        counts = []
+        for run in (run for run in comparison.runs if run.name in recipe.runs):
+            differing = run.metrics["groups_rolled"] * (1 - run.metrics["frac_reward_zero_std"])
+            updates = np.nan_to_num(run.metrics["grad_norm"]) > 0
+            edges = np.array(PARTS) * whole
+            part = np.clip(np.searchsorted(edges, run.metrics["cost/rollouts_total"], side="left"), 1, len(PARTS) - 1)
+            counts.append([np.bincount(part, values, len(PARTS))[1:] for values in (differing, updates)])
+        differing_C, updates_C = np.mean(counts, axis=0)
+        cells = [f"{d:,.0f} / {u:,.0f}" for d, u in zip(differing_C, updates_C, strict=True)]
+        cells.append(f"{differing_C.sum():,.0f} / {updates_C.sum():,.0f}")
+        lines.append(f"| `{recipe.name}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def ablations_table(folder: Path) -> str:
+    """The ablations beside the plain runs of the same recipes and seeds, as Markdown."""
+    runs = [read_run(path.parent) for path in sorted((folder / "ablations").glob("*/*/summary.json"))]
+    if not runs:
+        return ""
+    seeds = {run.seed for run in runs}
+    plain = [read_run(path.parent) for path in sorted((folder / f"dead-{HEADLINE:g}").glob("*/summary.json"))]
+    names = {run.recipe for run in runs} | {"random", "calibrated"}
+    plain = [run for run in plain if run.seed in seeds and run.recipe in names]
+    groups, _ = group_runs([*plain, *runs])
+    [base] = [group.name for group in groups if any(run.folder == plain_random(plain) for run in group.runs)]
+    comparison = compare([*plain, *runs], baseline=base)
+    assert comparison.target is not None
+    return table(comparison, ratios(compare([*plain, *runs], baseline=base, target=comparison.target - BELOW)))
+
+
+def plain_random(runs: Sequence[Run]) -> Path:
+    """The folder of a run of the baseline."""
+    return next(run.folder for run in runs if run.recipe == "random")
 
 
 def zero_variance(comparison: Comparison, recipe: Recipe) -> float:

@@ -12,11 +12,13 @@ import pytest
 import yaml
 
 from benchmarks import replay, study
-from benchmarks.study_report import report, splice
+from benchmarks.per_token import PerToken
+from benchmarks.study_report import ablations_table, groups_table, report, splice
+from prepo_cli.comparison.analysis import compare
 from prepo_cli.comparison.plan import PlannedRun, plan
 from prepo_cli.comparison.runs import read_run
 from prepo_cli.config import resolve, to_yaml
-from strategies.types import Prompt
+from strategies.types import Completion, Group, Prompt, RunInfo, StepContext
 
 ACCURACY = {"random": (0.4, 0.45, 0.5, 0.55, 0.6), "calibrated": (0.4, 0.55, 0.62, 0.63, 0.64)}
 
@@ -28,7 +30,7 @@ def finished(run: PlannedRun, rng: np.random.Generator) -> None:
     cost = {"rollouts_total": 400, "rollouts_trained": 400, "tokens_generated": 4000, "tokens_scored": 1000,
             "seconds": 40.0}  # fmt: skip
     lines = [
-        {"step": step, "reward": 1 / 3, "frac_reward_zero_std": 0.25, "groups_rolled": 8,
+        {"step": step, "reward": 1 / 3, "frac_reward_zero_std": 0.25, "groups_rolled": 8, "grad_norm": float(step > 0),
          **{f"cost/{name}": value * (step + 1) / 4 for name, value in cost.items()}}
         for step in range(4)
     ]  # fmt: skip
@@ -123,6 +125,44 @@ def test_a_table_replaces_the_one_before_it(tmp_path: Path) -> None:
         )
 
 
+def test_groups_and_updates_are_counted_by_cost(folder: Path) -> None:
+    """Four steps of 100 rollouts, each with 6 of 8 groups that differ; the first has no gradient."""
+    runs = [read_run(path.parent) for path in sorted((folder / "dead-0.8").glob("*/summary.json"))]
+    lines = groups_table(compare(runs, baseline="random")).splitlines()
+    assert lines[0] == "| recipe | to 50 | to 100 | to 200 | to 300 | to 400 | in all |"
+    assert lines[2] == "| `calibrated` | 0 / 0 | 6 / 0 | 6 / 1 | 6 / 1 | 6 / 1 | 24 / 3 |"
+
+
+def test_ablations_stand_beside_the_plain_runs_of_their_seeds(folder: Path) -> None:
+    rng = np.random.default_rng(1)
+    flags = {"data.dataset_name": "embedded:dead=0.8", "training.lr_scheduler_type": "linear"}
+    for run in plan(study.parse_recipes("random,calibrated"), range(2), folder / "ablations" / "linear", [study.CONFIG],
+                    flags):  # fmt: skip
+        finished(run, rng)
+        study.compress(run.folder)
+    lines = ablations_table(folder).splitlines()
+    names = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in lines[2:]}
+    assert names == {f"`{name} (training.lr_scheduler_type={kind})`": "2" for name in ("random", "calibrated")
+                     for kind in ("constant", "linear")}  # fmt: skip
+    assert ablations_table(folder / "none") == ""
+
+
+def test_the_expected_tokens_of_the_ablation_follow_what_was_seen() -> None:
+    run = RunInfo(num_prompts=2, total_steps=50, prompts_per_step=1, num_generations=4)
+    selector = PerToken(PerToken.Params(), run)
+    prompts = [Prompt(0, "0", source="a", num_tokens=8), Prompt(1, "1", source="b", num_tokens=8)]
+    assert selector.expected_tokens(prompts).tolist() == [22.0, 22.0]
+    completion = Completion(reward=1.0, correct=True, num_tokens=40, truncated=False, temperature=1.0)
+    for step in range(50):
+        selector.observe([Group(prompts[0], (completion,) * 4)], StepContext(step, 50, 0, 0, 7))
+    assert selector.expected_tokens(prompts) == pytest.approx([42.0, 42.0], abs=0.3)
+    again = PerToken(PerToken.Params(), run)
+    again.load_state_dict(selector.state_dict())
+    assert again.expected_tokens(prompts).tolist() == selector.expected_tokens(prompts).tolist()
+    worth_B = selector.worth(prompts, np.array([0.5, 0.5]), 50)
+    assert worth_B[1] / worth_B[0] == pytest.approx(1 + selector.recent_visits(prompts, 50)[0], rel=0.01)
+
+
 @pytest.mark.parametrize("dead", list(study.WORLDS))
 def test_every_run_of_the_study_can_be_planned(dead: float, tmp_path: Path) -> None:
     for seeds, choices in study.WORLDS[dead].items():
@@ -131,6 +171,13 @@ def test_every_run_of_the_study_can_be_planned(dead: float, tmp_path: Path) -> N
         assert {run.config.training.max_rollouts for run in runs} == {yaml.safe_load(study.CONFIG.read_text())[
             "training"]["max_rollouts"]}  # fmt: skip
         assert {run.config.evaluation.split for run in runs} == {"test"}
+
+
+@pytest.mark.parametrize("name", list(study.ABLATIONS))
+def test_every_ablation_can_be_planned(name: str, tmp_path: Path) -> None:
+    flags, choices = study.ABLATIONS[name]
+    runs = plan(choices, study.ABLATION_SEEDS, tmp_path, [study.CONFIG], flags)
+    assert len(runs) == 2 * len(choices)
 
 
 def record(rates: np.ndarray) -> replay.Record:

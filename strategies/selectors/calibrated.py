@@ -88,8 +88,7 @@ class Calibrated(Selector):
         log_ppl_B = self._log_perplexity(candidates, ctx)
         self.model.count(candidates, log_ppl_B)
         differ_B = self.differ(candidates, log_ppl_B, ctx.rng("selector/calibrated"))
-        worth_B = differ_B / (1 + self.recent_visits(candidates, ctx.step))
-        chosen = np.argsort(-worth_B, kind="stable")[:n]
+        chosen = np.argsort(-self.worth(candidates, differ_B, ctx.step), kind="stable")[:n]
         self._expected = float(differ_B[chosen].mean())
         return [candidates[i] for i in chosen]
 
@@ -100,6 +99,10 @@ class Calibrated(Selector):
         a_B = strength * mean_B + self.right_P[index_B]
         b_B = strength * (1 - mean_B) + self.wrong_P[index_B]
         return expected_varied(a_B, b_B, self.run.num_generations)
+
+    def worth(self, prompts: Sequence[Prompt], differ_B: FloatArray, step: int) -> FloatArray:
+        """What a visit is worth [B]: the probability that the rewards differ, less after recent visits."""
+        return np.asarray(differ_B / (1 + self.recent_visits(prompts, step)), dtype=np.float64)
 
     def recent_visits(self, prompts: Sequence[Prompt], step: int) -> FloatArray:
         """Number of visits [B], of which older ones count less."""
