@@ -217,7 +217,7 @@ def load_plugins() -> None:
         except (Exception, SystemExit) as error:  # a plug-in's module may raise anything
             package = point.dist.name if point.dist else "?"
             raise StrategyError(
-                f"plugin '{point.name}' ({point.value}, package {package}) fails to import: "
+                f"plug-in '{point.name}' ({point.value}, package {package}) fails to import: "
                 f"{type(error).__name__}: {error}; fix it or uninstall {package}"
             ) from error
 

@@ -58,7 +58,7 @@ def reason(key: str) -> str:
     """Why a run keeps a setting.
 
     >>> reason("training.learning_rate")
-    'one set of hyperparameters must account for its result'
+    'the result must come from one set of hyperparameters'
     """
     return REASONS[key.partition(".")[0]]
 

@@ -131,7 +131,7 @@ class RunFolder:
             raise UsageError(f"{self.path} belongs to a prepo {marker.kind}; choose another --output-dir")
         if resume:
             if not self.config.is_file():
-                raise UsageError(f"nothing to resume: {self.path} is not a run; start without --resume")
+                raise UsageError(f"nothing to resume: {self.path} is not a run folder; start without --resume")
             refuse_another_run(self.path, read_yaml(self.config), config)
         elif _lies_in(config.model.model_name_or_path, self.path):
             raise UsageError(f"{self.path} contains the model that the run starts from; choose another --output-dir")

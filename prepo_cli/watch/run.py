@@ -85,7 +85,7 @@ class WatchedRun:
         self.holder = holder if holder is not None and (holder.is_alive or not holder.is_here) else None
         self._read_config()
         if self.holder is None and "strategies" not in self.config:
-            raise UsageError(f"{self.folder.path} is not a run; pass the output folder of prepo train")
+            raise UsageError(f"{self.folder.path} is not a run folder; pass the output folder of prepo train")
         self._metrics.refresh()
         self.columns = _columns(self._metrics.rows)
         self._evaluations.refresh()
