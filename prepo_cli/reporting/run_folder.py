@@ -103,7 +103,7 @@ class RunFolder:
 
     @contextmanager
     def claimed(self, config: RunConfig, *, resume: bool, overwrite: bool, break_lock: bool = False) -> Iterator[None]:
-        """Keep other processes out of the folder, in which this run may start or go on.
+        """Keep other processes out of the folder, in which this run may start or resume.
 
         Raises:
             UsageError: it may not, or another process uses the folder.
@@ -123,7 +123,7 @@ class RunFolder:
         """Refuse, before anything is loaded, a folder that holds something else or can't be written to.
 
         Raises:
-            UsageError: why, and the cure.
+            UsageError: why, and how to fix it.
         """
         refuse_non_folder(self.path)
         marker = read_marker(self.path)
@@ -215,7 +215,7 @@ class RunFolder:
         return path if metrics else None
 
     def _content(self, marker: Marker | None) -> str:
-        """What a used folder holds, and how to go on."""
+        """What a used folder contains, and how to proceed."""
         if marker is not None:
             return "a run: resume it with --resume, replace it with --overwrite"
         if self.config.is_file():
