@@ -120,7 +120,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     """A recipe's settings, its `strategies` among them.
 
     Raises:
-        UsageError: there is no such recipe, or the file is none.
+        UsageError: there is no such recipe, or the file is not a recipe.
     """
     path = recipe_path(name)
     content = read_yaml(path, EXAMPLE)
@@ -135,7 +135,7 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, cure: str = "write, for example, training: {total_steps: 100}") -> dict[str, Any]:
-    """Read a YAML mapping; raises UsageError if the file is missing or, with the cure, if it is something else."""
+    """Read a YAML mapping; raises UsageError if the file is missing or is not one; the message ends with `cure`."""
     try:
         loaded = yaml_text.read(path)
     except FileNotFoundError:
@@ -170,7 +170,7 @@ def merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 
 def _restore_address(engine: EngineConfig) -> None:
-    """Give an address that was stored without its credentials back what the environment has of it."""
+    """Restore the credentials of an address that was stored without them, from the environment."""
     if HIDDEN in engine.vllm_server_base_url and ADDRESS_VARIABLE in os.environ:
         try:
             engine.vllm_server_base_url = os.environ[ADDRESS_VARIABLE]
@@ -186,7 +186,7 @@ def _remember_code(config: RunConfig) -> None:
 
 
 def _drop_default_steps(layers: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """A run that ends at a cost has no limit on its steps unless one is given."""
+    """A run with a cost limit has no limit on steps unless one is set."""
     training = layers.setdefault("training", {})
     limited = any(training.get(limit) is not None for limit in COST_LIMITS)
     if limited and _get(given, "training.total_steps", None) is None:
@@ -216,7 +216,7 @@ def _command_line(flags: Mapping[str, Any], sets: Sequence[str]) -> dict[str, An
 
 
 def _follow_latest(given: dict[str, Any]) -> None:
-    """Replace `latest` by the run that it stands for now."""
+    """Replace `latest` by the run that it currently points to."""
     for key in ("model.model_name_or_path", "output_dir"):
         name = _get(given, key, None)
         if isinstance(name, str) and (key != "output_dir" or name != LATEST.name):

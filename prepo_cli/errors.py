@@ -6,7 +6,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The disk, a quota, or a limit on a file's size is exhausted."""
 FULL = "No space left on device"
 FULL_BYTES = 2**20
-"""With less space left than this, a failed write failed for lack of it, whatever it said."""
+"""With less space left than this, a failed write is blamed on the full disk, whatever its error says."""
 
 
 class UsageError(Exception):

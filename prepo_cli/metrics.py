@@ -37,7 +37,7 @@ STEPS = (
     ),
     Metric("rewards/*/std", "reward", "standard deviation (n - 1) of these values"),
     Metric("rewards/errors", "completions", "completions that a reward function failed on or gave no finite score"),
-    Metric("rewards/timeouts", "completions", "that took too long to check and count as wrong"),
+    Metric("rewards/timeouts", "completions", "completions that timed out in checking and count as wrong"),
     Metric(
         "frac_reward_zero_std", "share", "share of groups whose rewards are all equal, so they give no learning signal"
     ),
@@ -52,7 +52,7 @@ STEPS = (
     Metric("rounds", "rounds", "rounds of rollouts needed to fill the batch"),
     Metric("groups_rolled", "groups", "groups rolled out in the step"),
     Metric("groups_trained", "groups", "groups with at least one rollout trained on"),
-    Metric("rollouts_trained", "rollouts", "trained on in the step"),
+    Metric("rollouts_trained", "rollouts", "rollouts trained on in the step"),
     Metric("updated", "", "whether the weights were updated: true or false"),
     Metric("learning_rate", "", "the optimiser's learning rate in this step"),
     Metric("loss", "", "the loss, averaged according to training.loss_type"),
@@ -86,12 +86,12 @@ STEPS = (
     Metric("sampling/importance_ratio_max", "ratio", "highest ratio", CORRECTED),
     Metric("sampling/corrected_ratio", "share", "share of tokens whose ratio was truncated or masked", CORRECTED),
     Metric("cost/rollouts_total", "rollouts", "rollouts generated so far, including dropped and pilot ones"),
-    Metric("cost/rollouts_trained", "rollouts", "trained on so far"),
+    Metric("cost/rollouts_trained", "rollouts", "rollouts trained on so far"),
     Metric("cost/tokens_generated", "tokens", "tokens generated so far"),
     Metric("cost/tokens_scored", "tokens", "tokens scored so far, for perplexities and extra log-probs"),
     Metric("cost/seconds", "seconds", "training time so far, excluding evaluations and checkpoints"),
     Metric("timing_s/select", "seconds", "selector and budget, including perplexity scoring"),
-    Metric("timing_s/generate", "seconds", "generating"),
+    Metric("timing_s/generate", "seconds", "generating rollouts"),
     Metric("timing_s/reward", "seconds", "scoring completions"),
     Metric(
         "timing_s/logprob", "seconds", "computing log-probs and entropies before the update, advantages and weights"
@@ -105,7 +105,7 @@ STEPS = (
 
 EVALUATIONS = (
     Metric("step", "steps", "training steps completed by the evaluated policy"),
-    Metric("name", "", "the split"),
+    Metric("name", "", "the evaluated split, or holdout"),
     Metric("avg@*", "share", "mean accuracy over k samples, with a 95% interval over prompts"),
     Metric(
         "pass@*",
@@ -117,15 +117,15 @@ EVALUATIONS = (
     Metric("rewards", "reward", "mean and std of each reward function, if there are several"),
     Metric("mean_length", "tokens", "mean length of the completions"),
     Metric("truncated", "share", "share of completions cut off"),
-    Metric("prompts", "prompts", "evaluated"),
+    Metric("prompts", "prompts", "prompts evaluated"),
     Metric("left_out", "prompts", "prompts left out because they are too long"),
-    Metric("timeouts", "completions", "that took too long to check and count as wrong"),
+    Metric("timeouts", "completions", "completions that timed out in checking and count as wrong"),
     Metric("errors", "completions", "completions that a reward function failed on"),
-    Metric("k", "samples", "per prompt"),
+    Metric("k", "samples", "samples per prompt"),
     Metric("seconds", "seconds", "duration of the evaluation"),
     Metric("by_source", "share", "number of prompts and avg@k of each source, if the prompts are grouped by source"),
     Metric("rollouts_total", "rollouts", "rollouts generated so far in training, as in cost/rollouts_total"),
-    Metric("rollouts_trained", "rollouts", "trained on so far"),
+    Metric("rollouts_trained", "rollouts", "rollouts trained on so far"),
     Metric("train_seconds", "seconds", "training time so far, as in cost/seconds"),
     Metric("prompt_ids", "", "ids of the prompts, in the order of per_prompt"),
     Metric("per_prompt", "share", "for each prompt, the share of its k samples that are correct"),

@@ -41,7 +41,7 @@ def run_named(name: str) -> str:
 
 
 def is_embedded_model(name: str) -> bool:
-    """Whether it is the embedded model, or one that was trained from it: the same architecture in a run or a folder."""
+    """Whether it is the embedded model or one trained from it: the same architecture, in a run or a folder."""
     if name == EMBEDDED:
         return True
     ours = _architecture(EMBEDDED_MODEL)

@@ -82,10 +82,10 @@ def is_unused(folder: Path) -> bool:
 
 
 def refuse_foreign(folder: Path, names: Iterable[str], cure: str) -> None:
-    """Refuse to go on where a file that prepo did not write has a name that prepo needs.
+    """Refuse to proceed if a file that prepo did not write has a name that prepo needs.
 
     Raises:
-        UsageError: there is such a file; the line names it and ends with the cure.
+        UsageError: there is such a file; the message names it and says how to fix it.
     """
     marker = read_marker(folder)
     for name in names:

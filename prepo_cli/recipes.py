@@ -1,4 +1,4 @@
-"""Recipes by name and by file, the examples' and one's own; config.py reads what is in them."""
+"""Recipes by name or file, the shipped ones and the user's own; config.py reads their contents."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def recipe_name(name: str) -> str:
 
 
 def is_file(name: str) -> bool:
-    """Whether a recipe is given by its file, of one's own, rather than by its name."""
+    """Whether a recipe is given as a file of the user's rather than by name."""
     return name.endswith(FILES)
 
 
 def is_recipe(name: str) -> bool:
-    """Whether this names a recipe or means a file."""
+    """Whether this is a recipe's name rather than a file."""
     return is_file(name) or ALIASES.get(name, name) in recipes()

@@ -1,4 +1,4 @@
-"""What can be set, as plain data for the commands and pages that list it: pydantic's fields are the one source."""
+"""All settings as plain data, for the commands and pages that list them; pydantic's fields are the only source."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def fields(model: type[BaseModel]) -> list[dict[str, Any]]:
 
 
 def sections() -> dict[str, str]:
-    """Each section of a run's configuration with what it is about; `general` holds what is in none."""
+    """Each section of a run's configuration with its description; `general` covers settings outside all sections."""
     return {GENERAL: "Recipe, seed and folders."} | {
         name: " ".join((kind.__doc__ or "").split("\n\n")[0].split()) for name, kind in _kinds().items()
     }
@@ -58,8 +58,8 @@ def sections() -> dict[str, str]:
 def settings() -> list[dict[str, Any]]:
     """Every setting of a run by its dotted name, in the order of the configuration file.
 
-    Beside what `fields` gives: the section, the default with the embedded model, whether there is no default of its own
-    (the recipe sets it), and whether a resumed run may change it.
+    Besides what `fields` gives: the section, the default with the embedded model, whether the default comes from the
+    recipe, and whether a resumed run may change it.
     """
     found = [*_settings(RunConfig, GENERAL, loose=False)]
     for section, kind in _kinds().items():
@@ -71,7 +71,7 @@ def selected(name: str | None) -> list[dict[str, Any]]:
     """The settings of a section, the one of that dotted name, or all.
 
     Raises:
-        UsageError: there is none of that name; the line suggests near ones.
+        UsageError: no such section or setting; the message suggests similar names.
     """
     everything = settings()
     found = [setting for setting in everything if name in (None, setting["section"], setting["name"])]
@@ -126,7 +126,7 @@ def _variants(schema: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    """A value as a YAML file or `--set` holds it."""
+    """A value as written in a YAML file or with `--set`."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

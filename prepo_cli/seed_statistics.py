@@ -22,9 +22,9 @@ from strategies.types import derive_seed
 
 RESAMPLES = 10_000
 DRAWS_AT_ONCE = 2**17
-"""As many as the processor's cache holds."""
+"""As many as fit in the processor's cache."""
 CLOSE = 1e-12
-"""Accuracies that differ by less are equal but for rounding."""
+"""Accuracies that differ by less are equal up to rounding."""
 
 
 def seed_weights(names: Sequence[object], resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:

@@ -35,7 +35,7 @@ def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 def ignore() -> None:
-    """Ignore all of them, as a process does that another one stops."""
+    """Ignore all of them, in a process that another one stops."""
     for number in STOP:
         signal.signal(number, signal.SIG_IGN)
 

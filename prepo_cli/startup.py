@@ -1,4 +1,4 @@
-"""Starting: a line at once, and no garbage collection while a million objects are made and hardly any freed.
+"""Startup: a line right away, and no garbage collection while a million objects are created and hardly any freed.
 
 The collector walks through all of them again and again, which takes a fifth of the start-up time.
 """

@@ -23,7 +23,7 @@ from strategies.types import derive_seed
 FloatArray = npt.NDArray[np.float64]
 DRAWS_AT_ONCE = 2**22
 EQUAL = 1e-12
-"""Values that differ by no more are equal but for rounding."""
+"""Values that differ by no more are equal up to rounding."""
 RATES, DIFFERENCES = (0.0, 1.0), (-1.0, 1.0)
 """Bounds of a rate, and of the difference of two."""
 

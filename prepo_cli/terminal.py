@@ -39,7 +39,7 @@ GAP = 3
 
 
 def say(text: str) -> None:
-    """Print one log line to stderr; where that is a file on a full disk, the line is lost and the work goes on."""
+    """Print one log line to stderr; if that is a file on a full disk, the line is lost and the run continues."""
     try:
         print(f"prepo: {plain(text)}", file=sys.stderr, flush=True)
     except OSError as error:

@@ -31,7 +31,7 @@ class StrategyParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def notes(self, run: RunInfo) -> list[str]:
-        """What the user should know about these parameters in this run; logged once at the start."""
+        """Notes for the user on these parameters in this run; logged once at the start."""
         return []
 
     @property
@@ -70,7 +70,7 @@ class Strategy(ABC):
         """Raise StrategyError if the parameters make no sense for this run."""
 
     def notes(self) -> list[str]:
-        """What the user should know about this strategy in this run; logged once at the start."""
+        """Notes for the user on this strategy in this run; logged once at the start."""
         return [f"{self.slot} '{self.name}': {note}" for note in self.params.notes(self.run)]
 
     def observe(self, groups: Sequence[Group], ctx: StepContext) -> None:  # noqa: B027
@@ -120,7 +120,7 @@ class BudgetAllocator(Strategy):
         """Rollouts per prompt: at least 2 each, summing to `total`, or to less if `top_up` assigns the remainder."""
 
     def top_up(self, groups: Sequence[Group], remaining: int, ctx: StepContext) -> list[int]:
-        """More rollouts for each group, at most `remaining` in all, given those so far; all zeros ends the round."""
+        """More rollouts for each group, at most `remaining` in total, given those so far; all zeros ends the round."""
         return [0] * len(groups)
 
 

@@ -1,8 +1,8 @@
 """Import what the user wrote: `package.module:name`, or `path/to/file.py:name`.
 
-Modules are looked for on Python's path first, then in the folders given to `search`, then in the current folder: these
-come last, so that no file of the user's hides an installed package. A file is looked for in the same folders, and may
-import the modules beside it.
+Modules are searched for on Python's path first, then in the folders given to `search`, then in the current folder:
+these come last, so that no file of the user's shadows an installed package. Files are searched for in the same folders,
+and may import the modules next to them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _searched: list[Path] = []
 
 
 class OwnCodeError(Exception):
-    """There is no such file, module or name; the message says where prepo looked."""
+    """No such file, module or name; the message says where prepo looked."""
 
 
 def search(folder: Path) -> None:
@@ -105,7 +105,7 @@ def _from_path(source: str) -> ModuleType:
 
 
 def _from_file(file: Path) -> ModuleType:
-    """The module of a file: the one that has its name, or if that name belongs to another, under one of its own."""
+    """The module of a file, under the file's name or, if another module has that name, under a unique one."""
     _append(file.parent)
     if file.stem.isidentifier():
         spec = sys.modules[file.stem].__spec__ if file.stem in sys.modules else find_spec(file.stem)

@@ -1,8 +1,8 @@
 """A prompt's pass rate, predicted from its perplexity, its length and its source, with an honest uncertainty.
 
 The mean is a logistic regression with partial pooling: all prompts share an intercept and the weights of the
-standardised log perplexity, its square and the log length; each source has an intercept and a slope of its own, which a
-tighter prior pulls towards 0. The weights have a Gaussian posterior that each step updates by Newton's method (Laplace
+standardised log perplexity, its square and the log length; each source has its own intercept and slope, which a tighter
+prior pulls towards 0. The weights have a Gaussian posterior that each step updates by Newton's method (Laplace
 approximation) and that is widened a little to follow the changing policy.
 
 Prompts with equal features still differ: a wrong gold answer is never met, however easy the question. So a pass rate

@@ -1,4 +1,4 @@
-"""Stored pass rates (`Prompt.pass_rate`), which rollouts made before the run have measured."""
+"""Stored pass rates (`Prompt.pass_rate`), measured with rollouts before the run."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def shown(file: str, line: int) -> str:
 
 
 def _first_own(frames: Iterable[tuple[str, int]]) -> str:
-    """The first frame that is neither ours nor a library's; an installed package of the user's has none such."""
+    """The first frame that is neither ours nor a library's; code in an installed package has no such frame."""
     return next((shown(*frame) for frame in frames if not _inner(frame[0]) and not frame[0].startswith(LIBRARIES)), "")
 
 

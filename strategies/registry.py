@@ -197,7 +197,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
-    """What a strategy's name may have meant: the class in a file, or the nearest of the names."""
+    """What a strategy's name may have meant: the class in a file, or the closest name."""
     return f"; name its class: {name}:Class" if name.endswith(".py") else did_you_mean(name, names)
 
 
@@ -217,13 +217,13 @@ def load_plugins() -> None:
         except (Exception, SystemExit) as error:  # a plug-in's module may raise anything
             package = point.dist.name if point.dist else "?"
             raise StrategyError(
-                f"plugin '{point.name}' ({point.value}, package {package}) fails to import: "
+                f"plug-in '{point.name}' ({point.value}, package {package}) fails to import: "
                 f"{type(error).__name__}: {error}; fix it or uninstall {package}"
             ) from error
 
 
 def validate(slot: str, text: str) -> None:
-    """Raise StrategyError where names or parameters are wrong, without building anything."""
+    """Raise StrategyError if names or parameters are wrong, without building anything."""
     for spec in parse(text):
         _params(find(slot, spec.name), spec)
 

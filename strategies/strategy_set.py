@@ -1,6 +1,6 @@
-"""The five strategies of a run behind one interface that checks every answer: what a trainer's loop calls.
+"""The five strategies of a run behind one interface that checks every result; this is what a training loop calls.
 
-If a strategy breaks its contract, an error names it before anything is trained on its answer.
+If a strategy breaks its contract, an error names it before anything is trained on its result.
 """
 
 from __future__ import annotations

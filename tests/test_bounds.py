@@ -86,7 +86,7 @@ def test_every_setting_refuses_it(value: str) -> None:
 
 def test_numbers_that_are_out_of_proportion_together_are_refused() -> None:
     sets = ["training.prompts_per_step=1000000", "training.num_generations=60000"]
-    with pytest.raises(UsageError, match=r"60,000,000,000 rollouts per step; lower one"):
+    with pytest.raises(UsageError, match=r"60,000,000,000 rollouts per step; reduce one"):
         resolve(sets=sets)
 
 

@@ -58,7 +58,7 @@ def test_what_a_kill_leaves_while_starting_or_writing_does_not_count(tmp_path: P
 @pytest.mark.parametrize("act", [Chunks.owner, Chunks.open])
 def test_a_strangers_folder_is_left_alone(tmp_path: Path, act: Callable[[Chunks], None]) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match="holds files that prepo did not write"):
+    with pytest.raises(UsageError, match="contains files that prepo did not write"):
         act(Chunks(tmp_path, "mark"))
     assert names(tmp_path) == ["notes.txt"]
 
@@ -84,14 +84,14 @@ def test_what_is_no_folder_is_left_alone(
     tmp_path: Path, act: Callable[[Chunks], None], make: Callable[[Path], None]
 ) -> None:
     make(tmp_path / "partial")
-    with pytest.raises(UsageError, match="holds files that prepo did not write"):
+    with pytest.raises(UsageError, match="contains files that prepo did not write"):
         act(Chunks(tmp_path / "partial", "mark"))
     assert names(tmp_path) == ["partial"]
 
 
 def test_the_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     Marker("run", ("*",)).write(tmp_path)
-    with pytest.raises(UsageError, match="holds files that prepo did not write"):
+    with pytest.raises(UsageError, match="contains files that prepo did not write"):
         Chunks(tmp_path, "mark").open()
     assert names(tmp_path) == [MARKER]
 

@@ -82,7 +82,9 @@ def test_a_run_with_own_code_resumes_from_elsewhere(home: Path, tmp_path: Path) 
     (moved.parents[1] / "my_selectors.py").unlink()
     code, _, err = prepo(elsewhere, "train", "--resume", "--output-dir", str(moved))
     assert (code, err.count("\n")) == (2, 1)
-    assert "there is no my_selectors.py in " in err and "run prepo from the folder that its path starts from" in err
+    assert (
+        "my_selectors.py was not found in " in err and "run prepo from the folder that its path is relative to" in err
+    )
 
 
 def test_no_file_of_the_users_hides_a_package(tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_no_file_of_the_users_hides_a_package(tmp_path: Path) -> None:
     code, out, err = prepo(tmp_path, "strategies", "strategies.py:InFileOrder", "--json")
     assert (code, json.loads(out)["strategies"][0]["name"]) == (0, "in-file-order"), err
     code, _, err = prepo(tmp_path, "strategies", "strategies:InFileOrder")
-    assert code == 2 and "for the file of that name write strategies.py:InFileOrder" in err
+    assert code == 2 and "for the file of that name, write strategies.py:InFileOrder" in err
 
 
 @pytest.mark.parametrize("name", ["strategies.py", "strategies/__init__.py"])
@@ -103,7 +105,7 @@ def test_a_foreign_package_of_our_name_is_named(tmp_path: Path, name: str) -> No
     foreign.write_text("raise SystemExit('not to be run')\n", encoding="utf-8")
     code, out, err = prepo(tmp_path, "strategies", path=str(tmp_path))
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert f"{foreign} hides prepo's package 'strategies'; rename or uninstall it" in err
+    assert f"{foreign} shadows prepo's package 'strategies'; rename or uninstall it" in err
 
 
 def test_an_exception_of_a_strategy_is_shown_with_its_line(tmp_path: Path) -> None:

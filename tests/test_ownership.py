@@ -140,7 +140,9 @@ def test_a_number_is_of_digits_alone(tmp_path: Path, name: str) -> None:
 
 def test_what_is_not_listed_stands_in_the_way(tmp_path: Path) -> None:
     put(tmp_path / "page.html")
-    with pytest.raises(UsageError, match=r"page\.html was not written by prepo, or by an older one; move it, or leave"):
+    with pytest.raises(
+        UsageError, match=r"page\.html was not written by prepo, or by an older version; move it, or leave"
+    ):
         refuse_foreign(tmp_path, ("other", "page.html"), "leave")
     Marker("comparison", ("page.html",)).write(tmp_path)
     refuse_foreign(tmp_path, ("other", "page.html"), "leave")

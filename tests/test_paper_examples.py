@@ -203,7 +203,7 @@ def test_the_table_without_runs_has_only_the_papers_figures(paper: Any, capsys: 
     ("make", "message"),
     [
         (lambda folder: None, "no such run folder"),
-        (lambda folder: folder.mkdir(), "holds no finished run"),
+        (lambda folder: folder.mkdir(), "is not a finished run"),
         (lambda folder: (folder.mkdir(), (folder / "config.yaml").touch()), "--resume"),
         (
             lambda folder: (folder.mkdir(), (folder / "summary.json").write_text("{}")),

@@ -1,1 +1,1 @@
-"""What `prepo_cli` offers to scripts and notebooks, and the commands call; one function a module."""
+"""The Python API, which the commands call too; one function per module."""

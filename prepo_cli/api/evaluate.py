@@ -39,12 +39,12 @@ def evaluate(
     overwrite: bool = False,
     break_lock: bool = False,
 ) -> dict[str, Any]:
-    """Sample k answers to every prompt; returns the summary: avg@k, pass@j and maj@k with 95% intervals, and counts.
+    """Sample k answers per prompt; returns the summary: avg@k, pass@j and maj@k with 95% intervals, and counts.
 
-    Of several datasets, separated by commas, it returns their summaries by name under `datasets`, and their means.
+    For several datasets, separated by commas, it returns their summaries by name under `datasets`, and their means.
 
-    The keywords are the flags of `prepo eval`, where `prepo eval --help` explains each; flags that may be repeated are
-    lists here, and `sets` is `--set`. An interrupted evaluation is resumed by the same call, and a finished one read.
+    The keyword arguments are the flags of `prepo eval` (see `prepo eval --help`); repeatable flags are lists here, and
+    `sets` is `--set`. The same call resumes an interrupted evaluation and returns the result of a finished one.
 
     Raises:
         UsageError: bad settings, data or output folder.

@@ -29,7 +29,7 @@ def engine_and_rewards(
 
 
 def beside(dataset: str, column: str) -> Path:
-    """<dataset>_<column> with the dataset's own ending, or JSONL in the working folder."""
+    """<dataset>_<column> with the dataset's own suffix, or JSONL in the working folder."""
     path = Path(dataset)
     if path.is_file():
         ending = path.suffix if path.suffix in (".jsonl", ".parquet", ".csv") else ".jsonl"

@@ -21,7 +21,7 @@ from prepo_cli.reporting.trackers import evaluation_metrics
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run, read from its folder while it is running or after it ended.
+    """A run, read from its folder while it is running or after it has ended.
 
     `metrics` has a row for each step, `evaluations` one for each evaluation, with intervals as three columns: `avg@16`,
     `avg@16_low` and `avg@16_high`. A value that a row lacks, or that was not finite, is null. `summary` is empty until
@@ -36,11 +36,11 @@ class LoadedRun:
 
     @property
     def rollout_steps(self) -> list[int]:
-        """The steps whose rollouts are in the folder; none in a copy of the run without them."""
+        """The steps whose rollouts are in the folder; empty for a copy of the run without them."""
         return [step_of(path) for path in self._rollout_files]
 
     def rollouts(self, steps: Iterable[int] | None = None) -> pa.Table:
-        """The rollouts of some steps, or of all: a row for each, its step in the column `step`.
+        """The rollouts of the given steps, or of all, one row each, with the step in column `step`.
 
         Raises:
             UsageError: the folder lacks one of the steps, or a file is damaged.
@@ -83,7 +83,7 @@ def load_run(path: Path | str) -> LoadedRun:
 
 
 def _table(path: Path, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """A column for each key of any row."""
+    """One column for every key that occurs in the rows."""
     names = dict.fromkeys(name for row in rows for name in row)
     try:
         return pa.table({name: [row.get(name) for row in rows] for name in names})

@@ -38,8 +38,8 @@ def score_ppl(
 ) -> dict[str, Any]:
     """Write the dataset with the perplexity of every prompt; returns the report: distribution, deciles and counts.
 
-    The keywords are the flags of `prepo score-ppl`, where `prepo score-ppl --help` explains each; flags that may be
-    repeated are lists here, and `sets` is `--set`. An interrupted scoring is resumed by the same call.
+    The keyword arguments are the flags of `prepo score-ppl` (see `prepo score-ppl --help`); repeatable flags are lists
+    here, and `sets` is `--set`. The same call resumes an interrupted scoring.
 
     Raises:
         UsageError: bad settings, data or output.

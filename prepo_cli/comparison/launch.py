@@ -1,4 +1,4 @@
-"""Train the runs of a study that are missing: several at once, each in a process of its own.
+"""Train the missing runs of a study: several at once, each in its own process.
 
 A run that was interrupted is resumed from its checkpoint, a finished one is left alone, and one that fails stops no
 other. Each process gets its share of the cores and, where there are any, of the GPUs.

@@ -68,7 +68,8 @@ def _read(path: Path) -> Run:
     if (path / "partial").is_dir():
         raise UsageError(f"the evaluation in {path} is unfinished; run its prepo eval command again to finish it")
     raise UsageError(
-        f"{path} is not a run; pass the --output-dir of a finished prepo train or prepo eval, or a TRL or verl log"
+        f"{path} is neither a run nor an evaluation; pass the --output-dir of a finished prepo train or prepo eval, "
+        "or a TRL or verl log"
     )
 
 

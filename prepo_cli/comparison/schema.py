@@ -84,7 +84,7 @@ def checked(model: type[M], content: Mapping[str, Any], place: str, cure: str) -
     """The content as the model has it.
 
     Raises:
-        UsageError: something is missing or of another type; the line names the place and ends with the cure.
+        UsageError: something is missing or has the wrong type; the message names the place and says how to fix it.
     """
     try:
         return model.model_validate(content)

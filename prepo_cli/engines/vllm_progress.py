@@ -1,4 +1,4 @@
-"""Whether a vLLM server's engine works: its front end goes on answering while the engine behind it hangs."""
+"""Whether a vLLM server's engine makes progress: its front end keeps answering while the engine behind it hangs."""
 
 from __future__ import annotations
 

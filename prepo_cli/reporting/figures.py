@@ -135,7 +135,7 @@ def refuse_plot(path: Path, overwrite: bool) -> None:
     """Refuse, before the work, a picture that can't be written or would replace a file.
 
     Raises:
-        UsageError: why, and the cure.
+        UsageError: why, and how to fix it.
     """
     if path.suffix != ".png":
         raise UsageError(f"--plot {path}: the file name must end in .png")

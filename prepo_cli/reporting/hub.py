@@ -54,7 +54,7 @@ def push_run(config: RunConfig, folder: Path, api: HfApi | None = None) -> str:
         api: the Hub client; by default one with the user's token.
 
     Raises:
-        UsageError: the repository name is missing, or the folder holds no finished run, or a damaged model.
+        UsageError: the repository name is missing, the folder is not a finished run, or its model is damaged.
         RunError: the push failed.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -97,7 +97,7 @@ def push_folder(folder: Path, hub_model_id: str | None = None, api: HfApi | None
         api: the Hub client; by default one with the user's token.
 
     Raises:
-        UsageError: no repository or token, or the folder holds no finished run; RunError: the push failed.
+        UsageError: no repository or token, or not a finished run; RunError: the push failed.
     """
     run = RunFolder(folder)
     if not run.config.is_file() or not run.summary.is_file():

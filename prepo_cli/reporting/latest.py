@@ -13,9 +13,9 @@ from prepo_cli.terminal import say
 
 
 def link_latest(folder: Path) -> None:
-    """Point `runs/latest` at a run folder that lies in `runs`.
+    """Point `runs/latest` to a run folder in `runs`.
 
-    The link is relative and replaced atomically, so that of several processes at once the last one has it. Runs
+    The link is relative and replaced atomically, so that of several concurrent processes the last one wins. Runs
     elsewhere don't get one, nor those of a study, and nothing but such a link is ever replaced.
     """
     place = LATEST.parent

@@ -1,7 +1,7 @@
 """The completions that runs and evaluations recorded: rollouts/step_*.parquet and samples.parquet.
 
-A completion is a dictionary with all of `COLUMNS`, None where its file lacks the column, and with `rewards`: each
-reward function's own value by name, None where it does not apply.
+A completion is a dictionary with all of `COLUMNS` (None if its file lacks the column) and `rewards`: each reward
+function's own value by name, None where it does not apply.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def read_completions(
 
 
 def conversation(prompt: str) -> str:
-    """A recorded prompt for a person to read: messages stored as JSON one below the other, each after its role.
+    """A recorded prompt in readable form: messages stored as JSON on lines of their own, each after its role.
 
     >>> print(conversation('[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"}]'))
     system: Be brief.

@@ -22,7 +22,7 @@ REASONS = {
     "training": "the result must come from one set of hyperparameters",
     "evaluation": "accuracies before and after the change would not be comparable",
 }
-"""Why a run keeps the settings of a section."""
+"""Why the settings of a section can't change on resume."""
 
 
 def differences(before: Mapping[str, Any], now: BaseModel, place: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -42,7 +42,7 @@ def refuse_another_run(path: Path, before: Mapping[str, Any], now: RunConfig) ->
     """Refuse to resume the run in a folder with settings that make it another one.
 
     Raises:
-        UsageError: the first of these settings, why a run keeps it, and what to do instead.
+        UsageError: the first of these settings, why it can't change, and what to do instead.
     """
     for key, written, wanted in differences(before, now):
         instead = "choose another --output-dir"
@@ -55,10 +55,10 @@ def refuse_another_run(path: Path, before: Mapping[str, Any], now: RunConfig) ->
 
 
 def reason(key: str) -> str:
-    """Why a run keeps a setting.
+    """Why a setting can't change on resume.
 
     >>> reason("training.learning_rate")
-    'one set of hyperparameters must account for its result'
+    'the result must come from one set of hyperparameters'
     """
     return REASONS[key.partition(".")[0]]
 

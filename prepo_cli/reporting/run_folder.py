@@ -103,7 +103,7 @@ class RunFolder:
 
     @contextmanager
     def claimed(self, config: RunConfig, *, resume: bool, overwrite: bool, break_lock: bool = False) -> Iterator[None]:
-        """Keep other processes out of the folder, in which this run may start or go on.
+        """Keep other processes out of the folder, in which this run may start or resume.
 
         Raises:
             UsageError: it may not, or another process uses the folder.
@@ -123,7 +123,7 @@ class RunFolder:
         """Refuse, before anything is loaded, a folder that holds something else or can't be written to.
 
         Raises:
-            UsageError: why, and the cure.
+            UsageError: why, and how to fix it.
         """
         refuse_non_folder(self.path)
         marker = read_marker(self.path)
@@ -131,7 +131,7 @@ class RunFolder:
             raise UsageError(f"{self.path} belongs to a prepo {marker.kind}; choose another --output-dir")
         if resume:
             if not self.config.is_file():
-                raise UsageError(f"nothing to resume: {self.path} is not a run; start without --resume")
+                raise UsageError(f"nothing to resume: {self.path} is not a run folder; start without --resume")
             refuse_another_run(self.path, read_yaml(self.config), config)
         elif _lies_in(config.model.model_name_or_path, self.path):
             raise UsageError(f"{self.path} contains the model that the run starts from; choose another --output-dir")
@@ -215,7 +215,7 @@ class RunFolder:
         return path if metrics else None
 
     def _content(self, marker: Marker | None) -> str:
-        """What a used folder holds, and how to go on."""
+        """What a used folder contains, and how to proceed."""
         if marker is not None:
             return "a run: resume it with --resume, replace it with --overwrite"
         if self.config.is_file():

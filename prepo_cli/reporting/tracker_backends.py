@@ -33,7 +33,7 @@ class TrackerError(Exception):
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told about the run; `step` is above 0 for a resumed run."""
+    """What a tracker gets to know about the run; `step` is above 0 for a resumed run."""
 
     folder: Path
     project: str

@@ -70,7 +70,7 @@ def _load(name: str, path: str) -> OwnFunction:
 
 
 def signature_of(function: Callable[..., Any]) -> Signature:
-    """How to call a function; with everything if it doesn't say what it takes.
+    """How to call a function; with all arguments if its signature is unknown.
 
     >>> signature_of(lambda completions, level=1: [])
     Signature(names=['completions', 'level'], required=['completions'], everything=False)

@@ -1,4 +1,4 @@
-"""The pool's side of a fork server and of a worker. What they are and what they say to each other is in worker.py."""
+"""The pool's side of a fork server and of a worker. The processes and their protocol are described in worker.py."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ServerLost(Exception):
 
 
 class ForkServer:
-    """A process that forks workers. It is a program of its own, since this process holds torch's threads and memory."""
+    """A process that forks workers. It is a separate program, since this process has torch's threads and memory."""
 
     def __init__(self, role: Role) -> None:
         ours, theirs = socket.socketpair()
@@ -92,7 +92,7 @@ class ForkServer:
 class Worker:
     """A worker process; `queue` holds the numbers of the calls it has not answered yet, the current one first.
 
-    `deadline` is for its start or its current call; a start may take `patience` seconds longer, which is said.
+    `deadline` is for its start or its current call; a start may take `patience` seconds longer, which is logged.
     """
 
     def __init__(self, server: ForkServer) -> None:

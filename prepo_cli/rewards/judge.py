@@ -31,7 +31,7 @@ MAX_WORKERS = 8
 MATH_BYTES = 4 * 2**30
 """What a worker may allocate to check one answer."""
 MANY = 8
-"""Answers of a batch: if so many, and most of them, take too long to check, that is said."""
+"""Answers of a batch: if at least this many, and most of them, time out, that is reported."""
 TOLERANCE = 1e-6
 """A value this far below `correct_reward` still counts as correct, because sums of floats are rarely exact."""
 FloatArray = npt.NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""The user's own reward functions, run in worker processes: what a call may cost, and what becomes of a failure.
+"""The user's own reward functions, run in worker processes: limits on each call, and handling of failures.
 
 A function over whole lists is called once, in the first worker, which keeps what the module holds (a model, a cache)
 from call to call. A function of one completion is called for each, in all workers. With `rewards.on_error` zero or
@@ -52,7 +52,7 @@ class Batch:
     errors: int = 0
 
     def count(self, kind: str, completions: int) -> None:
-        """Note that so many checks took too long, or failed in another way."""
+        """Count checks that timed out or failed."""
         if kind == "timeout":
             self.timeouts += completions
         else:

@@ -1,6 +1,6 @@
 """Worker processes with a hard time-out for every call.
 
-Own time-outs of a library or of the user's code use signals, which fail off the main thread and can't interrupt a long
+Timeouts inside a library or the user's code rely on signals, which fail off the main thread and can't interrupt a long
 computation in C; here a worker that hangs is killed and replaced, and only the call it was busy with is lost. Nothing
 is pickled, and no write or read blocks, so that calls and answers may be of any size. POSIX only.
 """
@@ -53,7 +53,7 @@ Outcome = dict[str, Any] | Lost
 
 
 class StartError(RunError):
-    """No worker gets ready."""
+    """No worker becomes ready."""
 
 
 class WorkerPool:

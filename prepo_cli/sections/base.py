@@ -15,10 +15,10 @@ Limit = Annotated[T, ENDS_RUN]
 """Marks a limit on a run's length, which a resumed run may change; runs that differ in it still count as different."""
 
 LARGEST_COUNT = 10**12
-"""Of what only a run's length bounds: rows, steps, rollouts, tokens, seconds. No setting is without a bound."""
+"""Upper bound for counts that grow with a run: rows, steps, rollouts, tokens, seconds. Every setting has a bound."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 COLDEST = 1e-3
-"""Below this temperature, but for 0, logits overflow."""
+"""Below this temperature, except at 0, logits overflow."""
 
 
 def _greedy_or_sampled(temperature: float) -> float:
@@ -28,7 +28,7 @@ def _greedy_or_sampled(temperature: float) -> float:
 
 
 Temperature = Annotated[float, Field(ge=0, le=100), AfterValidator(_greedy_or_sampled)]
-"""Of an evaluation's samples: 0 is greedy decoding, and at 100 every token is about equally likely."""
+"""Sampling temperature of an evaluation: 0 is greedy decoding, and at 100 every token is about equally likely."""
 
 
 class Section(BaseModel):

@@ -1,4 +1,4 @@
-"""Model and prompts: what is trained, on what."""
+"""Model and prompts: what is trained, and on what."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def is_embedded(dataset: str) -> bool:
 
 
 def held_out_of(dataset: str) -> str:
-    """What the prompts are called that a run holds out of its training set."""
+    """Name of the prompts that a run holds out from its training set."""
     return f"held-out prompts of {dataset}"
 
 

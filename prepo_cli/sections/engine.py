@@ -91,7 +91,7 @@ class EngineConfig(Section):
 
     @property
     def secret_environment(self) -> dict[str, str]:
-        """What a process that reads this configuration from a file must find in its environment."""
+        """Environment variables that a process needs if it reads this configuration from a file."""
         address = self.vllm_server_base_url
         return {} if redacted(address) == address else {ADDRESS_VARIABLE: address}
 

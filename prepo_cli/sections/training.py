@@ -11,9 +11,9 @@ from prepo_cli.sections.base import LARGEST_COUNT, Limit, MayChange, Section
 from strategies.registry import did_you_mean
 
 COST_LIMITS = ("max_rollouts", "max_tokens", "max_seconds")
-"""Settings of `training` that end a run at a cost."""
+"""Settings of `training` that limit a run's cost."""
 MOST_ROLLOUTS = 2**22
-"""Of a step, on average; more fit in no machine's memory."""
+"""Rollouts per step, on average; more would not fit in any machine's memory."""
 
 
 class TrainingConfig(Section):

@@ -1,4 +1,4 @@
-"""What is said of a run that does not learn: each symptom with its likely causes and what to do about them."""
+"""Warnings about a run that does not learn: each symptom with likely causes and what to do about them."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class TrainingEvaluation:
             self._evaluator = Evaluator(team, team.learner.policy.tokenizer, prompts, judge, sampling)
 
     def notes(self) -> Iterator[str]:
-        """What is said at the start: which prompts are held out."""
+        """Startup lines: which prompts are held out."""
         holdout = self.holdout
         if holdout is not None:
             held, evaluated = len(holdout.held_out), len(holdout.evaluated)

@@ -45,7 +45,7 @@ class TrainingSample:
 
     @classmethod
     def filler(cls, token: int, with_reference: bool) -> TrainingSample:
-        """A sample without effect, for a process that has none left while others do."""
+        """A sample without effect, for a process that has run out of samples while others have not."""
         zero = np.zeros(1, dtype=np.float32)
         return cls([token, token], 1, 1.0, zero, zero, -1, None, zero if with_reference else None)
 

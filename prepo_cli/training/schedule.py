@@ -35,8 +35,8 @@ def refuse_overwriting(learning_rate: float, weights: Sequence[nn.Parameter]) ->
 
     >>> refuse_overwriting(0.5, [nn.Parameter(torch.full((4,), 0.1))])
     Traceback (most recent call last):
-    prepo_cli.errors.UsageError: training.learning_rate=0.5 is too large: AdamW moves weights by about that much \
-a step, and the root mean square of the trained weights is 0.1; use one far below it
+    prepo_cli.errors.UsageError: training.learning_rate=0.5 is too large: AdamW moves each weight by about that \
+much per step, and the root mean square of the trained weights is 0.1; use a far smaller one
 
     Raises:
         UsageError: it is above a third of their root mean square.

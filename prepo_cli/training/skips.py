@@ -9,7 +9,7 @@ from typing import Any
 from prepo_cli.training.update_stats import SkippedSample
 
 SAVED_STEPS = 10
-"""Steps whose skipped updates a run saves, so that a run that goes on skipping fills no disk."""
+"""Maximum number of steps whose skipped updates are saved, so that a run that keeps skipping does not fill the disk."""
 
 
 @dataclass

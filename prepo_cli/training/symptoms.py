@@ -1,6 +1,6 @@
-"""Signs that a run does not learn, each said once while it runs, with its likely causes and what to do.
+"""Signs that a run does not learn, each reported once while it runs, with likely causes and what to do.
 
-They are read off the lines of metrics.jsonl alone, so a resumed run knows what has been said from the lines it keeps.
+They depend only on the lines of metrics.jsonl, so a resumed run knows from the lines it keeps what has been reported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 Line = Mapping[str, Any]
 
 STEPS, GROUPS = 5, 128
-"""Steps in a row, with so many groups in all, that show the same before it is said."""
+"""Steps in a row, and groups in total, that must show a symptom before it is reported."""
 GROUPS_AT_START = 32
 """Groups that are enough where no step of the run has shown anything else."""
 CUT_OFF = 0.9
@@ -123,7 +123,7 @@ class _Averages:
         self._means: _Means | None = None
 
     def after(self, value: float | None) -> _Means | None:
-        """Take in a step's value; None if it has none, or as long as there are too few."""
+        """Add a step's value; returns None if it has none, or as long as there are too few."""
         if value is None:
             return None
         self._values.append(value)

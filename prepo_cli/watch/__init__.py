@@ -1,1 +1,1 @@
-"""`prepo watch`: a run as it goes on, read from its folder alone."""
+"""`prepo watch`: a live view of a run, read only from its folder."""

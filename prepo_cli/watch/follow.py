@@ -17,7 +17,7 @@ def follow(run: WatchedRun, console: Console) -> None:
     """Redraw the run in place until no process runs it.
 
     Raises:
-        KeyboardInterrupt: the user has seen enough; the run goes on.
+        KeyboardInterrupt: the user stopped watching; the run continues.
     """
     live = Live(view(run, console), console=console, auto_refresh=False, vertical_overflow="crop")
     try:

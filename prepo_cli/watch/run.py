@@ -62,7 +62,7 @@ class WatchedRun:
     """A run's folder, of which each refresh reads what is new.
 
     Raises:
-        UsageError: the folder holds no run, or a damaged configuration.
+        UsageError: it is not a run folder, or its configuration is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,7 +85,7 @@ class WatchedRun:
         self.holder = holder if holder is not None and (holder.is_alive or not holder.is_here) else None
         self._read_config()
         if self.holder is None and "strategies" not in self.config:
-            raise UsageError(f"{self.folder.path} is not a run; pass the output folder of prepo train")
+            raise UsageError(f"{self.folder.path} is not a run folder; pass the output folder of prepo train")
         self._metrics.refresh()
         self.columns = _columns(self._metrics.rows)
         self._evaluations.refresh()
@@ -105,7 +105,7 @@ class WatchedRun:
 
     @property
     def share(self) -> float:
-        """How far the run is, by the limit that is closest."""
+        """Progress of the run, by its closest limit."""
         return self._share(-1) if self._metrics.rows else 0.0
 
     @property
@@ -130,7 +130,7 @@ class WatchedRun:
             self._config_written = written
 
     def _read_completions(self) -> None:
-        """Some of the newest step's; a file that is gone or damaged shows none."""
+        """Some completions of the newest step; none if the file is missing or damaged."""
         newest = next(reversed(recorded_steps(self.folder.rollouts)), None)
         if newest == self._shown:
             return

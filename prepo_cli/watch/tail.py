@@ -16,8 +16,8 @@ T = TypeVar("T")
 class Tail(Generic[T]):
     """What `parse` makes of each line; every refresh reads only what was added since the last one.
 
-    A last line without an end is left for the next refresh. A line that isn't JSON, or that `parse` can't use, is
-    skipped. A file that was replaced, as a run does that resumes, is read anew; without a file its gzipped copy is.
+    An incomplete last line is left for the next refresh. A line that isn't JSON, or that `parse` can't use, is skipped.
+    A file that was replaced, as by a resumed run, is read from the start; if it is missing, its gzipped copy is read.
     """
 
     def __init__(self, path: Path, parse: Callable[[dict[str, Any]], T]) -> None:

@@ -1,4 +1,4 @@
-"""How a watched run looks: a header, six plots, and its last completions, as wide and high as the terminal."""
+"""The view of a run: a header, six plots and the last completions, as wide and high as the terminal."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _header(run: WatchedRun) -> Iterator[Text]:
 
 
 def _progress(run: WatchedRun) -> str:
-    """How far the run is, and what comes next."""
+    """The run's progress, and what comes next."""
     if run.state == "running" and not run.steps:
         return ", starting"
     total = run.config.get("training", {}).get("total_steps")

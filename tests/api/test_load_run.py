@@ -79,7 +79,7 @@ def test_rollouts_of_some_steps_and_of_all_also_of_different_columns(tmp_path: P
     assert everything["step"].to_pylist() == [0, 0, 10]
     assert everything["entropy"].to_pylist() == [None, None, 0.5]
     assert everything["reward_math"].to_pylist() == [None, None, 1.0]
-    with pytest.raises(UsageError, match="holds no rollouts of step 3; rollout_steps lists those it holds"):
+    with pytest.raises(UsageError, match="has no rollouts for step 3; rollout_steps lists the recorded steps"):
         run.rollouts([0, 3])
     (folder / "rollouts" / "step_000011.parquet").write_bytes(b"PAR1")
     with pytest.raises(UsageError, match=r"step_000011\.parquet is damaged"):
@@ -87,10 +87,10 @@ def test_rollouts_of_some_steps_and_of_all_also_of_different_columns(tmp_path: P
 
 
 def test_no_run_and_damaged_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no run; pass the output_dir of a training run"):
+    with pytest.raises(UsageError, match="is not a run folder; pass the output_dir of a training run"):
         load_run(tmp_path / "nowhere")
     (tmp_path / "config.yaml").write_text("k: 4\ndataset_name: aime24\n")  # as `prepo eval` writes it
-    with pytest.raises(UsageError, match="holds no run; pass the output_dir of a training run"):
+    with pytest.raises(UsageError, match="is not a run folder; pass the output_dir of a training run"):
         load_run(tmp_path)
     folder = run_folder(tmp_path / "run", [{"step": 0, "reward": 1.0}, {"step": 1, "reward": "much"}], [])
     with pytest.raises(UsageError, match=r"metrics\.jsonl mixes types .* copy it again"):

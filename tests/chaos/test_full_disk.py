@@ -284,7 +284,7 @@ def test_the_table_of_a_large_file_is_kept_whole_or_not(disk: Disk, tmp_path: Pa
     ):
         ended = disk.run(argv, site)
         assert ended.code == 2 and NO_SPACE in ended.error, ended
-        assert str(data) in ended.error and "set HF_DATASETS_CACHE to keep it elsewhere" in ended.error, ended
+        assert str(data) in ended.error and "set HF_DATASETS_CACHE to use another folder" in ended.error, ended
         assert ended.err.count("can't ") == 1, ended.err
         whole(disk.path / "cache")
         assert list(cache.glob("*")) == []

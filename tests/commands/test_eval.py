@@ -123,7 +123,7 @@ def test_an_interrupted_evaluation_goes_on(run: Run, engines: list[SumEngine]) -
         assert re.search(rf"{name}\W+{fmean(values):.3f}\W+{stdev(values):.3f}", out)
     unscored = sum(row["reward_tests.rewards.graded:sometimes"] is None for row in rows)
     assert 0 < one["errors"] < unscored < len(rows), "None is not an error, NaN is"
-    assert f"not scored, since a reward failed or was not finite: {one['errors']} answers" in out
+    assert f"not scored because a reward failed or was not finite: {one['errors']} answers" in out
 
 
 def test_a_finished_evaluation_is_shown_again_without_work(run: Run, engines: list[SumEngine]) -> None:
@@ -184,7 +184,7 @@ def test_a_training_runs_folder_is_never_written_to(run: Run) -> None:
         (["--max-prompt-length", "1"], "--max-prompt-length"),
         (
             ["--output-dir", "file/out"],
-            "--output-dir file/out can't be made, since file is a file; choose another folder",
+            "--output-dir file/out can't be created, because file is a file; choose another folder",
         ),
     ],
 )
@@ -199,7 +199,7 @@ def test_bad_input_is_one_line(run: Run, arguments: list[str], message: str) -> 
 def test_prompts_longer_than_the_context_are_left_out_and_counted(run: Run) -> None:
     arguments = ["--k", "2", "--max-prompt-length", "4", "--output-dir", "out"]
     code, out, _ = run(*arguments)
-    assert "left out as longer than 4 tokens: 10 prompts" in out
+    assert "left out for exceeding 4 tokens: 10 prompts" in out
     summary = json.loads(run(*arguments, "--json")[1])
     assert (code, summary["prompts"], summary["left_out"]) == (0, 10, 10)
 
@@ -268,7 +268,7 @@ def test_other_rewards_and_weights_change_no_accuracy(
 def test_greedy_decoding_asks_once_for_every_prompt(run: Run, engines: list[SumEngine]) -> None:
     code, out, err = run("--temperature", "0", "--k", "4", "--output-dir", "out", "--json")
     assert (code, json.loads(out)["k"]) == (0, 1)
-    assert "temperature 0 is greedy decoding: 1 sample per prompt" in err
+    assert "temperature 0 is greedy decoding: using 1 sample per prompt" in err
     asked = [request for call in engines[0].calls for request in call]
     assert {(request.temperature, len(request.seeds)) for request in asked} == {(0, 1)}
 
@@ -301,7 +301,7 @@ def test_several_datasets_resume_where_they_stopped(run: Run, engines: list[SumE
     assert run(*arguments, dataset="20,30")[0] == 130
     code, out, err = run(*arguments, "--json", dataset="20,30")
     assert code == 0
-    assert "out/20 already holds this evaluation" in err
+    assert "out/20 already contains this evaluation" in err
     assert "8 of 30 prompts are done" in err
     whole = json.loads(run("--k", "4", "--output-dir", "whole", "--json", dataset="20,30")[1])
     assert json.loads(out)["mean"] == whole["mean"]
@@ -310,7 +310,7 @@ def test_several_datasets_resume_where_they_stopped(run: Run, engines: list[SumE
 @pytest.mark.parametrize(
     ("datasets", "message"),
     [
-        ("20,", "separate the names by single commas"),
+        ("20,", "separate names with single commas"),
         ("20,a/20", "20 and a/20 would share the folder evals/embedded-20"),
     ],
 )

@@ -114,7 +114,7 @@ def test_a_prompt_is_shown_from_the_latest_step_that_has_it(run: Path) -> None:
     assert found(run, "--prompt", "every")["step"] == 9
     early = found(run, "--prompt", "s5-a")
     assert (early["step"], early["matched"]) == (5, 2)
-    assert "has no completion of prompt 's5-b'; for the ids: prepo show" in refused(run, "--prompt", "s5-b")
+    assert "has no completion of prompt 's5-b'; for prompt ids run: prepo show" in refused(run, "--prompt", "s5-b")
     assert "step 9 of" in refused(run, "--prompt", "s5-a", "--step", 9)
     assert "no wrong completion of prompt 's5-a'" in refused(run, "--prompt", "s5-a", "--wrong")
 
@@ -185,7 +185,7 @@ def test_samples_of_an_evaluation(evaluation: Path) -> None:
         "prompt p0",
         "    question 0",
     ]
-    assert "holds an evaluation, which has no steps" in refused(evaluation, "--step", 1)
+    assert "is an evaluation, which has no steps" in refused(evaluation, "--step", 1)
 
 
 @pytest.mark.parametrize("lacking", [("gold",), ("prompt", "gold", "reward_math", "reward_mine.py:short", "weight")])
@@ -200,16 +200,16 @@ def test_files_of_older_versions_are_read(run: Path, lacking: Sequence[str]) -> 
 def test_no_wrong_ones(run: Path) -> None:
     RunFolder(run).write_rollouts(12, rollouts(12, correct=[True] * 4))
     result = shown(run, "--wrong")
-    assert (result.exit_code, result.stdout) == (0, f"step 12 of {run}: no such completions\n")
+    assert (result.exit_code, result.stdout) == (0, f"step 12 of {run}: no matching completions\n")
 
 
 @pytest.mark.parametrize(
     ("make", "line"),
     [
         (lambda folder: folder.rmdir(), "no such folder"),
-        (lambda folder: None, "holds neither a run nor an evaluation"),
-        (lambda folder: (folder / "rollouts").mkdir(), "holds neither a run nor an evaluation"),
-        (lambda folder: Marker("run").write(folder), "has no completions: no step has finished, or reporting.log_"),
+        (lambda folder: None, "is neither a run nor an evaluation"),
+        (lambda folder: (folder / "rollouts").mkdir(), "is neither a run nor an evaluation"),
+        (lambda folder: Marker("run").write(folder), "has no completions: no step has finished yet, or reporting.log_"),
         (lambda folder: Marker("evaluation").write(folder), "is unfinished; run its prepo eval command again"),
         (lambda folder: (folder / "samples.parquet").write_bytes(b"PAR1"), "can't read"),
         (lambda folder: (folder / "samples.parquet").mkdir(), "holds neither"),

@@ -94,7 +94,7 @@ def test_compare_reads_runs(runs: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "compared with random\n" in result.stdout, "one seed has no cost ratio to explain"
     assert "scored" in result.stdout
-    assert "With one seed nothing can be claimed" in result.stdout
+    assert "One seed supports no claim" in result.stdout
     pictures = {path.stem for path in out.glob("*.png")}
     assert {"accuracy_rollouts", "zero_variance", "phases"} <= pictures
     assert {path.stem for path in out.glob("*.svg")} == pictures
@@ -142,7 +142,10 @@ def test_compare_takes_another_baseline_and_target(runs: Path, tmp_path: Path) -
         (["train", "--model", "./no-model"], "no such model folder"),
         (["compare"], "nothing to compare; pass run folders"),
         (["compare", "nothing-here"], "no such run folder: nothing-here"),
-        (["compare", "/usr"], "/usr holds no run; pass the --output-dir of a finished prepo train"),
+        (
+            ["compare", "/usr"],
+            "/usr is neither a run nor an evaluation; pass the --output-dir of a finished prepo train",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

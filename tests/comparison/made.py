@@ -41,7 +41,8 @@ def make_comparison(
         runs=tuple(runs),
         verdict=(
             f"calibrated reaches random's final accuracy with 0.45 [0.38, 0.57] of its rollouts ({seeds} seeds).",
-            f"{HOSTILE}: no difference shown, +0.004 [-0.010, +0.018]; about 34 seeds would show a difference of 0.01.",
+            f"{HOSTILE}: no significant difference, +0.004 [-0.010, +0.018]; "
+            "detecting a difference of 0.01 takes about 34 seeds.",
         ),
         notes=("The test set's 200 prompts were answered under every seed.", HOSTILE),
     )

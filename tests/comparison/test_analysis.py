@@ -121,7 +121,7 @@ def test_a_recipe_against_itself_shows_nothing() -> None:
     recipe = found(comparison, "same")
     assert recipe.better == 0.5
     assert recipe.cost_ratios["rollouts"] == CostRatio(1, 1, 1, 1)
-    assert comparison.verdict[0].startswith("same: no difference shown, +0.000 [+0.000, +0.000]")
+    assert comparison.verdict[0].startswith("same: no significant difference, +0.000 [+0.000, +0.000]")
 
 
 def test_the_target_is_where_the_baseline_stops_rising() -> None:
@@ -170,14 +170,14 @@ def test_with_one_seed_nothing_is_claimed() -> None:
     assert (recipe.difference, recipe.p_value, recipe.better, recipe.cost_ratios) == (None, None, None, {})
     assert recipe.final is not None and recipe.final.low < recipe.final.value < recipe.final.high
     (sentence,) = comparison.verdict
-    assert sentence.startswith("With one seed nothing can be claimed")
+    assert sentence.startswith("One seed supports no claim")
     mixed = compare([*several("random"), *several("fast", rise=RISE * 2), make_run("lone")])
-    assert mixed.verdict[-1] == "lone: with one seed nothing can be claimed."
+    assert mixed.verdict[-1] == "lone: one seed supports no claim."
     assert len(mixed.verdict) == 2
 
 
 def test_one_recipe_has_nothing_to_be_compared_with() -> None:
-    assert compare(several("dapo")).verdict == ("There is one recipe, dapo, and nothing to compare it with.",)
+    assert compare(several("dapo")).verdict == ("There is only one recipe, dapo, so nothing to compare it with.",)
     with pytest.raises(UsageError, match="no runs to compare"):
         compare([])
 
@@ -248,7 +248,7 @@ def test_what_was_evaluated_otherwise_is_not_compared(changes: dict[str, Any], w
     assert {r["name"]: r["not_compared"] for r in as_json(comparison)["recipes"]} == {"random": [], "other": [words]}
     assert recipe.final is not None and recipe.curves
     assert f"other is not compared with random: evaluated with {words}." in comparison.notes
-    assert comparison.verdict == ("Nothing could be compared; the notes say why.",)
+    assert comparison.verdict == ("Nothing could be compared; see the notes.",)
 
 
 def test_only_common_prompts_count() -> None:
@@ -275,10 +275,10 @@ def test_runs_without_evaluation_are_named_and_have_no_curves() -> None:
     )
     assert found(comparison, "b").curves == {} and found(comparison, "b").final is None
     assert found(comparison, "fast").runs == ("fast-0", "fast-1")
-    assert "Without an evaluation after training: fast-1, b-0." in comparison.notes
+    assert "Not evaluated after training: fast-1, b-0." in comparison.notes
     nothing = compare([make_run(seed=s, **blank) for s in range(2)])
     assert (nothing.target, nothing.prompts, nothing.recipes[0].final) == (None, 0, None)
-    assert (nothing.metric, nothing.notes) == (None, ("Without an evaluation after training: random-0, random-1.",))
+    assert (nothing.metric, nothing.notes) == (None, ("Not evaluated after training: random-0, random-1.",))
 
 
 def test_the_baseline_is_one_that_was_evaluated() -> None:
@@ -289,7 +289,7 @@ def test_the_baseline_is_one_that_was_evaluated() -> None:
     assert found(comparison, "b").difference is not None
     assert found(comparison, "random").not_compared == ("random was not evaluated after training",)
     named = compare(runs, baseline="random")
-    assert named.verdict == ("Nothing could be compared; the notes say why.",)
+    assert named.verdict == ("Nothing could be compared; see the notes.",)
     assert found(named, "b").not_compared == ("random was not evaluated after training",)
 
 
@@ -332,7 +332,7 @@ def test_evaluations_are_compared_over_prompts() -> None:
     assert recipe.difference[1:] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.003)
     assert recipe.p_value == pytest.approx(stats.ttest_rel(b_P, a_P).pvalue)
     assert comparison.verdict[0].startswith("b scores higher than a: +0.") and "30 prompts" in comparison.verdict[0]
-    assert comparison.verdict[1].startswith("c: no difference from a shown, ")
+    assert comparison.verdict[1].startswith("c: no significant difference from a, ")
     assert "not the methods that trained them" in comparison.notes[-1]
 
 
@@ -429,16 +429,17 @@ BASE = Recipe("random", ("r0", "r1"), (0, 1, 2), None, None, None, None, None, N
         (
             (0.004, -0.01, 0.018), 0.6, CostRatio(0.45, 0.38, 0.57, 1), 34,
             "mine reaches random's final accuracy (0.610) with 0.45 [0.38, 0.57] of its rollouts (3 seeds); no "
-            "difference in final accuracy shown, +0.004 [-0.010, +0.018].",
+            "significant difference in final accuracy, +0.004 [-0.010, +0.018].",
         ),
         (
             (0.004, -0.01, 0.018), 0.05, CostRatio(0.9, 0.7, 1.2, 1), 34,
-            "mine: no difference shown, +0.004 [-0.010, +0.018]; about 34 seeds would show a difference of 0.01.",
+            "mine: no significant difference, +0.004 [-0.010, +0.018]; detecting a difference of 0.01 takes "
+            "about 34 seeds.",
         ),
         (
             (0.004, -0.01, 0.018), None, CostRatio(0.9, 0.7, None, 0.8), 3,
-            "mine: no difference shown, +0.004 [-0.010, +0.018]; with 3 seeds a difference of 0.01 would most likely "
-            "have shown.",
+            "mine: no significant difference, +0.004 [-0.010, +0.018]; 3 seeds would most likely have detected a "
+            "difference of 0.01.",
         ),
         (
             (-0.02, -0.03, -0.01), 0.01, CostRatio(1.6, 1.3, None, 0.9), None,

@@ -122,7 +122,7 @@ def test_the_newest_checkpoint_counts_unless_the_folder_has_a_state_of_its_own(t
         ("[1, 2]", "no log_history"),
         ('{"epoch": 1}', "no log_history"),
         ('{"log_history": [1]}', "no log_history"),
-        ('{"log_history": [{"loss": 1.0, "step": 1}]}', "logs no reward; pass the output folder of a GRPOTrainer"),
+        ('{"log_history": [{"loss": 1.0, "step": 1}]}', "logs no rewards; pass the output folder of a GRPOTrainer"),
     ],
 )
 def test_a_damaged_state_is_named(tmp_path: Path, text: str, message: str) -> None:

@@ -67,7 +67,7 @@ def test_an_interrupted_study_goes_on_and_ends_as_an_uninterrupted_one(tmp_path:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    assert "the same command continues" in errors
+    assert "the same command to resume" in errors
     assert not list(study.glob("*/summary.json"))
 
     subprocess.run(command(study, ROLLOUTS), cwd=ROOT, check=True, capture_output=True)
@@ -83,7 +83,7 @@ def test_an_interrupted_study_goes_on_and_ends_as_an_uninterrupted_one(tmp_path:
     assert {path: path.stat().st_mtime_ns for path in study.glob("*/summary.json")} == before
     found = json.loads(result.stdout)
     assert [recipe["name"] for recipe in found["recipes"]] == ["random", "prepo"]
-    assert "With one seed nothing can be claimed" in found["verdict"][0]
+    assert "One seed supports no claim" in found["verdict"][0]
     assert (study / "page.html").is_file()
 
 
@@ -187,7 +187,7 @@ def test_why_a_run_failed(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     log.write_text("prepo: step 3\nprepo: no space left\n\n")
     assert reason(1, log) == "no space left"
-    assert reason(-signal.SIGKILL, log) == "ended by SIGKILL, which may mean too little memory"
+    assert reason(-signal.SIGKILL, log) == "ended by SIGKILL, possibly out of memory"
     assert reason(-signal.SIGSEGV, log) == "ended by SIGSEGV"
     log.write_text("")
     assert reason(1, log) == "no message"
@@ -195,7 +195,7 @@ def test_why_a_run_failed(tmp_path: Path) -> None:
 
 def test_several_runs_cannot_share_a_server(tmp_path: Path) -> None:
     runs = plan(parse_recipes("random,prepo"), [0], tmp_path, flags={"engine.name": "vllm-server"})
-    with pytest.raises(UsageError, match="holds one run's weights; use --jobs 1"):
+    with pytest.raises(UsageError, match="serves one run's weights; use --jobs 1"):
         train_missing(runs, 2)
     assert not list(tmp_path.iterdir())
 
@@ -206,7 +206,7 @@ def test_several_runs_cannot_share_a_server(tmp_path: Path) -> None:
         (["--recipes", "random,dapo", "--baseline", "dappo"], "not among the recipes, did you mean 'dapo'"),
         (["--recipes", "random", "{tmp}/missing"], "no such run folder"),
         (["--recipes", "random", "--output-dir", "{tmp}/file"], "file is a file; choose another folder"),
-        (["--steps", "3", "{tmp}"], "settings of training runs need --recipes or --ablate"),
+        (["--steps", "3", "{tmp}"], "settings need --recipes or --ablate"),
         ([], "nothing to compare"),
         (["--recipes", ","], "no runs to compare"),
     ],

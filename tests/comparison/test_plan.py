@@ -145,7 +145,12 @@ def test_a_longer_study_extends_runs_that_do_not_depend_on_their_length(finished
 @pytest.mark.parametrize(
     ("recipe", "checkpoint", "now", "why"),
     [
-        ("prepo", True, {"total_steps": 9}, "with selector ppl-schedule it would not be the run that has this length"),
+        (
+            "prepo",
+            True,
+            {"total_steps": 9},
+            "with selector ppl-schedule an extended run differs from one of this length",
+        ),
         ("random", True, {"total_steps": 4}, "training.total_steps=5, not 4, and can't be extended: it is longer"),
         ("random", True, {"total_steps": 9, "max_rollouts": 100}, "it is longer than that"),
         ("random", False, {"total_steps": 9}, "it has no checkpoint left"),

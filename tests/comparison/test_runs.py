@@ -130,7 +130,7 @@ def test_an_unfinished_run_names_the_cure(tmp_path: Path) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such run folder"):
         read_run(tmp_path / "missing")
-    with pytest.raises(UsageError, match="holds no run; pass"):
+    with pytest.raises(UsageError, match="is neither a run nor an evaluation; pass"):
         read_run(tmp_path)
     (tmp_path / "partial").mkdir()
     with pytest.raises(UsageError, match=r"evaluation in .* is unfinished"):

@@ -74,7 +74,7 @@ def test_the_test_split_is_the_plain_one() -> None:
 
 @pytest.mark.parametrize("name", ["embedded:dead=1", "embedded:dead=-0.1", "embedded:deed=0.5", "embedded:0.8"])
 def test_other_options_are_refused_in_one_line(name: str) -> None:
-    with pytest.raises(UsageError, match=f"{name}: the embedded task's one option .* as in embedded:dead=0.8"):
+    with pytest.raises(UsageError, match=f"{name}: the embedded task's only option .* as in embedded:dead=0.8"):
         load_prompts(name)
 
 

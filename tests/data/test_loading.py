@@ -119,7 +119,7 @@ def test_the_last_turn_is_never_part_of_the_prompt(tmp_path: Path) -> None:
     [
         ([CHAT, CHAT[:2]], "line 2: the answer is missing"),
         ([CHAT[:2], CHAT], "no answer column"),
-        ([CHAT, CHAT[2:]], "line 2: the prompt holds only turns of the assistant"),
+        ([CHAT, CHAT[2:]], "line 2: the prompt contains only assistant turns"),
         ([CHAT, [*CHAT[:2], {"role": "assistant", "content": ""}]], "line 2: the answer is empty"),
         ([CHAT, [*CHAT[:2], {"role": "assistant", "content": None}]], "line 2: the prompt is neither text nor a list"),
     ],

@@ -86,11 +86,11 @@ BAD = {
     "surrogate": ('{"prompt": "\\ud800", "answer": "2"}', "line 2: .* surrogate"),
     "surrogate in a key": ('{"prompt": "x", "answer": "2", "\\uDfff": 1}', "line 2: .* surrogate"),
     "NaN": ('{"prompt": "x", "answer": NaN}', "line 2: NaN is not a JSON value; write null"),
-    "infinity": ('{"prompt": "x", "answer": "2", "ppl": 1e999}', "line 2: the number in 'ppl' does not fit a float"),
-    "a huge number": ('{"prompt": "x", "answer": "2", "n": 1' + "0" * 5000 + "}", "'n' does not fit 64 bits"),
+    "infinity": ('{"prompt": "x", "answer": "2", "ppl": 1e999}', "line 2: the number in 'ppl' does not fit in a float"),
+    "a huge number": ('{"prompt": "x", "answer": "2", "n": 1' + "0" * 5000 + "}", "'n' does not fit in 64 bits"),
     "a key twice": ('{"prompt": "x", "answer": "2", "answer": "3"}', "line 2: the key 'answer' occurs twice"),
     "no object": ("[1]", "line 2: not a JSON object"),
-    "two objects": (GOOD.strip() * 2, "line 2: something follows the object, at column 36"),
+    "two objects": (GOOD.strip() * 2, "line 2: extra text after the object, at column 36"),
     "cut off": ('{"prompt": "x", "ans', "line 2: Unterminated string"),
     "too long": ('{"prompt": "' + "x" * 2**24 + '", "answer": "2"}', "line 2: longer than 16 MB"),
     "a number as prompt": ('{"prompt": 5, "answer": "2"}', "line 2: invalid prompt 5"),
@@ -134,7 +134,7 @@ def test_labels_in_a_column_of_numbers_are_not_used(tmp_path: Path) -> None:
     dataset = load_prompts(write(tmp_path / "d.jsonl", line))
     assert dataset.columns == {"rank"}
     assert (dataset.prompt(0).difficulty, dataset.prompt(0).rank) == (None, 3.0)
-    assert "column 'difficulty' is not used: it holds no numbers" in dataset.notes
+    assert "column 'difficulty' is not used: it contains no numbers" in dataset.notes
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_bad_row_of_parquet_is_named_or_skipped(tmp_path: Path) -> None:
     broken = pa.StringArray.from_buffers(3, parts[1], parts[2])
     pq.write_table(pa.table({"prompt": broken, "answer": ["1", "2", "3"]}), tmp_path / "d.parquet")
     path = str(tmp_path / "d.parquet")
-    with pytest.raises(UsageError, match="row 2: it holds text that is not valid UTF-8"):
+    with pytest.raises(UsageError, match="row 2: it contains text that is not valid UTF-8"):
         load_prompts(path)
     dataset = load_prompts(path, skip_bad_rows=True)
     assert [dataset.answer(i) for i in range(len(dataset))] == ["1", "3"]

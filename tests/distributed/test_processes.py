@@ -161,7 +161,7 @@ def test_a_request_for_sharding_that_was_not_honoured_is_refused(tmp_path: Path)
     model = save_model("qwen2", tmp_path / "model")
     done = launch(command(tmp_path / "run", model), 2, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     assert done.returncode != 0
-    assert "shards nothing; remove that setting and use training.fsdp=true" in done.stderr
+    assert "does not shard; remove that setting and use training.fsdp=true" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -175,7 +175,7 @@ def test_sharding_one_process_is_refused(tmp_path: Path) -> None:
     model = save_model("qwen2", tmp_path / "model")
     done = launch(command(tmp_path / "run", model, "--set", "training.fsdp=true"), 1)
     assert done.returncode == 2
-    assert "training.fsdp=true shards over several processes but only one was started" in done.stderr
+    assert "training.fsdp=true needs several processes but only one was started" in done.stderr
 
 
 def test_bad_input_ends_all_processes_with_one_line(tmp_path: Path) -> None:

@@ -106,9 +106,9 @@ def test_garbage_is_not_ours(tmp_path: Path, ending: str, content: bytes) -> Non
     [
         (lambda path: path.mkdir(), "is a folder; choose a file name"),
         (lambda path: path.symlink_to("nowhere.jsonl"), "is a link to something that does not exist"),
-        (lambda path: put(chunks_folder(path) / "notes.txt"), "holds files that prepo did not write"),
-        (lambda path: put(chunks_folder(path) / "fingerprint"), "holds files that prepo did not write"),
-        (lambda path: put(chunks_folder(path)), "holds files that prepo did not write"),
+        (lambda path: put(chunks_folder(path) / "notes.txt"), "contains files that prepo did not write"),
+        (lambda path: put(chunks_folder(path) / "fingerprint"), "contains files that prepo did not write"),
+        (lambda path: put(chunks_folder(path)), "contains files that prepo did not write"),
         (lambda path: Chunks(path.parent, "mark").open(), "holds a job's chunks"),
     ],
 )

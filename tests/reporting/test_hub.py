@@ -197,7 +197,7 @@ def test_a_failed_push_leaves_the_run_untouched_and_says_how_to_retry(
     message = str(raised.value)
     assert message.startswith("pushing to me/model failed (")
     assert str(status) in message and "\n" not in message
-    assert f"is complete, retry with: python -m prepo_cli.reporting.hub {run_folder} me/model" in message
+    assert f"is complete; retry with: python -m prepo_cli.reporting.hub {run_folder} me/model" in message
     assert contents(run_folder) == before
     server.refuse = {}
     assert push_folder(run_folder, "me/model", client(server)) == f"{server.url}/me/model"
@@ -228,7 +228,7 @@ def test_a_card_that_the_user_edited_is_kept(server: FakeHub, run_folder: Path) 
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no finished run"):
+    with pytest.raises(UsageError, match="is not a finished run"):
         push_folder(tmp_path, "me/model")
     with pytest.raises(UsageError, match="is unfinished; finish it with: prepo train --resume"):
         push_run(configuration(hub_model_id="me/model"), tmp_path)

@@ -64,7 +64,7 @@ def test_what_is_not_our_link_stays(kind: str, here: Path, capsys: pytest.Captur
     link_latest(Path("runs/a"))
     assert os.lstat(LATEST).st_ino == before.st_ino
     assert names() == ["a", "b", "c", "latest"]
-    assert "was not made by prepo, so it is kept" in capsys.readouterr().err
+    assert "was not created by prepo and is left alone" in capsys.readouterr().err
 
 
 def test_a_link_to_a_deleted_run_is_replaced() -> None:

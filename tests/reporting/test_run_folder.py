@@ -86,8 +86,9 @@ def test_a_refusal_says_why_and_what_to_do(tmp_path: Path, finished: bool) -> No
         RunFolder(tmp_path).check(resolve(), resume=True, overwrite=False)
     instead = f"start a new run from its final model: --model {tmp_path} with another --output-dir"
     assert str(refusal.value) == (
-        f"{tmp_path} was started with seed=3, not 0, and a run keeps that, since all of its random numbers are derived "
-        f"from it; resume without that change, or {instead if finished else 'choose another --output-dir'}"
+        f"{tmp_path} was started with seed=3, not 0, and this can't change on resume, because all random "
+        f"numbers are derived from it; resume without the change, or "
+        f"{instead if finished else 'choose another --output-dir'}"
     )
 
 
@@ -109,7 +110,7 @@ def test_a_refusal_says_why_and_what_to_do(tmp_path: Path, finished: bool) -> No
 )
 def test_another_run_is_not_resumed(tmp_path: Path, before: list[str], now: list[str], message: str) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(resolve(sets=before)))
-    with pytest.raises(UsageError, match="resume without that change") as refusal:
+    with pytest.raises(UsageError, match="resume without the change") as refusal:
         RunFolder(tmp_path).check(resolve(sets=now), resume=True, overwrite=False)
     assert message in str(refusal.value)
 
@@ -250,7 +251,7 @@ def test_a_run_of_an_older_prepo_is_resumed_but_not_overwritten(tmp_path: Path) 
     (tmp_path / MARKER).unlink()
     (tmp_path / "README.md").unlink()
     with (
-        pytest.raises(UsageError, match="no mark of prepo, so --overwrite leaves it alone"),
+        pytest.raises(UsageError, match="no prepo marker, so --overwrite won't touch it"),
         folder.claimed(CONFIG, resume=False, overwrite=True),
     ):
         pass
@@ -295,7 +296,7 @@ def test_damaged_lines_are_named_and_the_file_is_kept(tmp_path: Path, capsys: py
         assert folder.metrics.read_text() == "".join(f'{{"step": {step}}}\n' for step in (0, 2, 3))
         assert (tmp_path / copy).read_text() == damaged
         told = " ".join(capsys.readouterr().err.split())
-        assert told.endswith(f"line 2, 5: kept the other lines, and a copy of the whole file as {copy}")
+        assert told.endswith(f"line 2, 5: kept the other lines, and copied the whole file to {copy}")
     folder.truncate(4, finished=False)
     assert capsys.readouterr().err == ""
 

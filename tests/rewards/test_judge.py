@@ -104,7 +104,7 @@ def test_what_is_not_finite_is_left_out_and_counted() -> None:
         ("mth", "did you mean 'math'"),
         ("nowhere.at_all:f", "there is no module 'nowhere' in .* or on PYTHONPATH; run prepo from its folder"),
         ("nowhere/at_all.py:f", "there is no nowhere/at_all.py in .*; run prepo from the folder that its path starts"),
-        ("own_rewards.py", "unknown reward 'own_rewards.py'; name the function in it, own_rewards.py:function"),
+        ("own_rewards.py", "unknown reward 'own_rewards.py'; name its function: own_rewards.py:function"),
         ("own_rewards:lenght", "own_rewards.py\\) has no 'lenght'"),
         ("own_rewards:number", "is of type int; name a function"),
         ("leaves:f", "fails to import at .*leaves.py:2: SystemExit: 0$"),
@@ -134,7 +134,7 @@ def test_nothing_to_judge() -> None:
 
 
 def test_a_reward_named_twice() -> None:
-    with pytest.raises(UsageError, match="names a function twice"):
+    with pytest.raises(UsageError, match="lists a function twice"):
         Judge(RewardConfig(functions=["math", "math"]))
 
 
@@ -157,4 +157,4 @@ def test_that_most_checks_take_too_long_is_said_once(
         for late, told in ((7, 0), (10, 0), (11, 1), (20, 0)):
             scores = judge([""] * 20, completions, {"answer": ["\\frac{99}{x}"] * 20})
             assert (scores.timeouts, scores.correct_N.sum()) == (late, 20 - late)
-            assert capsys.readouterr().err.count("took longer to check than 5 s (rewards.timeout_s)") == told
+            assert capsys.readouterr().err.count("took longer than 5 s to check (rewards.timeout_s)") == told

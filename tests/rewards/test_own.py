@@ -36,7 +36,7 @@ FAULTS = {
     "os._exit": r"ended its process with exit code 0",
     "abort": r"ended its process with SIGABRT at tests/rewards/unruly.py:\d+",
     "crash": r"ended its process with SIGSEGV at tests/rewards/unruly.py:\d+",
-    "kill": r"ended its process with SIGKILL, perhaps out of memory",
+    "kill": r"ended its process with SIGKILL, possibly out of memory",
     "close": r"ended its process with",
     "kill the parent": r"ended its process with",
     "nan": r"returned nan \(tests/rewards/unruly.py:\d+\); a reward is None or a number from -1e9 to 1e9",
@@ -78,7 +78,7 @@ def test_what_takes_too_long_is_named_too(order: str, kind: str) -> None:
         judged(judge, [order, "fine", "fine"])
     assert re.search(FAULTS[order], str(error.value))
     setting = "timeout_s" if kind == "single" else "batch_timeout_s"
-    assert f"; raise rewards.{setting}, or leave such completions out" in str(error.value)
+    assert f"; raise rewards.{setting}, or skip such completions" in str(error.value)
 
 
 @pytest.mark.parametrize("kind", ["batch", "single"])
@@ -104,7 +104,7 @@ def test_one_completion_that_fails_spoils_no_other(
 def test_a_function_that_mostly_hangs_or_dies_stops_the_run(order: str) -> None:
     with judging("single", on_error="skip", timeout_s=0.2) as judge:
         judged(judge, ["fine"] * 20 + [order] * 5)
-        with pytest.raises(RunError, match=r"of the latest 16 calls took longer than rewards\.timeout_s=0\.2 or ended"):
+        with pytest.raises(RunError, match=r"of the last 16 calls exceeded rewards\.timeout_s=0\.2 or ended"):
             judged(judge, [order] * 20)
 
 
@@ -131,7 +131,7 @@ def test_prints_reach_stderr_alone_and_in_measure(capfd: pytest.CaptureFixture[s
     out, err = capfd.readouterr()
     assert out == ""
     assert "from print\nfrom os.write\\x1b[2J\nfrom stderr\n" in err
-    assert "only the first 8,192 bytes that reward functions print in a batch are shown" in err
+    assert "showing only the first 8,192 bytes that reward functions print per batch" in err
     assert len(err) < 10_000
 
 
@@ -201,10 +201,10 @@ def test_nothing_is_left_after_closing() -> None:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("import os\nos._exit(3)", r"no worker starts \(a worker ended with exit code 3, 3 times in a row\)"),
+        ("import os\nos._exit(3)", r"workers fail to start \(a worker exited with exit code 3, 3 times in a row\)"),
         ("import time\n\ntime.sleep(3600)", r"a worker did not start in time at .*early.py:3, 3 times in a row"),
         ("raise KeyboardInterrupt", r"fails to import at .*early.py:1: KeyboardInterrupt"),
-        ("import ctypes\nctypes.string_at(0)", r"a worker ended with SIGSEGV at .*early.py:2, 3 times"),
+        ("import ctypes\nctypes.string_at(0)", r"a worker exited with SIGSEGV at .*early.py:2, 3 times"),
         ("f = [", r"fails to import: SyntaxError: .*early.py, line 1"),
     ],
 )

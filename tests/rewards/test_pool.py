@@ -125,7 +125,9 @@ def test_a_process_killed_or_stopped_while_it_starts_is_replaced(
     assert not list(strikes.iterdir())
     if number == signal.SIGSTOP:
         what = (
-            "the process that forks reward workers, up to 3" if victim == "server" else "a worker to start, up to 0.5"
+            "the process that forks reward workers, for up to 3"
+            if victim == "server"
+            else "a worker to start, for up to 0.5"
         )
         assert f"waiting for {what} s more" in capsys.readouterr().err
 
@@ -133,7 +135,9 @@ def test_a_process_killed_or_stopped_while_it_starts_is_replaced(
 def test_workers_that_never_start_are_told(strikes: Path, hostile: WorkerPool) -> None:
     for i in range(4):
         (strikes / f"worker-{signal.SIGKILL.value}-{i}").touch()
-    with pytest.raises(StartError, match=r"^reward 'math': no worker starts \(a worker ended with SIGKILL, 3 times"):
+    with pytest.raises(
+        StartError, match=r"^reward 'math': workers fail to start \(a worker exited with SIGKILL, 3 times"
+    ):
         outcomes(hostile, "yes")
     assert not hostile._workers and not hostile._servers
 

@@ -79,7 +79,7 @@ def test_chat_prompts_come_with_chat_completions() -> None:
 
 def test_what_a_function_requires_and_nothing_provides_is_named() -> None:
     config = RewardConfig(functions=named("follows_training"), workers=1)
-    with Judge(config) as judge, pytest.raises(UsageError, match="requires 'trainer_state', and the dataset") as error:
+    with Judge(config) as judge, pytest.raises(UsageError, match="requires 'trainer_state', but the dataset") as error:
         values(judge, [TEXT], ["four"], level=[1])
     assert str(error.value).endswith("available: prompts, completions, level")
 

@@ -93,8 +93,8 @@ def test_pilots_of_equal_rewards_get_nothing_though_their_variance_is_not_zero()
 @pytest.mark.parametrize(
     ("text", "generations", "reason"),
     [
-        ("pilot-commit:pilots=8", 8, "8 pilots leave nothing of num_generations=8"),
-        ("pilot-commit", 2, "2 pilots leave nothing of num_generations=2"),
+        ("pilot-commit:pilots=8", 8, "8 pilots leave no rollouts of num_generations=8"),
+        ("pilot-commit", 2, "2 pilots leave no rollouts of num_generations=2"),
         ("pilot-commit:maximum=4", 8, "maximum=4 leaves no room above 4 pilots"),
         ("knapsack:minimum=9", 8, "minimum=9 exceeds num_generations=8"),
     ],

@@ -71,5 +71,5 @@ def test_a_saved_state_is_a_copy() -> None:
 @pytest.mark.parametrize("cls", [pytest.param(c, id=f"{c.slot}-{c.name}") for c in registry.listed() if per_prompt(c)])
 def test_the_state_of_another_training_set_is_refused(cls: type[Strategy]) -> None:
     state = registry.create(cls.slot, cls.name, make_run(47)).state_dict()
-    with pytest.raises(ValueError, match="the checkpoint holds state for 47 prompts, this run has 48"):
+    with pytest.raises(ValueError, match="the checkpoint has state for 47 prompts, this run has 48"):
         registry.create(cls.slot, cls.name, make_run(48)).load_state_dict(state)

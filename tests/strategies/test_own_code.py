@@ -77,10 +77,10 @@ def test_a_failed_import_leaves_nothing_behind() -> None:
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("gone.py:x", "there is no gone.py in .*/here; run prepo from the folder that its path starts from"),
-        ("/gone/gone.py:x", "there is no file /gone/gone.py; correct its path"),
-        ("gone.at_all:x", "there is no module 'gone' in .*/here or on PYTHONPATH"),
-        ("json.gone:x", "there is no module 'json.gone'"),
+        ("gone.py:x", "gone.py was not found in .*/here; run prepo from the folder that its path is relative to"),
+        ("/gone/gone.py:x", "no such file: /gone/gone.py; correct its path"),
+        ("gone.at_all:x", "module 'gone' was not found in .*/here or on PYTHONPATH"),
+        ("json.gone:x", "module 'json.gone' was not found in"),
         ("json:gone", r"json \(.*json/__init__.py\) has no 'gone'$"),
     ],
 )

@@ -45,7 +45,7 @@ def half_done(folder: Path, *more: str) -> None:
 def test_an_edited_row_of_the_training_set_is_named(tmp_path: Path) -> None:
     half_done(tmp_path)
     rows(tmp_path / "train.jsonl", [*range(5), 50, *range(6, 8)])
-    with pytest.raises(UsageError, match=r"train.jsonl, line 6 \(id '5'\) has another id, prompt or answer than the"):
+    with pytest.raises(UsageError, match=r"train.jsonl, line 6 \(id '5'\) differs from the"):
         start(tmp_path, resume=True)
     rows(tmp_path / "train.jsonl", range(8))
     start(tmp_path, resume=True)

@@ -182,7 +182,7 @@ def test_no_whole_checkpoint_is_an_error_that_changes_nothing(tmp_path: Path) ->
     for step in (1, 2):
         flip(fake(tmp_path, step) / "optimizer.pt", 5)
     with pytest.raises(
-        UsageError, match=r"no checkpoint in .* is whole; step-000002: optimizer.pt: content differs; put"
+        UsageError, match=r"every checkpoint in .* is damaged; step-000002: optimizer.pt: content differs; restore"
     ):
         checkpoint.newest(tmp_path)
     assert names(tmp_path) == ["step-000001", "step-000002"]

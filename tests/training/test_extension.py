@@ -166,8 +166,8 @@ DONE = Progress(50, Costs(rollouts_total=1600, tokens_generated=30_000, tokens_s
         (
             {"total_steps": 50},
             {"total_steps": 50, "max_rollouts": 9000},
-            "runs/a has reached training.total_steps=50, so a change of training.max_rollouts alone doesn't extend it; "
-            "also set more steps, or remove that limit with --set training.total_steps=null",
+            "runs/a has reached training.total_steps=50, so changing training.max_rollouts alone doesn't extend it; "
+            "raise that limit too, or remove it with --set training.total_steps=null",
         ),
         ({"max_rollouts": 1500}, {"max_rollouts": 1500, "total_steps": 90}, "has reached training.max_rollouts=1500, "),
         ({"total_steps": 50}, {"total_steps": 50}, None),
@@ -194,6 +194,6 @@ def test_another_kind_of_limit_is_named() -> None:
     before = resolve(flags={"recipe": "grpo"})
     now = resolve(flags={"recipe": "grpo", "training.max_rollouts": 6400})
     assert what_changes(before, now, DONE) == (
-        "resuming with another length (training.total_steps 50 -> none, training.max_rollouts none -> 6,400): progress "
-        "jumps from 100.0% to 25.0%; nothing in this run depends on it"
+        "resuming with a different length (training.total_steps 50 -> none, training.max_rollouts none -> 6,400): "
+        "progress jumps from 100.0% to 25.0%; nothing in this run depends on it"
     )

@@ -62,7 +62,7 @@ def test_a_cost_limit_replaces_the_default_number_of_steps() -> None:
     assert resolve().training.total_steps == 50
     assert resolve(flags={"training.max_rollouts": 640}).training.total_steps is None
     assert resolve(flags={"training.max_rollouts": 640, "training.total_steps": 9}).training.total_steps == 9
-    with pytest.raises(UsageError, match="nothing ends the run; set training"):
+    with pytest.raises(UsageError, match="the run would never end; set training"):
         resolve(sets=["training.total_steps=null"])
 
 

@@ -81,7 +81,7 @@ def test_the_hold_out_is_named_in_summary_and_card(data: Path, finished: Path) -
     assert summary["evaluation_set"] == f"held-out prompts of {data}"
     assert summary["after"]["prompts"] == 32
     card = model_card(resolve([finished / "config.yaml"]), summary)
-    assert "Prompts of sums.jsonl that were held out of training: 32 prompts, 2 samples each" in card
+    assert "Prompts of sums.jsonl held out from training: 32 prompts, 2 samples each" in card
     assert "name: sums.jsonl (held-out prompts)" in card and str(data.parent) not in card
 
 

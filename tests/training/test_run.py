@@ -203,7 +203,7 @@ def test_without_a_checkpoint_a_run_starts_again_unless_one_was_due(
         assert "has no checkpoint yet; starting again from step 0" in " ".join(capsys.readouterr().err.split())
         assert weights(folder) == weights(uninterrupted)
     else:
-        with pytest.raises(UsageError, match="holds no complete checkpoint; start over with --overwrite"):
+        with pytest.raises(UsageError, match="has no complete checkpoint; start over with --overwrite"):
             run(folder, *sets, resume=True)
     assert timeless(folder) == timeless(uninterrupted)
 
@@ -270,7 +270,7 @@ def test_prompts_that_are_too_long_are_counted_and_reported(tmp_path: Path, caps
     data.write_text("\n".join(rows) + "\n")
     run(tmp_path / "run", f"data.dataset_name={data}", "data.max_prompt_length=40", "recipe=full")
     assert timeless(tmp_path / "run")[-1]["prompts/left_out"] == 2
-    assert "left out as longer than 40 tokens: 2 prompts" in capsys.readouterr().err
+    assert "left out for exceeding 40 tokens: 2 prompts" in capsys.readouterr().err
 
 
 def test_an_evaluation_set_whose_prompts_are_all_too_long_is_refused(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_weights_that_are_not_finite_after_a_step_stop_the_run() -> None:
     layout = updater.team.learner.layout
     assert layout.finite()
     layout.optimizer.state[layout.parameters[0]]["exp_avg"].fill_(math.inf)
-    with pytest.raises(RunError, match="update of step 1 made weights infinite or NaN"):
+    with pytest.raises(RunError, match="update in step 1 made weights infinite or NaN"):
         updater.update(second, RATE, 1)
     assert not layout.finite()
 
@@ -241,7 +241,7 @@ def test_too_many_in_a_row_stop_the_run_with_its_last_good_weights(
     sets.append("training.total_steps=8")
     with pytest.raises(
         RunError,
-        match=r"last 2 updates were skipped .* in \S+step-000004: see the samples in \S+skipped, fix .* with --resume",
+        match=r"last 2 updates were skipped .* in \S+step-000004: inspect the samples in \S+skipped, fix .* --resume",
     ):
         run(tmp_path, *sets, overwrite=True)
     assert not (tmp_path / "final").exists()

@@ -64,7 +64,7 @@ def test_tokenizer_and_chat_template_come_along(first: Path) -> None:
 
 @pytest.mark.parametrize("model", [".", "final"])
 def test_a_run_does_not_replace_the_model_it_starts_from(first: Path, model: str) -> None:
-    with pytest.raises(UsageError, match="holds the model that the run starts from; choose another --output-dir"):
+    with pytest.raises(UsageError, match="contains the model that the run starts from; choose another --output-dir"):
         train(
             resolve(sets=[*SMALL, f"model.model_name_or_path={first / model}", f"output_dir={first}"]), overwrite=True
         )

@@ -98,7 +98,7 @@ def test_a_limit_that_is_reached_before_training_is_refused(dataset: PromptDatas
     flags = {"recipe": "sgpo", "data.dataset_name": dataset.name, "data.charge_pass_rates": True}
     flags |= {"training.max_rollouts": 48, "training.prompts_per_step": 4, "output_dir": str(tmp_path / "run")}
     flags |= {"evaluation.holdout": 0}
-    with pytest.raises(UsageError, match="took all that the run may cost"):
+    with pytest.raises(UsageError, match="already used up the run's cost limit"):
         train(resolve(flags=flags))
 
 
@@ -141,7 +141,10 @@ def test_differences_are_said_in_one_line(
     assert err.startswith(
         f"prepo: warning: the stored pass rates of {scored.name} were computed with model 'embedded' (files "
     )
-    for fault in ("not 'a/b' and were computed with another chat template", "and were judged by 'math', not 'exact'"):
+    for fault in (
+        "not 'a/b' and were computed with another chat template",
+        "and used the verdict of 'math', not 'exact'",
+    ):
         assert fault in err
     assert err.endswith("(prepo score-passrate)\n") and err.count("\n") == 1
 

@@ -147,5 +147,5 @@ def test_nulls_missing_metrics_and_damaged_rollouts(tmp_path: Path) -> None:
 
 def test_no_run(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(UsageError, match="holds no run; pass the output folder of prepo train"):
+        with pytest.raises(UsageError, match="is not a run folder; pass the output folder of prepo train"):
             WatchedRun(path)

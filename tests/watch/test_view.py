@@ -121,7 +121,7 @@ def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(str(tmp_path), "--once") == 2
-    assert capsys.readouterr().err == f"prepo: {tmp_path} holds no run; pass the output folder of prepo train\n"
+    assert capsys.readouterr().err == f"prepo: {tmp_path} is not a run folder; pass the output folder of prepo train\n"
 
 
 def live(folder: Path, until: str, act: Callable[[subprocess.Popen[bytes]], None]) -> tuple[int, str]:
