@@ -34,8 +34,11 @@ LANGUAGES = {
     ".cff": "yaml", ".md": "markdown", ".py": "python", ".sbatch": "bash", ".sh": "bash", ".toml": "toml",
     ".yaml": "yaml",
 }  # fmt: skip
-SHORT_CODE = re.compile(r"<code>(?=[^<\n]{1,26}</code>)")
-"""Code in a line of text that is better moved to the next line than broken at a hyphen."""
+INLINE_CODE = re.compile(r"(?<=<code>)[^<\n]+(?=</code>)")
+SHELL_CODE = re.compile(r'(?<=<div class="language-sh).*?(?=</div>)', re.DOTALL)
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+WHOLE = 26
+"""Words in code of up to so many characters move to the next line rather than break at a hyphen."""
 HIDDEN = "---\nsearch:\n  exclude: true\n---\n"
 
 
@@ -60,8 +63,15 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
-    """Mark the code that stays whole (assets/site.css)."""
-    return SHORT_CODE.sub('<code class="whole">', html)
+    """Break lines of code at spaces, and long words after dots and the like (assets/site.css)."""
+    html = INLINE_CODE.sub(lambda code: " ".join(map(_breakable, code[0].split(" "))), html)
+    return SHELL_CODE.sub(lambda block: FLAG.sub(lambda flag: _breakable(flag[0]), block[0]), html)
+
+
+def _breakable(word: str) -> str:
+    if len(word) <= WHOLE:
+        return f'<span class="whole">{word}</span>'
+    return re.sub(r"(?<=[._/=])(?=[^._/=])", "<wbr>", word)
 
 
 def _parts(markdown: str) -> list[str]:

@@ -23,18 +23,19 @@ PAGE = Path(__file__).parent / "strategies.md"
 STEPS = 30
 HEAD = f"""# What each recipe costs
 
-Every recipe trained the embedded model for {STEPS} steps of 32 groups with 8 rollouts each on average, seed 0, on the
-CPU. `docs/strategies_table.py` measured and wrote this table. It shows what a method spends, not how good it is: for
-that, one short run with one seed is no evidence; use `prepo compare` with many seeds. {STEPS} steps roll out few
-prompts twice, so whatever depends on earlier visits to a prompt (GRESO's skipping, E3's budgets, MoPPS's pass rates)
-has hardly set in: `greso` still does the same as `dapo`. `sgpo` is charged for scoring the 4,000 training prompts with
-8 rollouts each, which one scoring pays for any number of runs. Times are of two CPU cores; `benchmarks/strategies.py`
-measures the time that a selector takes by itself.
+The cost of a method, not its quality: every recipe trained the embedded model for {STEPS} steps of 32 groups, with 8
+rollouts per group on average, seed 0, on two CPU cores. To find out which recipe is best, use [`prepo
+compare`](compare.md) with many seeds.
 
-- **generated** and **trained**: rollouts. The difference was dropped by the filter or left over in a refill round.
+- **generated**, **trained**: rollouts. The difference was dropped by the filter or left over in a refill round.
 - **zero variance**: mean share of the generated groups whose rewards were all equal, so that they teach nothing.
-- **select**: mean time per step of selector and budget, including scoring perplexities.
-- **tokens generated** and **tokens scored**: sampled, and passed through the model to score perplexities.
+- **select**: mean time per step for selector and budget, including perplexity scoring.
+- **tokens generated**, **tokens scored**: sampled, and passed through the model to score perplexities.
+
+In {STEPS} steps few prompts are rolled out twice, so whatever depends on earlier visits to a prompt (GRESO's
+skipping, E3's budgets, MoPPS's pass rates) has hardly any effect yet: `greso` still does the same as `dapo`. `sgpo`
+is charged here for scoring the 4,000 training prompts with 8 rollouts each, which is needed only once for any number
+of runs.
 
 | recipe | generated | trained | zero variance | select (ms) | tokens generated | tokens scored |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |
