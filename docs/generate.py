@@ -89,7 +89,7 @@ evaluation and checkpoint have number 50. Plots, trackers and tables use the sam
 """,
         "## metrics.jsonl\n\nOne line per step. `cost/*` includes the step itself.\n",
         _metrics(metrics.STEPS),
-        "## Strategies\n\nAlso in `metrics.jsonl`, in runs with these strategies.\n",
+        "## Strategies\n\nAlso in `metrics.jsonl`, in runs that use these strategies.\n",
     ]
     for (slot, found), names in _by_metrics().items():
         parts += [f"### {slot.replace('_', ' ')} {', '.join(f'`{name}`' for name in names)}\n", _metrics(found)]
@@ -112,10 +112,10 @@ def _by_metrics() -> dict[tuple[str, tuple[Metric, ...]], list[str]]:
 
 def _metrics(found: Iterable[Metric]) -> str:
     rows = [
-        (f"`{metric.name}`", metric.unit, metric.meaning + (f" (only: {metric.when})" if metric.when else ""))
+        (f"`{metric.name}`", metric.meaning + (f" (only: {metric.when})" if metric.when else ""), metric.unit)
         for metric in found
     ]
-    return _table(("name", "unit", "meaning"), rows)
+    return _table(("name", "meaning", "unit"), rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
