@@ -38,8 +38,8 @@ def test_parameters_and_paths_hold_commas_and_slashes(text: str, slots: dict[str
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("radnom", "unknown recipe 'radnom', did you mean 'random'"),
-        ("prepo/wieghting=uniform", "'wieghting=uniform' does not name a slot, did you mean 'weighting'"),
+        ("radnom", r"unknown recipe 'radnom' \(did you mean 'random'"),
+        ("prepo/wieghting=uniform", r"'wieghting=uniform' does not name a slot \(did you mean 'weighting'"),
         ("prepo/uniform", "'uniform' does not name a slot"),
         ("prepo/", "'' does not name a slot"),
     ],
