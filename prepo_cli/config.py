@@ -259,7 +259,7 @@ def _hint_from_other_sections(key: str) -> str:
     for name, field in RunConfig.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel) and key in kind.model_fields:
-            return f", did you mean '{name}.{key}'?"
+            return f" (did you mean '{name}.{key}'?)"
     return ""
 
 

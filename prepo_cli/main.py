@@ -172,8 +172,8 @@ def _refuse_launcher(command: str) -> None:
     count = os.environ.get("WORLD_SIZE", "1")
     if command != "train" and count.isdecimal() and int(count) > 1:
         raise UsageError(
-            f"this command runs as one process, but a launcher started {count}; run it without the launcher, and use "
-            "several GPUs with --engine vllm --set engine.vllm_tensor_parallel_size=N"
+            f"this command runs as one process, but a launcher started {count}; run it without the "
+            "launcher (for several GPUs: --engine vllm --set engine.vllm_tensor_parallel_size=N)"
         )
 
 

@@ -79,7 +79,7 @@ def selected(name: str | None) -> list[dict[str, Any]]:
         names = [setting["name"] for setting in everything]
         same = [full for full in names if full.rpartition(".")[2] == name]
         hint = (
-            f", did you mean {' or '.join(map(repr, same))}?"
+            f" (did you mean {' or '.join(map(repr, same))}?)"
             if same
             else did_you_mean(str(name), [*sections(), *names])
         )

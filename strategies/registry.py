@@ -143,7 +143,7 @@ def create(slot: str, text: str, run: RunInfo) -> Strategy:
     >>> create("selector", "ppl-shedule", run)
     Traceback (most recent call last):
         ...
-    strategies.errors.StrategyError: unknown selector 'ppl-shedule', did you mean 'ppl-schedule'?; known: ...
+    strategies.errors.StrategyError: unknown selector 'ppl-shedule' (did you mean 'ppl-schedule'?); known: ...
 
     Raises:
         StrategyError: unknown name, unknown or out-of-range parameter, or parameters that make no sense for this run.
@@ -191,9 +191,9 @@ def describe(cls: type[Strategy]) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The suggestion ", did you mean 'x'?", or an empty string."""
+    """The suggestion " (did you mean 'x'?)", or an empty string."""
     near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f", did you mean '{near[0]}'?" if near else ""
+    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:

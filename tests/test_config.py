@@ -157,9 +157,9 @@ def test_companions_come_along_unless_the_slot_is_set(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("sets", "says"),
     [
-        (["training.lerning_rate=1"], "unknown setting 'training.lerning_rate', did you mean 'learning_rate'?"),
+        (["training.lerning_rate=1"], "unknown setting 'training.lerning_rate' (did you mean 'learning_rate'?"),
         (["learning_rate=1"], "did you mean 'training.learning_rate'?"),
-        (["trainig.seed=1"], "unknown setting 'trainig', did you mean 'training'?"),
+        (["trainig.seed=1"], "unknown setting 'trainig' (did you mean 'training'?"),
         (["strategies.selektor=random"], "did you mean 'selector'?"),
         (["training=5"], "'training' is a section; set training.<setting> instead"),
         (["training.learning_rate.x=5"], "training.learning_rate"),
@@ -170,7 +170,7 @@ def test_companions_come_along_unless_the_slot_is_set(monkeypatch: pytest.Monkey
         (["training.total_steps=many"], 'training.total_steps="many"'),
         (["training.loss_type=ppo"], "training.loss_type"),
         (["training.num_generations=1"], "training.num_generations=1"),
-        (["recipe=perpo"], "unknown recipe 'perpo', did you mean 'prepo'?"),
+        (["recipe=perpo"], "unknown recipe 'perpo' (did you mean 'prepo'?"),
         (["strategies.selector=ppl-shedule"], "did you mean 'ppl-schedule'?"),
         (["strategies.budget=rel-entropy"], "'rel-entropy' is a weighting"),
         (["rewards.weights=[1, 2]"], "2 weights for 1 functions"),
@@ -186,7 +186,7 @@ def test_bad_settings_are_reported_with_the_cure(sets: list[str], says: str) -> 
         ("training: [1", "is not valid YAML"),
         ("- a\n- b\n", "is not a mapping of sections"),
         ("", "is not a mapping of sections"),
-        ("trainng: {total_steps: 3}\n", "unknown setting 'trainng', did you mean 'training'?"),
+        ("trainng: {total_steps: 3}\n", "unknown setting 'trainng' (did you mean 'training'?"),
         ("training: 3\n", "'training' is a section"),
     ],
 )

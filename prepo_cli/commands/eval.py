@@ -75,15 +75,13 @@ def evaluate_command(
 ) -> None:
     """Sample k answers per prompt and report avg@k, pass@j and maj@k with 95% intervals.
 
-    With --model runs/a, the model is evaluated as it was during the run: on the same prompts unless --dataset is given,
-    and with the run's samples per prompt, temperature, lengths, system prompt, template arguments, rewards and seed.
-    Flags override these settings.
+    With --model runs/a, the run's own settings apply: its evaluation prompts (unless --dataset is given), samples per
+    prompt, temperature, lengths, system prompt, template arguments, rewards and seed. Flags override them.
 
-    Several datasets, separated by commas, share one loaded model; a path that exists is one dataset, even with commas
-    in its name. The table has a row per dataset and one for their unweighted mean.
+    Several datasets, separated by commas, share one loaded model; the table has a row for each and their unweighted
+    mean. An existing path is one dataset, even with commas in its name.
 
-    Run the same command again to resume an interrupted evaluation. All samples are written to samples.parquet in the
-    output folder.
+    Run the same command again to resume. All samples are written to samples.parquet in the output folder.
 
     \b
     Examples:

@@ -69,13 +69,11 @@ def score_passrate(
 ) -> None:
     """Add the pass rate of every prompt to a dataset: the share of k samples that are correct.
 
-    The columns are pass_rate, pass_rate_low and pass_rate_high (95% interval), pass_k (number of samples), pass_length
-    (mean tokens of a completion) and pass_context (how it was measured). The report says how many prompts are always or
-    never solved: while that lasts, their rollouts give no learning signal. `--recipe sgpo` selects prompts by these
-    pass rates.
+    The columns are pass_rate, pass_rate_low and pass_rate_high (95% interval), pass_k (samples), pass_length (mean
+    tokens per completion) and pass_context (how it was measured). The report counts prompts that are always or never
+    solved, whose rollouts give no learning signal until that changes. `--recipe sgpo` selects prompts by pass rate.
 
-    Run the same command again to resume an interrupted scoring. --overwrite replaces an existing output, but only one
-    that this command wrote.
+    Run the same command again to resume. --overwrite replaces only an output of this command.
 
     \b
     Examples:

@@ -53,11 +53,10 @@ def score_ppl(
     """Add the perplexity of every prompt to a dataset, and print the distribution.
 
     The columns are ppl, ppl_tokens (number of scored tokens) and ppl_context (how it was scored). For `--selector
-    ppl-schedule:source=stored`, score with the model, system prompt and template arguments of the planned run; the run
-    warns if they differ.
+    ppl-schedule:source=stored`, use the model, system prompt and template arguments of the run; it warns if they
+    differ.
 
-    Run the same command again to resume an interrupted scoring. --overwrite replaces an existing output, but only one
-    that this command wrote.
+    Run the same command again to resume. --overwrite replaces only an output of this command.
 
     \b
     Examples:

@@ -46,9 +46,9 @@ def train(
 ) -> None:
     """Train a model with reinforcement learning on verifiable rewards.
 
-    Without arguments, train the embedded model on the embedded task with recipe prepo: a few minutes on a CPU. If you
-    set a slot without --recipe, the others default to random, uniform, keep-all, uniform and constant, except where the
-    chosen strategy sets them too. All five are printed at startup.
+    Without arguments, train the embedded model on the embedded task with recipe prepo: a few minutes on a CPU. Setting
+    a slot without --recipe resets the others to random, uniform, keep-all, uniform and constant, unless the chosen
+    strategy sets them; startup prints all five.
 
     --resume continues an interrupted run from its latest checkpoint, or extends a finished one to more --steps.
     --model RUN starts a new run from another run's final model.

@@ -19,10 +19,10 @@ def watch(
 ) -> None:
     """Follow a training run in the terminal until it ends.
 
-    Shows reward, held-out accuracy, share of zero-variance groups, throughput, cost, the last completions and the time
-    left, refreshed every second. It only reads the run folder, so it works for any run on this machine or a shared
-    disk, without slowing it down. Ctrl-C stops watching; the run continues. When piped, it prints the current state and
-    exits.
+    Shows reward, held-out accuracy, share of zero-variance groups, throughput, cost, time left and the last
+    completions, refreshed every second. It only reads the run folder, so it works for any run on this machine or a
+    shared disk without slowing it down. Ctrl-C stops watching, not the run. When piped, it prints the current state
+    once.
 
     \b
     Examples:

@@ -114,7 +114,6 @@ class Renderer:
         if start < 0:
             raise UsageError(
                 "the question can't be located because the chat template changes the user's "
-                "message; score the whole prompt: scope=prompt on the selector, --scope prompt in "
-                "score-ppl"
+                "message; score the whole prompt with scope=prompt (score-ppl: --scope prompt)"
             )
         return start

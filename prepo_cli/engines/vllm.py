@@ -78,8 +78,9 @@ class VllmEngine(VllmBase):
         super().__init__(eos_token_ids, config.vllm_max_model_length or max_model_len)
         if num_processes % config.vllm_tensor_parallel_size:
             raise UsageError(
-                f"engine.vllm_tensor_parallel_size={config.vllm_tensor_parallel_size} does not divide the number "
-                f"of processes, {num_processes}; start one process per GPU with accelerate launch --num_processes"
+                f"engine.vllm_tensor_parallel_size={config.vllm_tensor_parallel_size} does not "
+                f"divide the number of processes, {num_processes}; start one per GPU with "
+                "accelerate launch --num_processes"
             )
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._sleeps = config.vllm_enable_sleep_mode and torch.cuda.is_available()

@@ -140,8 +140,9 @@ def check_length(prompt: int, new: int, max_model_len: int) -> None:
         raise UsageError("vLLM can't complete an empty prompt; check the prompt column")
     if prompt + new > max_model_len:
         raise UsageError(
-            f"a prompt of {prompt} tokens plus {new} new tokens exceeds vLLM's context of {max_model_len}; raise "
-            "engine.vllm_max_model_length (for a server: --max-model-len) or lower the length limits"
+            f"a prompt of {prompt} plus {new} new tokens exceeds vLLM's context of "
+            f"{max_model_len}; raise engine.vllm_max_model_length (server: --max-model-len) or "
+            "lower the length limits"
         )
 
 

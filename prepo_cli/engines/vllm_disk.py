@@ -98,7 +98,7 @@ class DiskTransfer:
                 raise RunError(
                     f"the vLLM server at {self._server.url} can't load {self._newest} ({error}); "
                     "set engine.vllm_sync_dir to a folder that both machines can access, restart "
-                    "the server with the model being trained, then continue with --resume"
+                    "the server with the run's model, then continue with --resume"
                 ) from error
             raise
 

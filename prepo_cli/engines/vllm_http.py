@@ -171,7 +171,7 @@ class Session:
         except (ValueError, RecursionError) as error:
             raise Rejected(
                 f"the vLLM server at {self._server.url} returned '{brief(text[:200], 60)}' for "
-                f"{path} instead of JSON; check that it is vLLM"
+                f"{path} instead of valid JSON; check that it is vLLM"
             ) from error
 
     def text(self, path: str, body: Any = None, *, timeout_s: float | None = None, max_bytes: int = MAX_BYTES) -> str:

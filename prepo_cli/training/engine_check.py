@@ -47,9 +47,9 @@ class EngineMonitor:
         limit = self.config.engine.vllm_max_logp_difference
         if difference > limit:
             raise RunError(
-                f"in step {step} the engine's log-probs differ from the trainer's by {difference:.3f} on average, more "
-                f"than engine.vllm_max_logp_difference={limit}; it may not have loaded the latest weights, "
-                "continue with --resume or try --engine hf"
+                f"in step {step} the engine's log-probs differ from the trainer's by "
+                f"{difference:.3f} on average, more than engine.vllm_max_logp_difference={limit}; "
+                "it may have stale weights: continue with --resume or try --engine hf"
             )
 
 

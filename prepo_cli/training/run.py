@@ -160,10 +160,10 @@ class Run:
         self._sound = self.state_dict()
         if self.updater.skips.exhausted:
             raise RunError(
-                f"the last {self.updater.skips.in_a_row} updates were skipped because their loss "
-                "or gradient was not finite; the weights from before them are saved in "
-                f"{self.save()}: inspect the samples in {self.folder.skipped}, fix the reward or "
-                "the weighting, then continue with --resume"
+                f"the last {self.updater.skips.in_a_row} updates were skipped (loss or gradient "
+                f"not finite); the last good weights are in {self.save()}: inspect the samples in "
+                f"{self.folder.skipped}, fix the reward or the weighting, then continue with "
+                "--resume"
             )
         if self.progress.evaluation_due and not self.finished:
             self.evaluate()

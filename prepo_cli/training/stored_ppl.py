@@ -30,8 +30,8 @@ def check_stored_ppl(scopes: Set[str], dataset: PromptDataset, model: ModelConfi
     for context in filter(None, recorded):
         for scope in sorted(scopes - {context.scope}):
             raise UsageError(
-                f"{dataset.name}: its column 'ppl' was scored with scope={context.scope}, but the selector uses "
-                f"scope={scope}; set scope={context.scope} on the selector, or score again with: "
+                f"{dataset.name}: column 'ppl' was scored with scope={context.scope}, but the "
+                f"selector uses scope={scope}; set scope={context.scope} on the selector, or run: "
                 f"prepo score-ppl {dataset.name} --scope {scope}"
             )
     warn_of_differences(dataset, PerplexityContext, recorded, ScoreContext.of(model, renderer))

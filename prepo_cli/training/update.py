@@ -89,8 +89,8 @@ class Updater:
         if stats.broken_weights:
             raise RunError(
                 f"the update in step {step} made weights infinite or NaN although its gradient was "
-                "finite; start again with a lower training.learning_rate (the last checkpoint is "
-                "intact, but resuming would repeat this step)"
+                "finite; start again with a lower training.learning_rate (resuming from the last "
+                "checkpoint would repeat this step)"
             )
         self.skips.count(skipped=bool(stats.skipped_steps))
         return stats if stats.skipped_steps else stats + UpdateStats(divisor=loss_divisor)

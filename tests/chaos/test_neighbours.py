@@ -341,7 +341,7 @@ def test_links_to_checkpoints_and_models_of_others(prepo: Prepo, alone: Path, ne
     shutil.rmtree(run / "final")
     (run / "final").symlink_to(other / "final")
     for flags in (RESUME, OVERWRITE):
-        refused(prepo(*TRAIN, "--output-dir", str(run), *flags), f"{run / 'final'} is a link")
+        refused(prepo(*TRAIN, "--output-dir", str(run), *flags), f"{run / 'final'} must be a folder, not a link")
         assert everything(other) == before
 
 
@@ -350,7 +350,9 @@ def test_a_folder_of_others_is_no_place_for_a_run(prepo: Prepo, neighbours: Neig
     before = everything(neighbours.root)
     for flags in MODES.values():
         refused(
-            prepo(*TRAIN, "--output-dir", str(neighbours.root), *flags), "holds other files: empty it", "holds no run"
+            prepo(*TRAIN, "--output-dir", str(neighbours.root), *flags),
+            "contains other files: empty it",
+            "is not a run folder",
         )
         assert everything(neighbours.root) == before
 

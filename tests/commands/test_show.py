@@ -212,7 +212,7 @@ def test_no_wrong_ones(run: Path) -> None:
         (lambda folder: Marker("run").write(folder), "has no completions: no step has finished yet, or reporting.log_"),
         (lambda folder: Marker("evaluation").write(folder), "is unfinished; run its prepo eval command again"),
         (lambda folder: (folder / "samples.parquet").write_bytes(b"PAR1"), "can't read"),
-        (lambda folder: (folder / "samples.parquet").mkdir(), "holds neither"),
+        (lambda folder: (folder / "samples.parquet").mkdir(), "is neither"),
         (lambda folder: pq.write_table(pa.table({"a": [1]}), folder / "samples.parquet"), "can't read"),
         (
             lambda folder: pq.write_table(

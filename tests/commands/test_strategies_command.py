@@ -93,9 +93,9 @@ def test_each_example_works(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["ppl-shedule"], "unknown strategy 'ppl-shedule', did you mean 'ppl-schedule'?"),
+        (["ppl-shedule"], "unknown strategy 'ppl-shedule' (did you mean 'ppl-schedule'?"),
         (["rel-entropy", "--slot", "budget"], "unknown budget 'rel-entropy'"),
-        (["--slot", "selektor"], "unknown slot 'selektor', did you mean 'selector'?"),
+        (["--slot", "selektor"], "unknown slot 'selektor' (did you mean 'selector'?"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(arguments: list[str], says: str) -> None:

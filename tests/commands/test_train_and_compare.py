@@ -137,7 +137,7 @@ def test_compare_takes_another_baseline_and_target(runs: Path, tmp_path: Path) -
         (["train", "--steps", "0"], "training.total_steps=0"),
         (["train", "--resume", "--output-dir", "nothing-here"], "nothing to resume"),
         (["train", "--output-dir", "/proc/no/run"], "can't write to /proc/no/run"),
-        (["train", "--reward", "mth"], "unknown reward 'mth', did you mean 'math'?; known: math, "),
+        (["train", "--reward", "mth"], "unknown reward 'mth' (did you mean 'math'?); known: math, "),
         (["train", "--verdict", "exact"], "rewards.verdict=exact is not one of the reward functions: math; choose one"),
         (["train", "--model", "./no-model"], "no such model folder"),
         (["compare"], "nothing to compare; pass run folders"),

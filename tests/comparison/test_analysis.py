@@ -223,7 +223,7 @@ def test_a_seed_that_is_there_twice_counts_once() -> None:
     twin = make_run(seed=1, name="again", folder=Path("other/again"))
     comparison = compare([*several("random"), twin, make_run(seed=0)])
     assert found(comparison, "random").runs == tuple(f"random-{seed}" for seed in range(5))
-    assert "again was left out: random with seed 1 is there as random-1." in comparison.notes
+    assert "again was left out: random with seed 1 is already included as random-1." in comparison.notes
 
 
 def test_namesake_folders_are_told_apart() -> None:
@@ -237,7 +237,7 @@ def test_namesake_folders_are_told_apart() -> None:
         ({"metric": "avg@4"}, "metric avg@4 instead of avg@8"),
         ({"sets": ["evaluation.temperature=0.6"]}, "temperature 0.6 instead of 1.0"),
         ({"sets": ["training.max_completion_length=64"]}, "completion length 64 instead of 96"),
-        ({"prompt_ids": tuple(f"q{i}" for i in range(PROMPTS))}, "other prompts"),
+        ({"prompt_ids": tuple(f"q{i}" for i in range(PROMPTS))}, "different prompts"),
     ],
 )
 def test_what_was_evaluated_otherwise_is_not_compared(changes: dict[str, Any], words: str) -> None:
@@ -247,7 +247,7 @@ def test_what_was_evaluated_otherwise_is_not_compared(changes: dict[str, Any], w
     assert recipe.not_compared == (words,)
     assert {r["name"]: r["not_compared"] for r in as_json(comparison)["recipes"]} == {"random": [], "other": [words]}
     assert recipe.final is not None and recipe.curves
-    assert f"other is not compared with random: evaluated with {words}." in comparison.notes
+    assert f"other is not compared with random: it was evaluated with {words}." in comparison.notes
     assert comparison.verdict == ("Nothing could be compared; see the notes.",)
 
 
@@ -263,7 +263,7 @@ def test_only_common_prompts_count() -> None:
     ]
     comparison = compare([*runs[:5], *fewer])
     assert comparison.prompts == 11
-    assert "Accuracies are over the 11 prompts that all evaluations share, of 30." in comparison.notes
+    assert "Accuracies are over the 11 of 30 prompts that all evaluations share." in comparison.notes
     difference = found(comparison, "fast").difference
     assert difference == pytest.approx((0.07, 0.07, 0.07))
 
@@ -303,7 +303,7 @@ def test_runs_that_end_at_a_cost_are_aligned_at_their_ends() -> None:
 
 def test_unequal_cost_is_said() -> None:
     comparison = compare([*several("random"), *several("dapo", cost=1.8 * COST)])
-    note = "dapo was last evaluated after 1.80 times random's rollouts: final accuracies are not at equal cost."
+    note = "dapo was last evaluated after 1.80 times random's rollouts, so final accuracies are not at equal cost."
     assert note in comparison.notes
 
 
@@ -363,7 +363,7 @@ def test_rewards_that_do_not_decide_correctness_are_no_other_condition() -> None
     assert found(compare([*several("random"), *styled]), "styled").difference is not None
     stricter = several("strict", sets=["rewards.correct_reward=2"])
     assert found(compare([*several("random"), *stricter]), "strict").not_compared == (
-        "verdict math from 2.0 on instead of math",
+        "verdict math >= 2.0 instead of math",
     )
 
 

@@ -119,9 +119,9 @@ def test_the_newest_checkpoint_counts_unless_the_folder_has_a_state_of_its_own(t
     ("text", "message"),
     [
         ('{\n  "log_history": [\n    {"reward": 0.5,\n', r"trainer_state\.json:4: not JSON; copy it again"),
-        ("[1, 2]", "no log_history"),
-        ('{"epoch": 1}', "no log_history"),
-        ('{"log_history": [1]}', "no log_history"),
+        ("[1, 2]", "no Trainer log_history"),
+        ('{"epoch": 1}', "no Trainer log_history"),
+        ('{"log_history": [1]}', "no Trainer log_history"),
         ('{"log_history": [{"loss": 1.0, "step": 1}]}', "logs no rewards; pass the output folder of a GRPOTrainer"),
     ],
 )
@@ -210,7 +210,7 @@ def test_a_damaged_verl_line_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"run\.jsonl:4: "):
         read_foreign(log)
     write_log(log, [*VERL, (3, [])])  # type: ignore[list-item]
-    with pytest.raises(UsageError, match=r"run\.jsonl:4: no step and data"):
+    with pytest.raises(UsageError, match=r"run\.jsonl:4: lacks the step and data"):
         read_foreign(log)
 
 

@@ -203,7 +203,7 @@ def test_several_runs_cannot_share_a_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipes", "random,dapo", "--baseline", "dappo"], "not among the recipes, did you mean 'dapo'"),
+        (["--recipes", "random,dapo", "--baseline", "dappo"], "not among the recipes (did you mean 'dapo'"),
         (["--recipes", "random", "{tmp}/missing"], "no such run folder"),
         (["--recipes", "random", "--output-dir", "{tmp}/file"], "file is a file; choose another folder"),
         (["--steps", "3", "{tmp}"], "settings need --recipes or --ablate"),

@@ -34,7 +34,7 @@ def begin(run: PlannedRun) -> RunFolder:
 def test_foreign_files_are_not_replaced_and_ours_are(tmp_path: Path, name: str) -> None:
     put(tmp_path / name)
     with (
-        pytest.raises(UsageError, match="was not written by prepo, or by an older one; move it, or choose another"),
+        pytest.raises(UsageError, match="was not written by prepo, or by an older version; move it, or choose another"),
         claimed(tmp_path, planned(tmp_path)),
     ):
         pass

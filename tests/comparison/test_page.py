@@ -137,7 +137,7 @@ def test_a_comparison_without_evaluations_metrics_or_rollouts_has_a_page(tmp_pat
     elements = Elements((tmp_path / "page.html").read_text(encoding="utf-8"))
     hidden = {attrs.get("id") for tag, attrs in elements.found if "hidden" in attrs and tag in ("section", "figure")}
     assert hidden == {"charts", "curves", "training", "ratios", "rollouts"}
-    assert "The configurations agree in every setting." in elements.text
+    assert "The configurations are identical." in elements.text
 
 
 def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:

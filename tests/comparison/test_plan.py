@@ -38,10 +38,10 @@ def test_parameters_and_paths_hold_commas_and_slashes(text: str, slots: dict[str
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("radnom", "unknown recipe 'radnom', did you mean 'random'"),
-        ("prepo/wieghting=uniform", "'wieghting=uniform' replaces no slot, did you mean 'weighting'"),
-        ("prepo/uniform", "'uniform' replaces no slot"),
-        ("prepo/", "'' replaces no slot"),
+        ("radnom", r"unknown recipe 'radnom' \(did you mean 'random'"),
+        ("prepo/wieghting=uniform", r"'wieghting=uniform' does not name a slot \(did you mean 'weighting'"),
+        ("prepo/uniform", "'uniform' does not name a slot"),
+        ("prepo/", "'' does not name a slot"),
     ],
 )
 def test_a_wrong_recipe_is_one_line(text: str, message: str) -> None:
@@ -95,7 +95,7 @@ def test_foreign_folders_and_other_settings_are_refused_before_anything_runs(tmp
     folder = tmp_path / "random-seed0"
     folder.mkdir()
     (folder / "thesis.tex").touch()
-    with pytest.raises(UsageError, match="random-seed0 holds other files"):
+    with pytest.raises(UsageError, match="random-seed0 contains other files"):
         plan(parse_recipes("random"), [0], tmp_path)
     other = resolve(flags={"recipe": "random", "training.learning_rate": 0.5, "output_dir": str(folder)})
     (folder / "config.yaml").write_text(to_yaml(other))
@@ -151,7 +151,7 @@ def test_a_longer_study_extends_runs_that_do_not_depend_on_their_length(finished
             {"total_steps": 9},
             "with selector ppl-schedule an extended run differs from one of this length",
         ),
-        ("random", True, {"total_steps": 4}, "training.total_steps=5, not 4, and can't be extended: it is longer"),
+        ("random", True, {"total_steps": 4}, "training.total_steps=5, not 4, which can't be extended: it is longer"),
         ("random", True, {"total_steps": 9, "max_rollouts": 100}, "it is longer than that"),
         ("random", False, {"total_steps": 9}, "it has no checkpoint left"),
     ],

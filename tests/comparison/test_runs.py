@@ -110,7 +110,7 @@ def test_a_log_that_the_summary_tells_of_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"evaluations\.jsonl lacks the evaluation after training; copy it again"):
         read_run(folder)
     (folder / "metrics.jsonl").unlink()
-    with pytest.raises(UsageError, match=r"metrics\.jsonl holds 0 of 4 steps; copy it again"):
+    with pytest.raises(UsageError, match=r"metrics\.jsonl has only 0 of 4 steps; copy it again"):
         read_run(folder)
 
 
@@ -157,7 +157,7 @@ def test_damaged_gzip_and_missing_values_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"evaluations\.jsonl:2: no per_prompt"):
         read_run(write_run(tmp_path / "incomplete", incomplete))
     changed = [EVALUATIONS[0], EVALUATIONS[1] | {"prompt_ids": ["a", "c"]}, EVALUATIONS[2]]
-    with pytest.raises(UsageError, match=r"evaluations\.jsonl:2: other prompts"):
+    with pytest.raises(UsageError, match=r"evaluations\.jsonl:2: different prompts"):
         read_run(write_run(tmp_path / "changed", changed))
 
 
@@ -192,7 +192,7 @@ def test_an_evaluation_is_a_run_without_training(tmp_path: Path) -> None:
 
 def test_an_evaluation_without_its_samples_is_refused(tmp_path: Path) -> None:
     (write_evaluation(tmp_path / "a", [[1], [0]]) / "samples.parquet").unlink()
-    with pytest.raises(UsageError, match=r"lost its samples\.parquet; run"):
+    with pytest.raises(UsageError, match=r"has no samples\.parquet; run"):
         read_run(tmp_path / "a")
 
 

@@ -178,7 +178,7 @@ def test_columns_by_name(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "d.jsonl", {"text": "x", "label": "2", "prompt": "no"})
     dataset = load_prompts(path, prompt_column="text", answer_column="label")
     assert (dataset.question(0), dataset.answer(0)) == ("x", "2")
-    with pytest.raises(UsageError, match="no column 'labl', did you mean 'label'"):
+    with pytest.raises(UsageError, match=r"no column 'labl' \(did you mean 'label'"):
         load_prompts(path, answer_column="labl")
 
 

@@ -63,7 +63,9 @@ def test_a_folder_of_the_same_name_takes_precedence(
 
 @pytest.mark.parametrize(("name", "near"), [("aime-24", "aime24"), ("MATH_500", "math500"), ("amc_23", "amc23")])
 def test_a_misspelt_short_name_is_refused_with_the_nearest(name: str, near: str) -> None:
-    with pytest.raises(UsageError, match=rf"unknown dataset '{name}', did you mean '{near}'\?; known: dapo-math-17k"):
+    with pytest.raises(
+        UsageError, match=rf"unknown dataset '{name}' \(did you mean '{near}'\?\); known: dapo-math-17k"
+    ):
         load_prompts(name)
 
 

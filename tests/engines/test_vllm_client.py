@@ -227,7 +227,7 @@ def test_a_rejected_call_is_not_retried(fake: FakeVllm, tmp_path: Path) -> None:
     engine = connect(fake, tmp_path)
     engine.sync(weights(5))
     fake.hook = lambda path, when: 400 if path == "/v1/completions" else None
-    with pytest.raises(RunError, match=r"rejects /v1/completions \(\d+\): as asked"):
+    with pytest.raises(RunError, match=r"rejected /v1/completions \(\d+\): as asked"):
         engine.generate(MANY[:1])
     assert fake.paths.count("/v1/completions") == 1
 

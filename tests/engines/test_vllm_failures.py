@@ -46,8 +46,8 @@ def line(raised: pytest.ExceptionInfo[Any], *words: str) -> str:
 
 GARBAGE = {
     "html": (b"<html><h1>It works!</h1></html>", "<html>"),
-    "truncated": (b'{"choices": [{"token_ids": [1, 2', "no JSON"),
-    "nested": (b"[" * 100_000, "no JSON"),
+    "truncated": (b'{"choices": [{"token_ids": [1, 2', "valid JSON"),
+    "nested": (b"[" * 100_000, "valid JSON"),
     "binary": (b"\xff\x00\x1b[31m", r"\x1b[31m"),
     "empty": (b"", "None"),
     "a list": (b"[]", "[]"),
@@ -95,7 +95,7 @@ def test_missing_completions_and_log_probs_are_noticed(
     monkeypatch.setattr(fake, "complete", lambda body: (200, {"choices": choices}))
     with pytest.raises(RunError) as raised:
         engine.generate(MANY[:1])
-    line(raised, fake.url, "left out", "--resume")
+    line(raised, fake.url, "omitted", "--resume")
 
 
 @pytest.mark.parametrize("scored", [None, [], [None, {"9": {"logprob": -1.0}}], [None]])
@@ -128,7 +128,7 @@ def test_a_server_that_drips_is_given_up(fake: FakeVllm, tmp_path: Path, path: s
     fake.drips.add(path)
     with pytest.raises(RunError) as raised:
         engine.sync(weights(6)) if path == "/collective_rpc" else engine.generate(MANY[:2])
-    line(raised, fake.url, "no answer", "--resume")
+    line(raised, fake.url, "no response", "--resume")
 
 
 @pytest.mark.parametrize("path", ["/weight_info", "/collective_rpc", "/reset_prefix_cache", "/update_weight_version"])
@@ -138,7 +138,7 @@ def test_a_server_that_hangs_while_weights_are_sent(fake: FakeVllm, tmp_path: Pa
     fake.hook = lambda at, when: 0 if at == path else None
     with pytest.raises(RunError) as raised:
         engine.sync(weights(6))
-    line(raised, fake.url, "no answer", "--resume")
+    line(raised, fake.url, "no response", "--resume")
 
 
 @pytest.mark.parametrize("counted", [None, 7])
@@ -193,21 +193,21 @@ def test_a_refusal_at_the_start_names_the_cure(fake: FakeVllm, tmp_path: Path, s
     fake.hook = lambda path, when: status
     with pytest.raises(UsageError) as raised:
         connect(fake, tmp_path)
-    line(raised, "rejects /version", cure)
+    line(raised, "rejected /version", cure)
 
 
 @pytest.mark.parametrize("name", ["no-such-host.invalid", "127.0.0.1:9", "[::1]:9"])
 def test_no_server_there(tmp_path: Path, fake: FakeVllm, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RunError) as raised:
         connect(fake, tmp_path, give_up_after=0.2, vllm_server_base_url=f"http://{name}")
-    line(raised, f"http://{name}", "no answer", "--resume")
+    line(raised, f"http://{name}", "no response", "--resume")
     assert f"waiting for the vLLM server at http://{name} (" in capsys.readouterr().err
 
 
 def test_tls_where_there_is_none_is_not_retried(fake: FakeVllm, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as raised:
         connect(fake, tmp_path, vllm_server_base_url=fake.url.replace("http:", "https:"))
-    line(raised, "no secure connection", "write http://")
+    line(raised, "no secure connection", "use http://")
     assert fake.paths == []
 
 
@@ -283,7 +283,7 @@ def test_a_stopped_process_is_given_up_and_one_that_goes_on_is_not(
     process.send_signal(signal.SIGSTOP)  # the kernel still accepts connections
     with pytest.raises(RunError) as raised:
         engine.generate(MANY[:2])
-    line(raised, url, "no answer", "--resume")
+    line(raised, url, "no response", "--resume")
     process.send_signal(signal.SIGCONT)
     check(MANY[:3], engine.generate(MANY[:3]), 5)
     process.send_signal(signal.SIGSTOP)
@@ -293,4 +293,4 @@ def test_a_stopped_process_is_given_up_and_one_that_goes_on_is_not(
     process.kill()
     with pytest.raises(RunError) as raised:
         engine.generate(MANY[:2])
-    line(raised, url, "no answer", "--resume")
+    line(raised, url, "no response", "--resume")

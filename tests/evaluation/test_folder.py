@@ -49,7 +49,9 @@ def test_a_finished_evaluation_is_read_also_from_an_older_prepo(tmp_path: Path) 
     (tmp_path / MARKER).unlink()
     before = content(tmp_path)
     assert EvaluationFolder(tmp_path, "mark").open(overwrite=False) == {"fingerprint": "mark"}
-    with pytest.raises(UsageError, match="was not written by prepo, or by an older one; move it, or choose another"):
+    with pytest.raises(
+        UsageError, match="was not written by prepo, or by an older version; move it, or choose another"
+    ):
         EvaluationFolder(tmp_path, "mark").open(overwrite=True)
     assert content(tmp_path) == before
 

@@ -65,7 +65,7 @@ def link(root: Path, how: Callable[[Path, Path], None], to: Path | None = None) 
 
 def test_a_dataset_among_the_chunks_is_refused(tmp_path: Path) -> None:
     dataset = put(tmp_path / "z.jsonl.partial" / "chunk-000000.jsonl")
-    with pytest.raises(UsageError, match="is where its chunks would go"):
+    with pytest.raises(UsageError, match="its chunks would overwrite the input"):
         claim(tmp_path / "z.jsonl", dataset)
 
 
@@ -105,11 +105,11 @@ def test_garbage_is_not_ours(tmp_path: Path, ending: str, content: bytes) -> Non
     ("make", "message"),
     [
         (lambda path: path.mkdir(), "is a folder; choose a file name"),
-        (lambda path: path.symlink_to("nowhere.jsonl"), "is a link to something that does not exist"),
+        (lambda path: path.symlink_to("nowhere.jsonl"), "is a broken link"),
         (lambda path: put(chunks_folder(path) / "notes.txt"), "contains files that prepo did not write"),
         (lambda path: put(chunks_folder(path) / "fingerprint"), "contains files that prepo did not write"),
         (lambda path: put(chunks_folder(path)), "contains files that prepo did not write"),
-        (lambda path: Chunks(path.parent, "mark").open(), "holds a job's chunks"),
+        (lambda path: Chunks(path.parent, "mark").open(), "contains a job's chunks"),
     ],
 )
 def test_what_stands_in_the_way_is_named_and_stays(

@@ -102,8 +102,8 @@ def test_what_is_not_finite_is_left_out_and_counted() -> None:
     ("name", "message"),
     [
         ("mth", "did you mean 'math'"),
-        ("nowhere.at_all:f", "there is no module 'nowhere' in .* or on PYTHONPATH; run prepo from its folder"),
-        ("nowhere/at_all.py:f", "there is no nowhere/at_all.py in .*; run prepo from the folder that its path starts"),
+        ("nowhere.at_all:f", "module 'nowhere' was not found in .* or on PYTHONPATH; run prepo from its folder"),
+        ("nowhere/at_all.py:f", "nowhere/at_all.py was not found in .*; run prepo from the folder that its path is"),
         ("own_rewards.py", "unknown reward 'own_rewards.py'; name its function: own_rewards.py:function"),
         ("own_rewards:lenght", "own_rewards.py\\) has no 'lenght'"),
         ("own_rewards:number", "is of type int; name a function"),

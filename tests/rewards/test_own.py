@@ -97,7 +97,7 @@ def test_one_completion_that_fails_spoils_no_other(
     assert (scores.timeouts, scores.errors) == (1, len(orders) - 1)
     assert values(again) == [4.0]
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("prepo: reward")]
-    assert len(told) == 1 and ("count as 0" if mode == "zero" else "are left out") in told[0]
+    assert len(told) == 1 and ("count as 0" if mode == "zero" else "are skipped") in told[0]
 
 
 @pytest.mark.parametrize("order", ["sleep", "os._exit"])

@@ -89,9 +89,9 @@ def test_half_specs_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("slot", "text", "says"),
     [
-        ("selector", "ppl-shedule", "unknown selector 'ppl-shedule', did you mean 'ppl-schedule'?"),
+        ("selector", "ppl-shedule", "unknown selector 'ppl-shedule' (did you mean 'ppl-schedule'?"),
         ("selector", "rel-entropy", "'rel-entropy' is a weighting"),
-        ("selector", "random:ratoi=0.5", "unknown parameter 'ratoi' of selector 'random', did you mean 'ratio'?"),
+        ("selector", "random:ratoi=0.5", "unknown parameter 'ratoi' of selector 'random' (did you mean 'ratio'?"),
         ("selector", "full:ratio=0.5", "unknown parameter 'ratio' of selector 'full'; known: none"),
         ("selector", "random:ratio=0", "ratio=0: must be at least 0.0001"),
         ("selector", "random:ratio=much", "ratio='much'"),

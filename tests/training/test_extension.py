@@ -102,7 +102,7 @@ def test_a_finished_run_extends_like_an_interrupted_one(
     shutil.copytree(scheduled, finished)
     for folder in (finished, killed):
         run(folder, *SCHEDULED, "training.total_steps=4", resume=True)
-        (line,) = [line for line in capsys.readouterr().err.splitlines() if "another length" in line]
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "a different length" in line]
         assert line.endswith(
             "progress jumps from 100.0% to 50.0%, and with it the learning rate (cosine); selector ppl-schedule; "
             "temperature-schedule entropy-target; learning rate 0 -> 5e-05"

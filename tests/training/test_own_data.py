@@ -112,7 +112,7 @@ def test_a_resumed_run_holds_out_the_same(data: Path, finished: Path, tmp_path: 
 def test_it_is_said_at_the_start(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"training__total_steps": 1, "evaluation__at_start": False, "evaluation__at_end": False}
     run(data, tmp_path / "run", evaluation__limit=10, **options)
-    said = "prepo: 32 of 65 prompts are held out for evaluation, 10 of them evaluated (evaluation.limit); 1 row repeats"
+    said = "prepo: 32 of 65 prompts are held out for evaluation, 10 of them evaluated (evaluation.limit); 1 duplicate"
     assert said in capsys.readouterr().err
 
 
