@@ -24,6 +24,8 @@ def learning_curve(metrics: Sequence[Line], evaluations: Sequence[Line], path: P
     """Training reward and held-out avg@k over steps; below them the share of zero-variance groups and the entropy."""
     if not metrics:
         return
+    from matplotlib.ticker import MaxNLocator
+
     steps = np.array([line["step"] for line in metrics])
     rewards = np.array([line["reward"] for line in metrics])
     dot = "o" if len(steps) == 1 else None
@@ -38,6 +40,7 @@ def learning_curve(metrics: Sequence[Line], evaluations: Sequence[Line], path: P
         lower.set_ylabel("share of zero-variance groups", color=RED)
         lower.set_ylim(0, 1)
         lower.set_xlabel("step")
+        lower.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         entropy = lower.twinx()
         entropy.plot(steps, [line["entropy"] for line in metrics], color=GREEN, marker=dot)
         entropy.set_ylabel("token entropy (nats)", color=GREEN)

@@ -67,13 +67,16 @@ def test_perplexities_are_drawn_with_plain_numbers(tmp_path: Path, monkeypatch: 
 
 def test_the_learning_curve_counts_steps_as_the_files_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     curves: list[list[float]] = []
+    ticks: list[float] = []
     save = Figure.savefig
 
     def read_curves(figure: Figure, *arguments: Any, **keywords: Any) -> None:
         curves.extend(line.get_xdata().tolist() for line in figure.axes[0].get_lines()[:2])
+        ticks.extend(figure.axes[1].get_xticks())
         save(figure, *arguments, **keywords)
 
     monkeypatch.setattr(Figure, "savefig", read_curves)
     lines = [{"step": step, "reward": 0.5, "frac_reward_zero_std": 0.5, "entropy": 1.0} for step in range(3)]
     learning_curve(lines, [], tmp_path / "curve.png")
     assert curves == [[0, 1, 2], [0, 1, 2]]
+    assert {0, 1, 2} <= set(ticks) and all(tick == int(tick) for tick in ticks)
