@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 VLLM_BIN := .venv-vllm/bin
 VLLM_INSTALLED := .venv-vllm/installed
-# A worker for each core, each with one thread (tests/conftest.py); neighbours stay together as they share fixtures.
+# A worker for each core, each with one thread (tests/conftest.py); neighbors stay together as they share fixtures.
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
 PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos fuzz distributed walk)
 

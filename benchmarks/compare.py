@@ -1,4 +1,4 @@
-"""How long `prepo compare` takes on a large study: 50 runs of 5,000 steps, read, analysed, drawn and written as a page.
+"""How long `prepo compare` takes on a large study: 50 runs of 5,000 steps, read, analyzed, drawn and written as a page.
 
 The runs are made up, but have the files and columns of real ones: 10 recipes with 5 seeds each, 66 metrics a step, 100
 evaluations of 400 prompts, and the rollouts of 300 steps. The command runs in a process of its own, imports included.

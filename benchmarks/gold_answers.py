@@ -94,14 +94,14 @@ def different(golds: Sequence[Any], row: int) -> int:
     return next(
         other
         for other in (*range(row + 1, len(golds)), *range(row))
-        if normalised(joined(golds[other])) != normalised(gold) and value(joined(golds[other])) != (value(gold) or gold)
+        if normalized(joined(golds[other])) != normalized(gold) and value(joined(golds[other])) != (value(gold) or gold)
     )
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     r"""Lower-case text without white space, dollar signs and LaTeX spacing.
 
-    >>> normalised(r"$\left( 1,\, X \right)$")
+    >>> normalized(r"$\left( 1,\, X \right)$")
     '(1,x)'
     """
     return re.sub(r"[\s$]|\\left|\\right|\\,|\\;", "", text).lower()
@@ -113,7 +113,7 @@ def value(text: str) -> float | None:
     >>> value("1,234"), value(r"-\frac{1}{2}"), value("x + 1")
     (1234.0, -0.5, None)
     """
-    compact = normalised(text).replace(",", "")
+    compact = normalized(text).replace(",", "")
     if NUMBER.fullmatch(compact):
         return float(compact)
     found = FRACTION.fullmatch(compact)

@@ -2,7 +2,7 @@
 
 The model has the shape of Qwen2.5-1.5B and random bfloat16 weights, so nothing is downloaded. The step has 64 prompts
 with 8 rollouts of 512 tokens each: generate, one log-prob and entropy pass, one update. Then follow log-probs of
-8,192-token completions. Utilisation is the update's model FLOP/s (forward and backward, without recomputation) divided
+8,192-token completions. Utilization is the update's model FLOP/s (forward and backward, without recomputation) divided
 by the FLOP/s of a large matrix product in the same run on the same device.
 
     python -m benchmarks.gpu                   # needs a GPU with 80 GB
@@ -109,10 +109,10 @@ class Stopwatch:
         """Time a call that processes `tokens` tokens; returns its result."""
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        synchronise()
+        synchronize()
         started = perf_counter()
         result = call()
-        synchronise()
+        synchronize()
         if not self.warming_up:
             self.seconds[phase].append(perf_counter() - started)
             self.tokens[phase] = tokens
@@ -122,7 +122,7 @@ class Stopwatch:
 
 
 def measure(work: Work, folder: Path, engine: str, checkpointing: bool, repeats: int) -> dict[str, Any]:
-    """Seconds of each phase (one value per repeat), memory and utilisation."""
+    """Seconds of each phase (one value per repeat), memory and utilization."""
     config = resolve(
         flags={
             "model.model_name_or_path": str(folder / "model"),
@@ -210,10 +210,10 @@ def matrix_flops(size: int, device: torch.device) -> float:
     a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
     best = float("inf")
     for _ in range(10):
-        synchronise()
+        synchronize()
         started = perf_counter()
         a @ b
-        synchronise()
+        synchronize()
         best = min(best, perf_counter() - started)
     return 2.0 * size**3 / best
 
@@ -233,7 +233,7 @@ def make_requests(work: Work, seed: int) -> list[Request]:
     ]
 
 
-def synchronise() -> None:
+def synchronize() -> None:
     """Wait until the device is idle."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -1,7 +1,7 @@
 """What verifying a checkpoint adds to resuming: seconds to hash all its files against seconds to load them.
 
-The model has random weights, the optimiser both moments. Loading is what a resumed run does: the model with its
-tokenizer, and every tensor of the optimiser copied out of its mapped file. Both read from the page cache, as after the
+The model has random weights, the optimizer both moments. Loading is what a resumed run does: the model with its
+tokenizer, and every tensor of the optimizer copied out of its mapped file. Both read from the page cache, as after the
 first of the two has read the disk; they take turns, so that a slow minute of the machine hits both. Wall-clock times
 are meaningful only on an idle machine; CPU times, of all cores together, depend less on other load.
 

@@ -89,7 +89,7 @@ class Shape:
         rotated = (self.heads + self.kv_heads) * self.head_width
         norms = (
             2 * self.width * (4 + (4 if weights == "float32" else 2) + 2)
-        )  # input, normalised, input of the matrices
+        )  # input, normalized, input of the matrices
         attention = 2 * (2 * self.heads + 2 * self.kv_heads) * self.head_width + 4 * self.heads  # q, k, v, output, sums
         copies = 4 * rotated if weights == "float32" else 0  # float32 results of the rotary embedding
         head_norms = (6 * self.head_width + 4) * (self.heads + self.kv_heads) if self.family == "qwen3" else 0
@@ -163,8 +163,8 @@ def peak(shape: Shape, weights: Weights, layout: Layout, setting: Setting, lora:
     elif weights == "float32":  # autocast caches its copies of trained weights and recreates those of frozen ones
         copies = 2.0 * (shape.layer_parameters + shape.outer_parameters if lora else shape.parameters)
     backward = activations(shape, weights, setting.tokens, True) + logits_chunk() + copies
-    optimiser_step = trained * trained_size / shards
-    return Peak(permanent + gradients + max(backward, optimiser_step), permanent + engine(shape, setting))
+    optimizer_step = trained * trained_size / shards
+    return Peak(permanent + gradients + max(backward, optimizer_step), permanent + engine(shape, setting))
 
 
 def markdown(setting: Setting) -> str:

@@ -107,7 +107,7 @@ def collect(strategies: StrategySet, task: Task, ctx: StepContext) -> tuple[list
 
 
 def loss_of(strategies: StrategySet, task: Task, groups: list[Group], ctx: StepContext) -> tuple[torch.Tensor, Batch]:
-    """Policy-gradient loss over all tokens, with group-normalised advantages and the strategies' weights."""
+    """Policy-gradient loss over all tokens, with group-normalized advantages and the strategies' weights."""
     flat = [(n, task.ids[g.prompt.index], r) for n, g in enumerate(groups) for r in g.completions]
     flat.sort(key=lambda entry: len(entry[1]) + len(entry[2].ids))  # rows of like length need little padding
     scored = score([(ids, list(r.ids)) for _, ids, r in flat], ctx.temperature)

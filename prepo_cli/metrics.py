@@ -54,10 +54,10 @@ STEPS = (
     Metric("groups_trained", "groups", "groups with at least one rollout trained on"),
     Metric("rollouts_trained", "rollouts", "rollouts trained on in the step"),
     Metric("updated", "", "whether the weights were updated: true or false"),
-    Metric("learning_rate", "", "the optimiser's learning rate in this step"),
+    Metric("learning_rate", "", "the optimizer's learning rate in this step"),
     Metric("loss", "", "the loss, averaged according to training.loss_type"),
-    Metric("grad_norm", "", "gradient norm before clipping, averaged over the step's optimiser steps"),
-    Metric("skipped_steps", "optimiser steps", "optimiser steps skipped because the loss or gradient was not finite"),
+    Metric("grad_norm", "", "gradient norm before clipping, averaged over the step's optimizer steps"),
+    Metric("skipped_steps", "optimizer steps", "optimizer steps skipped because the loss or gradient was not finite"),
     Metric(
         "kl",
         "nats",
@@ -96,7 +96,7 @@ STEPS = (
     Metric(
         "timing_s/logprob", "seconds", "computing log-probs and entropies before the update, advantages and weights"
     ),
-    Metric("timing_s/update", "seconds", "forward and backward passes and optimiser steps"),
+    Metric("timing_s/update", "seconds", "forward and backward passes and optimizer steps"),
     Metric("timing_s/sync", "seconds", "sending the weights to the engine"),
     Metric("timing_s/checkpoint", "seconds", "writing a checkpoint since the previous line; not part of timing_s/step"),
     Metric("timing_s/step", "seconds", "the whole step"),
@@ -134,7 +134,7 @@ EVALUATIONS = (
 
 SUMMARY = (
     Metric("steps", "steps", "steps completed: one more than the last `step` in metrics.jsonl"),
-    Metric("skipped_steps", "optimiser steps", "optimiser steps skipped in the whole run"),
+    Metric("skipped_steps", "optimizer steps", "optimizer steps skipped in the whole run"),
     Metric("cost", "", "the final cost/* values, without the prefix"),
     Metric("metric", "", "name of the main measure, avg@k"),
     Metric("before", "share", "measures before training, with intervals, and the number of prompts"),

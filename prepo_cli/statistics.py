@@ -108,10 +108,10 @@ def wilson(correct: npt.ArrayLike, total: npt.ArrayLike, confidence: float = 0.9
     if np.any(c < 0) or np.any(c > n) or np.any(n < 1):
         raise ValueError("an interval of a share needs 0 <= correct <= total and total >= 1")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    centre = (c + z * z / 2) / (n + z * z)
+    center = (c + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * np.sqrt(c * (n - c) / n + z * z / 4)
     # Rounding would leave the ends of 0 and of n correct a hair beyond 0 and 1.
-    return np.where(c == 0, 0.0, centre - half), np.where(c == n, 1.0, centre + half)
+    return np.where(c == 0, 0.0, center - half), np.where(c == n, 1.0, center + half)
 
 
 def bootstrap_interval(

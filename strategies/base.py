@@ -77,7 +77,7 @@ class Strategy(ABC):
         """Learn from a round's rollouts, including those of groups that are then dropped."""
 
     def end_step(self, report: StepReport) -> None:  # noqa: B027
-        """Adapt after the optimiser step."""
+        """Adapt after the optimizer step."""
 
     def metrics(self) -> dict[str, float]:
         """Metrics, read once per step after `end_step` and logged as `<slot>/<key>`."""

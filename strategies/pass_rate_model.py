@@ -1,7 +1,7 @@
 """A prompt's pass rate, predicted from its perplexity, its length and its source, with an honest uncertainty.
 
 The mean is a logistic regression with partial pooling: all prompts share an intercept and the weights of the
-standardised log perplexity, its square and the log length; each source has its own intercept and slope, which a tighter
+standardized log perplexity, its square and the log length; each source has its own intercept and slope, which a tighter
 prior pulls towards 0. The weights have a Gaussian posterior that each step updates by Newton's method (Laplace
 approximation) and that is widened a little to follow the changing policy.
 
@@ -107,7 +107,7 @@ class Moments:
         squares += float(((values_B - added_mean) ** 2).sum()) + gap * gap * count * added / total
         self.state = np.array([total, mean + gap * added / total, squares])
 
-    def standardised(self, values_B: FloatArray) -> FloatArray:
+    def standardized(self, values_B: FloatArray) -> FloatArray:
         """Values less the mean over the deviation, within [-4, 4]."""
         count, mean, squares = self.state
         spread = float(np.sqrt(squares / count)) if count else 0.0
@@ -144,8 +144,8 @@ class PassRateModel:
 
     def features(self, prompts: Sequence[Prompt], log_ppl_B: FloatArray) -> FloatArray:
         """Features [B, F]; a prompt without a source has the shared ones alone."""
-        z_B = self.log_ppl.standardised(log_ppl_B)
-        length_B = self.log_length.standardised(lengths(prompts)) if self.with_length else np.zeros(len(prompts))
+        z_B = self.log_ppl.standardized(log_ppl_B)
+        length_B = self.log_length.standardized(lengths(prompts)) if self.with_length else np.zeros(len(prompts))
         x_BF = np.zeros((len(prompts), len(self.mean_F)))
         x_BF[:, :COMMON] = np.stack([np.ones_like(z_B), z_B, z_B * z_B, length_B], axis=1)
         if self.pooled:

@@ -204,7 +204,7 @@ class StrategySet:
             strategy.observe(groups, ctx)
 
     def end_step(self, report: StepReport) -> None:
-        """Let all five strategies adapt after the optimiser step."""
+        """Let all five strategies adapt after the optimizer step."""
         for strategy in self._by_slot.values():
             strategy.end_step(report)
 

@@ -77,7 +77,7 @@ class Group:
 class Batch:
     """The rollouts that are about to be trained on, over all processes, without those masked out.
 
-    `group_N` numbers the group of each rollout; `mask_NT` is true on completion tokens; `advantages_N` are normalised
+    `group_N` numbers the group of each rollout; `mask_NT` is true on completion tokens; `advantages_N` are normalized
     already. `entropy_NT` is in nats, of softmax(logits / temperature), zero where masked; it is computed only for
     weightings that set `needs_entropy`, else it is None.
     """

@@ -186,7 +186,7 @@ def test_isotonic_leaves_what_never_falls(values_RE: FloatArray) -> None:
 
 
 def naive_cost(accuracy_E: FloatArray, cost_E: FloatArray, target: float) -> float:
-    """Follow the curve in small steps of accuracy between neighbouring evaluations."""
+    """Follow the curve in small steps of accuracy between neighboring evaluations."""
     if accuracy_E[0] >= target - 1e-12:
         return float(cost_E[0])
     for e in range(1, len(accuracy_E)):

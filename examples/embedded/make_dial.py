@@ -38,7 +38,7 @@ def candidates(seed: int) -> dict[str, list[Problem]]:
     splits = make_splits(0)
     training = rng.sample(splits["train"], len(splits["train"]))
     alive = training[: int(SPARE["alive"] * SIZES["alive"])]
-    mislabelled = [_mislabelled(p, rng) for p in training[len(alive) :][: int(SPARE["wrong"] * SIZES["wrong"])]]
+    mislabeled = [_mislabeled(p, rng) for p in training[len(alive) :][: int(SPARE["wrong"] * SIZES["wrong"])]]
     seen = {problem.key for problems in splits.values() for problem in problems}
     beyond: list[Problem] = []
     while len(beyond) < int(SPARE["beyond"] * SIZES["beyond"]):
@@ -46,7 +46,7 @@ def candidates(seed: int) -> dict[str, list[Problem]]:
     families, solved = tuple(FAMILIES.values()), list[Problem]()
     while len(solved) < int(SPARE["solved"] * SIZES["solved"]):
         _add_new(solved, seen, rng.choice(families)(rng, rng.choice((1, 1, 2))))
-    return {"alive": alive, "beyond": beyond, "wrong": mislabelled, "solved": solved}
+    return {"alive": alive, "beyond": beyond, "wrong": mislabeled, "solved": solved}
 
 
 def rows_of(kind: str, problems: Sequence[Problem]) -> list[Row]:
@@ -73,7 +73,7 @@ def correct_rollouts(rows: Sequence[Row], k: int) -> list[int]:
     return [counts[row["id"]] for row in rows]
 
 
-def _mislabelled(problem: Problem, rng: random.Random) -> Problem:
+def _mislabeled(problem: Problem, rng: random.Random) -> Problem:
     """The same problem with a gold answer that is too large by 200 to 900."""
     return Problem(
         problem.source, problem.difficulty, problem.key, problem.question, (), problem.answer + rng.randint(200, 900)

@@ -40,14 +40,14 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a finished run; raises UsageError if the folder holds none."""
+    """Read a finished run; raises UsageError if it is not one."""
     path = folder / "summary.json"
     if not folder.is_dir():
         raise UsageError(f"no such run folder: {folder}")
     if not path.is_file():
         started = (folder / "config.yaml").is_file()
         cure = f"finish it with: prepo train --resume --output-dir {folder}" if started else "pass a run folder"
-        raise UsageError(f"{folder} holds no finished run (no summary.json); {cure}")
+        raise UsageError(f"{folder} is not a finished run (no summary.json); {cure}")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         model, method, rollouts = summary["model"], summary["recipe"], summary["cost"]["rollouts_total"]

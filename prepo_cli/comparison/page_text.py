@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from prepo_cli.comparison.page_data import differing_settings
 from prepo_cli.comparison.result import AXES, COSTS, Comparison, CostRatio, Recipe, Run
-from prepo_cli.comparison.style import COLOURS, DASHES, MARKERS
+from prepo_cli.comparison.style import COLORS, DASHES, MARKERS
 from prepo_cli.statistics import Interval, interval_text
 
 NEVER = 1e9
@@ -26,11 +26,11 @@ EMPTY = Cell('<span class="none">\N{EN DASH}</span>')
 
 
 def styles(comparison: Comparison) -> list[str]:
-    """Each recipe's colour, dash and marker as classes, in the order of the other pictures; 0 is the baseline's."""
+    """Each recipe's color, dash and marker as classes, in the order of the other pictures; 0 is the baseline's."""
     look = {comparison.baseline: "c0 d0 m0"}
     others = [recipe.name for recipe in comparison.recipes if recipe.name != comparison.baseline]
     for i, name in enumerate(others):
-        look[name] = f"c{1 + i % len(COLOURS)} d{1 + i % len(DASHES)} m{(1 + i) % len(MARKERS)}"
+        look[name] = f"c{1 + i % len(COLORS)} d{1 + i % len(DASHES)} m{(1 + i) % len(MARKERS)}"
     return [look[recipe.name] for recipe in comparison.recipes]
 
 

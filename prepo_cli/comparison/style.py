@@ -1,4 +1,4 @@
-"""One style for all pictures: Okabe and Ito's colour-blind-safe colours, with a dash and a marker for grey print.
+"""One style for all pictures: Okabe and Ito's color-blind-safe colors, with a dash and a marker for grey print.
 
 Every picture is saved as PNG and as SVG with text as text; the same data give the same bytes.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BLACK, GREY, PALE = "#000000", "#8C8C8C", "#D9D9D9"
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
-COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 DASHES: tuple[tuple[float, ...], ...] = ((6, 2), (1.2, 1.4), (8, 2, 1.5, 2), (3, 1.5), (6, 1.5, 1.2, 1.5, 1.2, 1.5))
 MARKERS = "osD^vPX"
 FEW = 6
@@ -52,7 +52,7 @@ DRAWING: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Style:
-    """How a recipe is drawn in every picture: matplotlib's colour, line style and marker."""
+    """How a recipe is drawn in every picture: matplotlib's color, line style and marker."""
 
     color: str
     linestyle: Any
@@ -72,9 +72,9 @@ def styles(comparison: Comparison) -> dict[str, Style]:
 
 
 def distinct(names: Sequence[str]) -> dict[str, Style]:
-    """Styles that differ for up to 30 names, and in colour for the first six."""
+    """Styles that differ for up to 30 names, and in color for the first six."""
     return {
-        name: Style(COLOURS[i % len(COLOURS)], (0.0, DASHES[i % len(DASHES)]), MARKERS[(i + 1) % len(MARKERS)])
+        name: Style(COLORS[i % len(COLORS)], (0.0, DASHES[i % len(DASHES)]), MARKERS[(i + 1) % len(MARKERS)])
         for i, name in enumerate(names)
     }
 
@@ -115,7 +115,7 @@ def panel_size(count: int) -> tuple[float, float]:
 
 
 def panels(figure: Figure, names: Sequence[str], xlabel: str, ylabel: str) -> list[Axes]:
-    """A panel for each name, on common axes that are labelled once."""
+    """A panel for each name, on common axes that are labeled once."""
     rows, columns = panel_grid(len(names))
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for i, axes in enumerate(grid):

@@ -2,7 +2,7 @@
 
 Tokenizers turn the text of a control token into the token wherever it stands, in the template's part of a rendered
 prompt or in a message. So where messages hold such text, it is broken by a mark before the template is rendered, which
-tells one from the other; the prompt is tokenised without the marks, and each token that a message's text became is
+tells one from the other; the prompt is tokenized without the marks, and each token that a message's text became is
 replaced by the tokens of its text. Everything else keeps its tokens, and prompts without such text take no detour.
 """
 

@@ -1,7 +1,7 @@
 """Render prompts with the chat template to token ids, and locate the question among them.
 
 The template is rendered to text, the last user message is located in that text, and the tokenizer's character offsets
-give the tokens that cover it. Messages are tokenised as text, whatever they hold (control_tokens.py).
+give the tokens that cover it. Messages are tokenized as text, whatever they hold (control_tokens.py).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Renderer:
     def is_longer(self, messages: Sequence[Message], limit: int) -> bool:
         """Whether a long prompt has more tokens than `limit`, found in starts of its longest message.
 
-        Rendering and tokenising a prompt of megabytes takes seconds. False means that it may still be too long.
+        Rendering and tokenizing a prompt of megabytes takes seconds. False means that it may still be too long.
         """
         text = max(
             (message["content"].strip() for message in messages if message["role"] != "assistant"), key=len, default=""

@@ -1,4 +1,4 @@
-"""The policy sharded over processes with torch's `fully_shard` (FSDP2): weights, gradients and optimiser state.
+"""The policy sharded over processes with torch's `fully_shard` (FSDP2): weights, gradients and optimizer state.
 
 Each decoder block is one unit; embeddings, norms and output matrix form another. The same code runs on GPUs and, over
 gloo, on CPUs, where it is tested.
@@ -20,7 +20,7 @@ from prepo_cli.policy.policy import Policy, ScoreBatch
 
 
 class FullyShard(Layout):
-    """Weights, gradients and optimiser state sharded by torch's `fully_shard` (FSDP2)."""
+    """Weights, gradients and optimizer state sharded by torch's `fully_shard` (FSDP2)."""
 
     def _place(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         self._shard(self.policy)

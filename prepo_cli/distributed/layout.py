@@ -1,7 +1,7 @@
-"""How the policy is laid out over the processes, and how an optimiser step is taken in that layout.
+"""How the policy is laid out over the processes, and how an optimizer step is taken in that layout.
 
 `Replicated` keeps a copy in every process (DDP); fsdp.py shards with torch's `fully_shard`, zero.py with DeepSpeed.
-The optimiser's state is always saved unsharded and by parameter name, so a run can resume in another layout.
+The optimizer's state is always saved unsharded and by parameter name, so a run can resume in another layout.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from prepo_cli.policy.tensors import full_tensor, local_tensor
 from prepo_cli.sections import TrainingConfig
 
 OptimizerState = dict[str, dict[str, Any]]
-"""The optimiser's state by parameter name: unsharded tensors on the CPU."""
+"""The optimizer's state by parameter name: unsharded tensors on the CPU."""
 
 
 class Layout(ABC):
-    """A policy placed over the processes, with its optimiser; the constructor places it.
+    """A policy placed over the processes, with its optimizer; the constructor places it.
 
     `trained` is the scorer, wrapped as the layout requires, to call where gradients are needed. Methods that work with
-    any torch optimiser are implemented here.
+    any torch optimizer are implemented here.
     """
 
     trained: nn.Module
@@ -57,7 +57,7 @@ class Layout(ABC):
 
     @abstractmethod
     def micro_batch(self, last: bool) -> AbstractContextManager[None]:
-        """A context around forward and backward of one micro-batch; `last` marks the one before the optimiser step."""
+        """A context around forward and backward of one micro-batch; `last` marks the one before the optimizer step."""
 
     def reshard(self, policy: Policy) -> None:  # noqa: B027  (only some layouts shard)
         """Free the gathered weights that a pass without gradients leaves behind."""
@@ -67,9 +67,9 @@ class Layout(ABC):
         self.processes.accelerator.backward(loss)
 
     def step(self, learning_rate: float) -> float:
-        """One optimiser step on clipped gradients, then clear them; returns their norm before clipping.
+        """One optimizer step on clipped gradients, then clear them; returns their norm before clipping.
 
-        No step is taken, in any process, if the norm isn't finite: weights and optimiser stay as they are.
+        No step is taken, in any process, if the norm isn't finite: weights and optimizer stay as they are.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -84,7 +84,7 @@ class Layout(ABC):
         return isfinite(torch.nn.utils.get_total_norm([local_tensor(weight) for weight in self.optimizer.state]))
 
     def optimizer_state(self, keep: bool) -> OptimizerState:
-        """The unsharded optimiser state; every process must call this; those that don't `keep` it get an empty one."""
+        """The unsharded optimizer state; every process must call this; those that don't `keep` it get an empty one."""
         state: OptimizerState = {}
         for name, parameter in self.policy.model.named_parameters():
             entry = self.optimizer.state.get(parameter)
@@ -118,7 +118,7 @@ class Replicated(Layout):
 
 
 def adamw(parameters: Sequence[nn.Parameter], training: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimiser of the trained parameters."""
+    """The optimizer of the trained parameters."""
     return torch.optim.AdamW(
         parameters,
         lr=training.learning_rate,

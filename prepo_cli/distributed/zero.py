@@ -1,8 +1,8 @@
-"""The policy in DeepSpeed's ZeRO, stages 1 to 3: optimiser state, gradients and weights partitioned.
+"""The policy in DeepSpeed's ZeRO, stages 1 to 3: optimizer state, gradients and weights partitioned.
 
 accelerate's configuration requests it (stage, offloading, or a DeepSpeed file); prepo applies it itself, because
 accelerate ignores it on machines without an accelerator, and because with variable rollouts the number of micro-batches
-changes from step to step. Batch sizes, precision, clipping and optimiser are prepo's own settings.
+changes from step to step. Batch sizes, precision, clipping and optimizer are prepo's own settings.
 
 In bfloat16 DeepSpeed trains float32 master weights; these are saved and sent to engines.
 """
@@ -33,14 +33,14 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Zero(Layout):
-    """Optimiser state partitioned by DeepSpeed; from stage 2 on gradients too, in stage 3 also the weights.
+    """Optimizer state partitioned by DeepSpeed; from stage 2 on gradients too, in stage 3 also the weights.
 
     Raises:
         UsageError: DeepSpeed is not installed, or its configuration sets what prepo decides or does not support.
     """
 
     engine: Any
-    """DeepSpeed's wrapper around the scorer and its optimiser."""
+    """DeepSpeed's wrapper around the scorer and its optimizer."""
     reference_engine: Any = None
     """DeepSpeed's wrapper around the reference; kept because it removes its hooks when it is deleted."""
 
@@ -136,7 +136,7 @@ class Zero(Layout):
         self.step(learning_rate=0.0)
 
     def _set(self, parameter: Any, value: Tensor, key: str | None = None) -> None:
-        """Set a master weight, or its optimiser state under `key`, from the full tensor."""
+        """Set a master weight, or its optimizer state under `key`, from the full tensor."""
         from deepspeed import utils
 
         value = value.to(self.processes.device, torch.float32)

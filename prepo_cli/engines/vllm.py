@@ -4,11 +4,11 @@ Weights are loaded through `reload_weights`, the one way that also reverts what 
 repacking). The prefix cache, which holds states of the old weights, is emptied afterwards. Log-probs are those of
 softmax(logits / temperature), except that with top_p < 1 vLLM reports those of the nucleus it draws from.
 
-With several processes, each has its own engine over `vllm_tensor_parallel_size` neighbouring GPUs; processes
+With several processes, each has its own engine over `vllm_tensor_parallel_size` neighboring GPUs; processes
 that share an engine must hand it the same requests. On GPUs, `sleep` frees the engine's memory for the update: weights
 move to host memory and the key-value cache is dropped. Only the CPU path with one process has been run.
 
-vLLM wants the process to itself: building an engine initialises torch.distributed if nothing else has, and on the CPU
+vLLM wants the process to itself: building an engine initializes torch.distributed if nothing else has, and on the CPU
 disables `torch.set_num_threads`. It also reseeds the global random generators, which is undone here.
 """
 

@@ -88,13 +88,13 @@ class TokenScorer(nn.Module):
         self, states_MD: Tensor, target_M: Tensor, temperature_M: Tensor, with_entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
         logits_MV = self.logits(states_MD).float() / temperature_M[:, None]
-        normaliser_M = torch.logsumexp(logits_MV, dim=-1)
-        logprob_M = logits_MV.gather(1, target_M[:, None])[:, 0] - normaliser_M
+        normalizer_M = torch.logsumexp(logits_MV, dim=-1)
+        logprob_M = logits_MV.gather(1, target_M[:, None])[:, 0] - normalizer_M
         if not with_entropy:
             return logprob_M, None
         with torch.no_grad():
             expected_M = (torch.softmax(logits_MV, dim=-1) * logits_MV).sum(dim=-1)
-            return logprob_M, normaliser_M.detach() - expected_M
+            return logprob_M, normalizer_M.detach() - expected_M
 
 
 def scale_logits(logits: Tensor, config: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Figures of runs, drawn with matplotlib in Okabe and Ito's colour-blind-safe palette."""
+"""Figures of runs, drawn with matplotlib in Okabe and Ito's color-blind-safe palette."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def held_out(axes: Any, evaluations: Sequence[Line], x: str, color: str, label: 
 
 
 def smoothed(values: np.ndarray[Any, np.dtype[np.float64]], share: float = 0.1) -> np.ndarray[Any, Any]:
-    """Centred moving average over about `share` of the points, with shorter windows at the ends.
+    """Centered moving average over about `share` of the points, with shorter windows at the ends.
 
     >>> smoothed(np.array([0.0, 3.0, 6.0, 9.0]))
     array([1.5, 3. , 6. , 7.5])

@@ -49,12 +49,12 @@ def bare(answer: str) -> str:
 
 
 def final_answer(completion: str) -> str | None:
-    """`given_answer`, normalised; None if there is none or it is empty."""
+    """`given_answer`, normalized; None if there is none or it is empty."""
     content = given_answer(completion)
-    return (normalise(content) or None) if content is not None else None
+    return (normalize(content) or None) if content is not None else None
 
 
-def normalise(answer: str) -> str:
+def normalize(answer: str) -> str:
     """The answer without whitespace, trailing dots and thousands separators."""
     compact = "".join(answer.split()).rstrip(".")
     return compact.replace("{,}", "").replace(",", "") if THOUSANDS.fullmatch(compact) else compact

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from prepo_cli.errors import UsageError
-from prepo_cli.rewards.answers import alternatives, final_answer, normalise
+from prepo_cli.rewards.answers import alternatives, final_answer, normalize
 from prepo_cli.rewards.messages import Prompt
 from strategies.registry import did_you_mean
 
@@ -31,7 +31,7 @@ def boxed(prompts: Sequence[Prompt], completions: Sequence[str], answer: Sequenc
     r"""1 if the last \boxed{} holds the answer, one of its alternatives, or all of them separated by commas."""
     rewards: list[float | None] = []
     for completion, golds in zip(completions, answer, strict=True):
-        texts = [normalise(gold) for gold in alternatives(golds)]
+        texts = [normalize(gold) for gold in alternatives(golds)]
         found = final_answer(completion)
         rewards.append(float(found is not None and found in {*texts, ",".join(texts)}) if texts else None)
     return rewards

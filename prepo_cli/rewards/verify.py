@@ -14,7 +14,7 @@ import re
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from prepo_cli.rewards.answers import BOX, given_answer, normalise
+from prepo_cli.rewards.answers import BOX, given_answer, normalize
 from prepo_cli.rewards.towers import too_long
 
 WHOLE_COMPLETION_CHARS = 50
@@ -93,7 +93,7 @@ def check(job: Job) -> bool:
     from math_verify import verify
 
     if any(map(BINOMIAL.search, [job.answer, *job.golds])):  # computed while parsing
-        return normalise(job.answer) in map(normalise, job.golds)
+        return normalize(job.answer) in map(normalize, job.golds)
     target, golds = _parse_answer(job.answer, job.kind), _parse_golds(job.golds)
     if any(map(too_long, [*target, *golds])):
         if any(form == gold for form in target for gold in golds):

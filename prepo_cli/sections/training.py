@@ -1,4 +1,4 @@
-"""Rollouts per step, optimiser, loss, checkpoints and the costs that end a run."""
+"""Rollouts per step, optimizer, loss, checkpoints and the costs that end a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_ROLLOUTS = 2**22
 
 
 class TrainingConfig(Section):
-    """Rollouts per step, optimiser, loss and checkpoints."""
+    """Rollouts per step, optimizer, loss and checkpoints."""
 
     total_steps: Limit[int | None] = Field(
         200, ge=1, le=LARGEST_COUNT, description="number of training steps; by default none if a cost limit is set"
@@ -66,7 +66,7 @@ class TrainingConfig(Section):
         "token", description="clip importance ratios per token (PPO) or per sequence (GSPO)"
     )
     mask_truncated_completions: bool = Field(False, description="exclude truncated completions from the loss")
-    num_iterations: int = Field(1, ge=1, le=1000, description="optimisation passes over each batch")
+    num_iterations: int = Field(1, ge=1, le=1000, description="optimization passes over each batch")
     max_skipped_steps: MayChange[int] = Field(
         5,
         ge=1,
@@ -74,7 +74,7 @@ class TrainingConfig(Section):
         description="stop after this many updates in a row with a loss or gradient that is not finite",
     )
     mini_batch_prompts: int | None = Field(
-        None, ge=1, le=2**20, description="groups per optimiser step; by default all"
+        None, ge=1, le=2**20, description="groups per optimizer step; by default all"
     )
     max_tokens_per_micro_batch: MayChange[int] = Field(
         16384, ge=1, le=2**40, description="padded tokens per forward and backward pass"
@@ -87,7 +87,7 @@ class TrainingConfig(Section):
         "no", description="bf16: weights in float32, matrix products in bfloat16"
     )
     fsdp: MayChange[bool] = Field(
-        False, description="FSDP: shard weights, gradients and optimiser state across all processes"
+        False, description="FSDP: shard weights, gradients and optimizer state across all processes"
     )
 
     @model_validator(mode="after")

@@ -38,10 +38,10 @@ def _advantages(
     np.maximum.at(highest_G, group_N, rewards_N)
     np.minimum.at(lowest_G, group_N, rewards_N)
     # Exactly 0 for equal rewards, from which their mean may differ by rounding.
-    centred_N = np.where((highest_G == lowest_G)[group_N], 0.0, rewards_N - means_G[group_N])
+    centered_N = np.where((highest_G == lowest_G)[group_N], 0.0, rewards_N - means_G[group_N])
     if scale_rewards == "none":
-        return centred_N
+        return centered_N
     if scale_rewards == "batch":
-        return centred_N / (float(np.std(rewards_N, ddof=1)) + EPSILON) if len(rewards_N) > 1 else centred_N
-    variance_G = np.bincount(group_N, centred_N**2) / np.maximum(counts_G - 1, 1)
-    return np.asarray(centred_N / (np.sqrt(variance_G)[group_N] + EPSILON))
+        return centered_N / (float(np.std(rewards_N, ddof=1)) + EPSILON) if len(rewards_N) > 1 else centered_N
+    variance_G = np.bincount(group_N, centered_N**2) / np.maximum(counts_G - 1, 1)
+    return np.asarray(centered_N / (np.sqrt(variance_G)[group_N] + EPSILON))

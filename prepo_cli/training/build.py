@@ -1,4 +1,4 @@
-"""Build a process's learner: load the models, place them, restore the optimiser and start the engine."""
+"""Build a process's learner: load the models, place them, restore the optimizer and start the engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prepo_cli.training.schedule import refuse_overwriting
 
 
 def build_learner(config: RunConfig, processes: Processes, resume_from: Path | None) -> Learner:
-    """Load the policy, the reference and the optimiser, and start the engine; `resume_from` is a checkpoint.
+    """Load the policy, the reference and the optimizer, and start the engine; `resume_from` is a checkpoint.
 
     Raises:
         UsageError: the model can't be loaded, the learning rate or the lengths don't fit it, or the engine can't be

@@ -1,7 +1,7 @@
 """Checkpoints, written atomically and verified before they are loaded: each is whole, or not used.
 
 A checkpoint is written to a temporary folder, gets a manifest, is flushed to disk and renamed. It holds the model in
-the hub's format with its tokenizer (or the adapters alone), the optimiser's full state by parameter name in
+the hub's format with its tokenizer (or the adapters alone), the optimizer's full state by parameter name in
 `optimizer.pt` (the learning rate is a function of the step), and the remaining state (the stream's position, counters,
 every strategy's state) in `state.json`, with arrays in `strategies.npz` and nothing pickled. It does not depend on the
 number of processes.
@@ -50,7 +50,7 @@ def save(
     """Write `folder/step-000123`, then delete all but the newest `keep` checkpoints.
 
     Args:
-        write_tensors: writes model and optimiser into the folder it is given.
+        write_tensors: writes model and optimizer into the folder it is given.
         expected_bytes: about how much is written, where no earlier checkpoint shows it.
 
     Raises:
@@ -115,7 +115,7 @@ def _unaware_of_deepspeed() -> Iterator[None]:
 
 
 def write_optimizer(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write the optimiser's state by parameter name."""
+    """Write the optimizer's state by parameter name."""
     torch.save(dict(state), folder / OPTIMIZER)
 
 
@@ -192,7 +192,7 @@ def _bytes(folder: Path) -> int:
 
 
 def write_state(checkpoint: Path, state: Mapping[str, Any]) -> None:
-    """Write the state besides model and optimiser: scalars as JSON, arrays as npz, nothing pickled."""
+    """Write the state besides model and optimizer: scalars as JSON, arrays as npz, nothing pickled."""
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     document = {"version": STATE_VERSION, "state": _split(state, arrays, "")}
     (checkpoint / STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")

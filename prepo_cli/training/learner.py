@@ -1,4 +1,4 @@
-"""What one process computes with: its copy or shard of the policy, the reference, the optimiser and an engine.
+"""What one process computes with: its copy or shard of the policy, the reference, the optimizer and an engine.
 
 Every process has one and runs the same methods at the same time on different data; `Team`, on the main process,
 splits the work. build.py builds it from a configuration.
@@ -91,7 +91,7 @@ class Learner:
         step: int,
         with_entropy: bool,
     ) -> UpdateStats:
-        """One optimiser step; every process has the same number of micro-batches. Returns this process's sums.
+        """One optimizer step; every process has the same number of micro-batches. Returns this process's sums.
 
         A loss or gradient that isn't finite, in any process, makes all of them skip the step.
         """
@@ -117,7 +117,7 @@ class Learner:
             self.engine.sync(self.policy.named_weights())
 
     def save(self, folder: str) -> None:
-        """Save model (only the adapters, if there are any) and optimiser for a checkpoint; the main process writes."""
+        """Save model (only the adapters, if there are any) and optimizer for a checkpoint; the main process writes."""
         writes = self.processes.is_main
         adapter = self.policy.adapter
         state = full_state(self.policy.model, writes) if adapter is None else full_state(adapter, writes, "lora_")

@@ -35,7 +35,7 @@ class Sample:
     entropies: FloatArray | None = None
     """Of each token, in nats."""
     old_logprobs: FloatArray | None = None
-    """Under the policy before the update; only set if the update takes several optimiser steps."""
+    """Under the policy before the update; only set if the update takes several optimizer steps."""
     reference_logprobs: FloatArray | None = None
 
     def __post_init__(self) -> None:

@@ -190,7 +190,7 @@ class Run:
 
         It has one while rollouts are collected (also in rewards and strategies) and scored: the state before the step,
         whose weights are still unchanged. It has one after a step, while the policy is evaluated. It has none from the
-        first optimiser step until the step's metrics are written, when a checkpoint itself could not be written, or
+        first optimizer step until the step's metrics are written, when a checkpoint itself could not be written, or
         when the failure came in the middle of what several processes do together.
         """
         state, self._sound = self._sound, None
@@ -208,7 +208,7 @@ class Run:
             self.team.export(partial)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state besides model and optimiser."""
+        """The state besides model and optimizer."""
         return {
             "progress": self.progress.state_dict(),
             "stream": self.stream.state_dict(),
@@ -218,7 +218,7 @@ class Run:
         }
 
     def resume(self, folder: Path) -> None:
-        """Continue from a checkpoint, whose model and optimiser the learner has already loaded."""
+        """Continue from a checkpoint, whose model and optimizer the learner has already loaded."""
         state = checkpoint.read_state(folder)
         refuse_changes(state["fingerprint"], self._fingerprint, self._datasets)
         self.load_state_dict(state)

@@ -96,7 +96,7 @@ class Team:
     def step(
         self, batch: Sequence[TrainingSample], divisor: float, learning_rate: float, step: int, with_entropy: bool
     ) -> UpdateStats:
-        """One optimiser step on all processes."""
+        """One optimizer step on all processes."""
         indices = token_batches([len(sample.ids) for sample in batch], self.max_batch_tokens)
         micro_batches = [[batch[i] for i in micro] for micro in indices]
         shares = round_robin(micro_batches, self.processes.count, [])
@@ -108,7 +108,7 @@ class Team:
         self.processes.call(self.learner.sync, [()] * self.processes.count)
 
     def save(self, folder: Path) -> None:
-        """Save model and optimiser into a checkpoint's folder."""
+        """Save model and optimizer into a checkpoint's folder."""
         self.processes.call(self.learner.save, [(str(folder),)] * self.processes.count)
 
     def export(self, folder: Path) -> None:

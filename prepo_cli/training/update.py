@@ -1,4 +1,4 @@
-"""The update: advantages and weights in, optimiser steps out.
+"""The update: advantages and weights in, optimizer steps out.
 
 Gradients are accumulated over micro-batches limited by padded tokens and spread over all processes. The loss is divided
 by the divisor of the whole mini-batch, so the gradient does not depend on how the mini-batch is split. On-policy (one
@@ -31,7 +31,7 @@ from strategies.types import derive_seed
 
 
 class Updater:
-    """Turns a batch into optimiser steps.
+    """Turns a batch into optimizer steps.
 
     Args:
         training: the run's settings.
@@ -46,7 +46,7 @@ class Updater:
         self.skips = Skips(training.max_skipped_steps)
 
     def prepare(self, groups: Sequence[Sequence[Sample]], needs_entropy: bool) -> None:
-        """Set the log-probs and entropies that must be known before the first optimiser step."""
+        """Set the log-probs and entropies that must be known before the first optimizer step."""
         samples = [sample for group in groups for sample in group]
         off_policy = self._is_off_policy(len(groups))
         entropy_unknown = any(sample.entropies is None for sample in samples)
@@ -64,7 +64,7 @@ class Updater:
     def update(
         self, batch: Sequence[TrainingSample], learning_rate: float, step: int, with_entropy: bool = False
     ) -> UpdateStats:
-        """All optimiser steps of a batch; `with_entropy` also measures the tokens' entropy.
+        """All optimizer steps of a batch; `with_entropy` also measures the tokens' entropy.
 
         Raises:
             RunError: the weights aren't finite any more.

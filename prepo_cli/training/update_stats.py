@@ -1,4 +1,4 @@
-"""Statistics of an update: sums over tokens, and extremes, combined over micro-batches, processes and optimiser steps.
+"""Statistics of an update: sums over tokens, and extremes, combined over micro-batches, processes and optimizer steps.
 
 Means are over the tokens that pass through the model, so mini-batches without gradients do not dilute them.
 """
@@ -32,14 +32,14 @@ class UpdateStats:
     tokens: int = 0
     optimizer_steps: int = 0
     skipped_steps: int = 0
-    """Optimiser steps that were not taken because the loss or the gradient wasn't finite; in no other sum."""
+    """Optimizer steps that were not taken because the loss or the gradient wasn't finite; in no other sum."""
     skipped: tuple[SkippedSample, ...] = ()
     broken_weights: bool = False
     """Whether the weights aren't finite after a step."""
     loss: float = 0.0
     divisor: float = 0.0
     grad_norm: float = 0.0
-    """Summed over optimiser steps."""
+    """Summed over optimizer steps."""
     clipped_low: float = 0.0
     clipped_high: float = 0.0
     kl: float | None = None

@@ -2,7 +2,7 @@
 
 A prompt of pass rate p with N rollouts is worth (1 - p^N - (1-p)^N) * p (1-p)^2: the probability that the rewards of
 the group differ, times the gain expected if they do. Adding rollouts one by one where the marginal value is highest
-maximises the sum for a fixed total, because the marginal value falls with N. Choice: p is the running pass rate with
+maximizes the sum for a fixed total, because the marginal value falls with N. Choice: p is the running pass rate with
 one correct and one wrong rollout added, so 0.5 for an unseen prompt.
 """
 

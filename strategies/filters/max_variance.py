@@ -23,9 +23,9 @@ def max_variance_subset(rewards_N: FloatArray, m: int) -> BoolArray:
     """
     n = len(rewards_N)
     order_N = np.argsort(rewards_N, kind="stable")
-    centred_N = rewards_N[order_N] - rewards_N.mean()
-    sums_S = np.concatenate([[0.0], np.cumsum(centred_N)])
-    squares_S = np.concatenate([[0.0], np.cumsum(centred_N**2)])
+    centered_N = rewards_N[order_N] - rewards_N.mean()
+    sums_S = np.concatenate([[0.0], np.cumsum(centered_N)])
+    squares_S = np.concatenate([[0.0], np.cumsum(centered_N**2)])
     bottom_I = np.arange(m + 1)
     top_I = m - bottom_I
     total_I = sums_S[bottom_I] + sums_S[n] - sums_S[n - top_I]

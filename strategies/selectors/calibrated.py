@@ -44,9 +44,9 @@ class Calibrated(Selector):
             "pseudo-rollouts that the predicted pass rate counts as, besides a prompt's own rollouts",
         ),
         "weight_0": ("log-odds", "intercept of the regression"),
-        "weight_1": ("log-odds", "slope for the standardised log perplexity"),
+        "weight_1": ("log-odds", "slope for the standardized log perplexity"),
         "weight_2": ("log-odds", "slope for its square"),
-        "weight_3": ("log-odds", "slope for the standardised log length of the prompt; 0 with length=false"),
+        "weight_3": ("log-odds", "slope for the standardized log length of the prompt; 0 with length=false"),
     }
 
     class Params(PerplexityParams):

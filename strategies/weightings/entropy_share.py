@@ -1,7 +1,7 @@
 """Sequence entropy relative to the rollout's own group, as GRPO-S does (2508.04349).
 
 w_i = Hbar_i / mean of Hbar over the group, Hbar_i the mean entropy of rollout i's tokens; a group's mean weight is 1.
-Deviation: the paper shapes rewards with entropy ratios before normalising them, in opposite directions for correct and
+Deviation: the paper shapes rewards with entropy ratios before normalizing them, in opposite directions for correct and
 wrong answers; here the same ratio scales the advantage of both, so its sign never changes. In a group whose entropies
 are all 0 the weights are 1.
 """

@@ -151,13 +151,13 @@ def test_recipes_go_off_and_on_by_keyboard_in_every_chart(visit: Callable[..., A
     assert len(traces(page, "curves")) == 3
 
 
-def test_a_recipe_keeps_its_colour_in_every_chart(visit: Callable[..., Any]) -> None:
+def test_a_recipe_keeps_its_color_in_every_chart(visit: Callable[..., Any]) -> None:
     page = visit()
-    colours = page.evaluate(
+    colors = page.evaluate(
         "[...document.querySelectorAll('.plot')].map(plot =>"
         " plot.data.filter(t => t.name === 'calibrated' && t.line?.width).map(t => t.line.color))"
     )
-    assert len({colour for chart in colours for colour in chart}) == 1 and all(colours) and len(colours) == 3
+    assert len({color for chart in colors for color in chart}) == 1 and all(colors) and len(colors) == 3
 
 
 def test_axes_switch_by_mouse_and_keyboard(visit: Callable[..., Any]) -> None:
@@ -263,7 +263,7 @@ def test_the_theme_follows_the_system_and_the_switch(visit: Callable[..., Any], 
     def brightness() -> list[int]:
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         curve = page.evaluate("document.querySelector('#curves .plot').data.at(-3).line.color")  # the baseline's
-        return [sum(map(int, re.findall(r"\d+", colour))) for colour in (paper, curve)]
+        return [sum(map(int, re.findall(r"\d+", color))) for color in (paper, curve)]
 
     paper, curve = brightness()
     assert (paper > curve) == (scheme == "light")

@@ -29,9 +29,9 @@ def metrics(steps: int, recipe: int, seed: int) -> dict[str, np.ndarray]:
     found |= {f"weighting/p{p}": weight ** (p / 50 - 1) for p in (0, 10, 50, 90, 100)}
     found["temperature"] = 1 + 0.1 * (recipe == 2) * x
     if recipe % 2:
-        for side, centre in (("candidates", np.full(steps, 5.0)), ("kept", 2 + 6 * x)):
+        for side, center in (("candidates", np.full(steps, 5.0)), ("kept", 2 + 6 * x)):
             for name, factor in (("mean", 1.0), ("min", 0.5), ("max", 2.0)):
-                found[f"selector/ppl_{side}_{name}"] = factor * centre * rng.lognormal(0, 0.05, steps)
+                found[f"selector/ppl_{side}_{name}"] = factor * center * rng.lognormal(0, 0.05, steps)
     return found
 
 

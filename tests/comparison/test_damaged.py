@@ -115,7 +115,7 @@ def test_a_value_of_the_wrong_type_in_a_summary(run: Path, key: str) -> None:
             read_run(run)
     if key != "steps":
         (run / "summary.json").write_text(json.dumps({k: v for k, v in summary.items() if k != key}))
-        with pytest.raises(UsageError, match=r"summary\.json: (no |neither )"):
+        with pytest.raises(UsageError, match=r"summary\.json: (no |lacks )"):
             read_run(run)
 
 
@@ -142,7 +142,7 @@ def test_accuracies_of_other_prompts_are_counted(run: Path) -> None:
 def test_lost_steps_are_named(run: Path) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:-1]))
-    with pytest.raises(UsageError, match=r"metrics\.jsonl holds 3 of 4 steps"):
+    with pytest.raises(UsageError, match=r"metrics\.jsonl has only 3 of 4 steps"):
         read_run(run)
     (run / "metrics.jsonl").write_text("".join([lines[0], *lines[2:]]))  # mended by a resumed run
     assert read_run(run).steps == 3

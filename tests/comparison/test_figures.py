@@ -187,7 +187,7 @@ def test_styles_are_distinct_also_in_grey_and_the_baseline_is_black(tmp_path: Pa
     found = styles(whole)
     assert (found["recipe 0"].color, found["recipe 0"].linestyle) == ("#000000", "-")
     assert len({(style.color, style.linestyle) for style in found.values()}) == 31
-    assert len({(style.linestyle, style.marker) for style in found.values()}) == 31  # without colour
+    assert len({(style.linestyle, style.marker) for style in found.values()}) == 31  # without color
 
 
 @given(st.integers(1, 60))

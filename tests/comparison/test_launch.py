@@ -165,7 +165,7 @@ def test_the_display_tells_how_far_a_run_is(
     assert "1 runs, 0 of them finished" in capsys.readouterr().err
 
 
-def test_the_live_table_shows_what_is_active_and_its_neighbours(tmp_path: Path) -> None:
+def test_the_live_table_shows_what_is_active_and_its_neighbors(tmp_path: Path) -> None:
     runs = plan(parse_recipes("random"), list(range(40)), tmp_path, flags=SMALL)
     for run in runs[:20]:
         write_lines(run.folder / "metrics.jsonl", [step_line(0)])

@@ -64,7 +64,7 @@ def test_the_first_changed_row_is_named(
     with pytest.raises(UsageError) as error:
         refuse_changes(saved, fingerprint(after, renderer), after)
     assert f"after.jsonl, line {index + 1} (id '" in str(error.value)
-    assert f"the checkpoint's training set{others};" in str(error.value)
+    assert f"in id, prompt or answer{others};" in str(error.value)
 
 
 def test_nested_and_skipped_rows_are_known(tmp_path: Path) -> None:

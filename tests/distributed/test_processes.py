@@ -157,7 +157,7 @@ def test_own_code_in_two_processes(tmp_path: Path) -> None:
     assert {reward for step in one for _, reward, _ in step} == {0.0, 1.0}
 
 
-def test_a_request_for_sharding_that_was_not_honoured_is_refused(tmp_path: Path) -> None:
+def test_a_request_for_sharding_that_was_not_honored_is_refused(tmp_path: Path) -> None:
     model = save_model("qwen2", tmp_path / "model")
     done = launch(command(tmp_path / "run", model), 2, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     assert done.returncode != 0

@@ -69,7 +69,7 @@ def test_what_is_not_our_link_stays(kind: str, here: Path, capsys: pytest.Captur
 
 def test_a_link_to_a_deleted_run_is_replaced() -> None:
     LATEST.symlink_to("gone")
-    with pytest.raises(UsageError, match="runs/latest points at runs/gone, which doesn't exist"):
+    with pytest.raises(UsageError, match="runs/latest points to runs/gone, which doesn't exist"):
         run_named("latest")
     link_latest(Path("runs/a"))
     assert run_named("latest") == "runs/a"
@@ -111,7 +111,7 @@ def test_names_that_mean_the_latest_run_are_replaced_by_its_folder() -> None:
 
 def test_without_a_run_the_name_is_refused() -> None:
     for name in ("latest", "runs/latest"):
-        with pytest.raises(UsageError, match="there is no runs/latest here"):
+        with pytest.raises(UsageError, match=r"no run has been started here \(no runs/latest\)"):
             run_named(name)
 
 

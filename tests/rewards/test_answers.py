@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prepo_cli.rewards.answers import alternatives, final_answer, given_answer, last_boxed, normalise
+from prepo_cli.rewards.answers import alternatives, final_answer, given_answer, last_boxed, normalize
 
 
 @pytest.mark.parametrize(
@@ -65,13 +65,13 @@ def test_last_boxed_against_counting_characters(text: str) -> None:
         (".", ""),
     ],
 )
-def test_normalise(answer: str, normal: str) -> None:
-    assert normalise(answer) == normal
+def test_normalize(answer: str, normal: str) -> None:
+    assert normalize(answer) == normal
 
 
 @given(st.text(max_size=30))
-def test_normalising_twice_changes_nothing(text: str) -> None:
-    assert normalise(normalise(text)) == normalise(text)
+def test_normalizing_twice_changes_nothing(text: str) -> None:
+    assert normalize(normalize(text)) == normalize(text)
 
 
 def test_an_empty_box_is_no_final_answer() -> None:

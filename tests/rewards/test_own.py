@@ -40,7 +40,7 @@ FAULTS = {
     "close": r"ended its process with",
     "kill the parent": r"ended its process with",
     "nan": r"returned nan \(tests/rewards/unruly.py:\d+\); a reward is None or a number from -1e9 to 1e9",
-    "sleep": r"took longer than [\d.]+ s for .*completions? \(it was at tests/rewards/unruly.py:\d+\)",
+    "sleep": r"took longer than [\d.]+ s for .*completions? \(stuck at tests/rewards/unruly.py:\d+\)",
     "stop the process": r"took longer than [\d.]+ s for .*completions?; raise rewards.\w*timeout_s, or",
 }
 SLOW = ("sleep", "stop the process")

@@ -51,9 +51,9 @@ def test_files_of_one_name_in_two_folders_stay_apart() -> None:
     assert (load("one/mine_b.py:x"), load("two/mine_b.py:x"), load("one/mine_b.py:x")) == (1, 2, 1)
 
 
-def test_a_file_imports_its_neighbours_and_may_have_any_name() -> None:
-    write("deep/neighbour_c.py", "y = 3\n")
-    write("deep/my-rewards.v2.py", "from neighbour_c import y\n")
+def test_a_file_imports_its_neighbors_and_may_have_any_name() -> None:
+    write("deep/neighbor_c.py", "y = 3\n")
+    write("deep/my-rewards.v2.py", "from neighbor_c import y\n")
     assert load("deep/my-rewards.v2.py:y") == 3
 
 

@@ -81,7 +81,7 @@ def test_moments_are_those_of_all_values(parts: list[list[float]]) -> None:
     assert squares == pytest.approx(((values - values.mean()) ** 2).sum(), abs=1e-7)
     expected = np.clip((values - values.mean()) / (values.std() or 1.0), -4, 4) if squares > 1e-12 else None
     if expected is not None:
-        np.testing.assert_allclose(moments.standardised(values), expected, atol=1e-6)
+        np.testing.assert_allclose(moments.standardized(values), expected, atol=1e-6)
 
 
 def world(rng: np.random.Generator, count: int, spread: float) -> tuple[list[Prompt], np.ndarray, np.ndarray]:

@@ -109,7 +109,7 @@ def test_sizes_sum_and_keep_limits_and_order(weights: list[float], low: int, roo
     assert low <= sizes.min() <= sizes.max() <= high
     for i, j in itertools.permutations(range(len(weights)), 2):
         assert weights[i] <= weights[j] or sizes[i] >= sizes[j] - 1
-    # Proportional: some factor, the same for all, gives every size but for the rounding to a neighbour.
+    # Proportional: some factor, the same for all, gives every size but for the rounding to a neighbor.
     inside = (sizes > low) & (sizes < high)
     if inside.any():
         assert ((sizes[inside] - 1) / weight_n[inside]).max() <= ((sizes[inside] + 1) / weight_n[inside]).min()

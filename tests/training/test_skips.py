@@ -180,7 +180,7 @@ POISON, MODEL = "strategies.weighting=tests.training.poison:Steps", "model/model
 
 
 def checkpoint(folder: Path, step: int) -> dict[str, torch.Tensor]:
-    """Weights and optimiser after so many steps."""
+    """Weights and optimizer after so many steps."""
     at = folder / "checkpoints" / f"step-{step:06d}"
     found = dict(load_file(at / MODEL))
     for name, entry in torch.load(at / "optimizer.pt", weights_only=True).items():

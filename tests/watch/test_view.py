@@ -57,7 +57,7 @@ def test_it_fits_at_every_width_and_shows_everything(folder: Path, width: int) -
     assert all(title in text for title in TITLES)
     assert "step 30 of 50" in re.sub(r"\s+", " ", text)
     assert "0.290" in text
-    assert "240 in all" in text
+    assert "240 in total" in text
     assert "\\boxed{7}" in text, "the end of a long completion is shown"
     assert "right      1  What is 1 + 1?" in text
     assert "1 + 1 = 2" in text

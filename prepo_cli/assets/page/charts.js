@@ -1,4 +1,4 @@
-/* Curves, training metrics and cost ratios. Colours come from the stylesheet, so that both themes have theirs. */
+/* Curves, training metrics and cost ratios. Colors come from the stylesheet, so that both themes have theirs. */
 
 const DASHES = ["solid", "9px,3px", "2.5px,2.5px", "12px,3px,3px,3px", "5px,2.5px", "9px,2.5px,2px,2.5px,2px,2.5px"];
 const MARKERS = ["circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x"];
@@ -9,13 +9,13 @@ const byId = (id) => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 const chosen = (group) => document.querySelector(`input[name="${group}"]:checked`).value;
 
-function colourOf(name) {
+function colorOf(name) {
   const probe = byId("probe");
   probe.style.color = `var(--${name})`;
   return getComputedStyle(probe).color;
 }
 
-const faint = (colour) => colour.replace("rgb(", "rgba(").replace(")", ", 0.14)");
+const faint = (color) => color.replace("rgb(", "rgba(").replace(")", ", 0.14)");
 
 const printing = matchMedia("print");
 const PRINT_WIDTH = 680; /* what A4 and Letter leave; the page can't measure it before it is printed */
@@ -30,18 +30,18 @@ function shownRecipes() {
   return [...document.querySelectorAll("#chips input")].filter((box) => box.checked).map((box) => {
     const recipe = data.recipes[Number(box.value)];
     const [hue, dash, marker] = box.parentNode.querySelector(".swatch").classList.value.match(/\d+/g).map(Number);
-    return { ...recipe, label: plain(recipe.name), colour: colourOf(`c${hue}`), dash: DASHES[dash], marker: MARKERS[marker] };
+    return { ...recipe, label: plain(recipe.name), color: colorOf(`c${hue}`), dash: DASHES[dash], marker: MARKERS[marker] };
   });
 }
 
 function layout(x, y, more) {
-  const rule = colourOf("rule"), quiet = colourOf("quiet");
+  const rule = colorOf("rule"), quiet = colorOf("quiet");
   const axis = { gridcolor: rule, linecolor: rule, zeroline: false, tickcolor: rule, ticks: "" };
   const title = (text) => ({ text: plain(text), font: { size: 13, color: quiet }, standoff: 10 });
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "closest",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: quiet },
-    hoverlabel: { bgcolor: colourOf("raised"), bordercolor: colourOf("quiet"), font: { color: colourOf("ink") }, namelength: -1 },
+    hoverlabel: { bgcolor: colorOf("raised"), bordercolor: colorOf("quiet"), font: { color: colorOf("ink") }, namelength: -1 },
     margin: { l: 62, r: 16, t: 10, b: 48 }, dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false,
     autosize: true, width: printing.matches ? PRINT_WIDTH : undefined,
     xaxis: { ...axis, showgrid: false, showline: true, ticks: "outside", ticklen: 5, title: title(x) },
@@ -52,7 +52,7 @@ function layout(x, y, more) {
 function band(recipe, curve) {
   return {
     x: [...curve.x, ...[...curve.x].reverse()], y: [...curve.high, ...[...curve.low].reverse()],
-    fill: "toself", fillcolor: faint(recipe.colour), mode: "lines", line: { width: 0 }, hoverinfo: "skip", name: recipe.label,
+    fill: "toself", fillcolor: faint(recipe.color), mode: "lines", line: { width: 0 }, hoverinfo: "skip", name: recipe.label,
   };
 }
 
@@ -60,8 +60,8 @@ function line(recipe, curve) {
   const few = curve.x.length <= 40, wide = curve.high.some((value, i) => value > curve.low[i]);
   return {
     x: curve.x, y: curve.mean, customdata: curve.x.map((_, i) => [curve.low[i], curve.high[i]]), name: recipe.label,
-    mode: few ? "lines+markers" : "lines", line: { color: recipe.colour, width: 2.2, dash: recipe.dash },
-    marker: { color: recipe.colour, symbol: recipe.marker, size: 6 },
+    mode: few ? "lines+markers" : "lines", line: { color: recipe.color, width: 2.2, dash: recipe.dash },
+    marker: { color: recipe.color, symbol: recipe.marker, size: 6 },
     hovertemplate: `%{fullData.name}<br>%{y:.3f}${wide ? " [%{customdata[0]:.3f}, %{customdata[1]:.3f}]" : ""}<br>after %{x:,.0f}<extra></extra>`,
   };
 }
@@ -73,7 +73,7 @@ function drawCurves() {
     ...(recipes.length > FEW ? [] : recipes.map((recipe) => band(recipe, recipe.curves[axis]))), ...recipes.map((recipe) => line(recipe, recipe.curves[axis])),
   ];
   const target = data.target === null ? {} : {
-    shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: data.target, y1: data.target, line: { color: colourOf("quiet"), width: 1, dash: "1px,3px" } }],
+    shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: data.target, y1: data.target, line: { color: colorOf("quiet"), width: 1, dash: "1px,3px" } }],
     annotations: [{
       xref: "paper", x: 0, xanchor: "left", y: data.target, yanchor: "bottom", showarrow: false,
       text: `target ${data.target.toFixed(3)}`, font: { size: 11 },
@@ -96,11 +96,11 @@ function drawMetric() {
   const recipes = shownRecipes().filter((recipe) => recipe.metrics[name]);
   const behind = recipes.length > FEW / 2 ? [] : recipes.map((recipe) => ({
     x: recipe.steps, y: recipe.metrics[name], name: recipe.label, mode: "lines", hoverinfo: "skip",
-    line: { color: recipe.colour, width: 1 }, opacity: 0.25,
+    line: { color: recipe.color, width: 1 }, opacity: 0.25,
   }));
   const traces = behind.concat(recipes.map((recipe) => ({
     x: recipe.steps, y: smoothed(recipe.metrics[name]), name: recipe.label, mode: "lines", connectgaps: true,
-    line: { color: recipe.colour, width: 2, dash: recipe.dash },
+    line: { color: recipe.color, width: 2, dash: recipe.dash },
     hovertemplate: "%{fullData.name}<br>%{y:.4~g}<br>step %{x:,.0f}<extra></extra>",
   })));
   return Plotly.react(plotOf("training"), traces, layout("step", name, {}), CONFIG);
@@ -112,12 +112,12 @@ function ratioTrace(recipe, ratio, position, right) {
   const told = never ? `not reached with ${ratio.low.toFixed(2)}` : `${at.toFixed(2)} [${ratio.low.toFixed(2)}, ${open ? "∞)" : `${upper.toFixed(2)}]`}`;
   const interval = {
     x: [ratio.low, upper], y: [position, position], mode: open ? "lines+markers" : "lines", hoverinfo: "skip",
-    line: { color: recipe.colour, width: 2.5 }, name: recipe.label, cliponaxis: false,
-    marker: { color: recipe.colour, symbol: "triangle-right", size: [0, 11] },
+    line: { color: recipe.color, width: 2.5 }, name: recipe.label, cliponaxis: false,
+    marker: { color: recipe.color, symbol: "triangle-right", size: [0, 11] },
   };
   const point = {
     x: [at], y: [position], name: recipe.label, mode: "markers", cliponaxis: false,
-    marker: { color: never ? colourOf("paper") : recipe.colour, line: { color: recipe.colour, width: 2 }, symbol: recipe.marker, size: 10 },
+    marker: { color: never ? colorOf("paper") : recipe.color, line: { color: recipe.color, width: 2 }, symbol: recipe.marker, size: 10 },
     hovertemplate: `%{fullData.name}<br>${told}<extra></extra>`,
   };
   return [interval, point];
@@ -135,12 +135,12 @@ function drawRatios() {
   const widest = Math.max(0, ...recipes.map((recipe) => Math.min(recipe.name.length, longest)));
   const shape = layout(`× the baseline’s ${axis}`, "", {
     height: 70 + 34 * Math.max(1, recipes.length), margin: { l: 20 + 8 * widest, r: 20, t: 10, b: 48 },
-    shapes: [{ type: "line", yref: "paper", x0: 1, x1: 1, y0: 0, y1: 1, line: { color: colourOf("ink"), width: 1.2 } }],
+    shapes: [{ type: "line", yref: "paper", x0: 1, x1: 1, y0: 0, y1: 1, line: { color: colorOf("ink"), width: 1.2 } }],
   });
   Object.assign(shape.xaxis, { type: "log", range: [Math.log10(left), Math.log10(right)], tickvals: ticks, ticktext: ticks.map(String), showgrid: true });
   Object.assign(shape.yaxis, {
     range: [recipes.length - 0.5, -0.5], tickvals: recipes.map((_, i) => i), showgrid: false, fixedrange: true,
-    ticktext: recipes.map((recipe) => plain(recipe.name, longest)), tickfont: { size: 13, color: colourOf("ink") },
+    ticktext: recipes.map((recipe) => plain(recipe.name, longest)), tickfont: { size: 13, color: colorOf("ink") },
   });
   return Plotly.react(plotOf("ratios"), traces, shape, CONFIG);
 }

@@ -231,7 +231,7 @@ LIKE_OURS = {
 
 
 @dataclass
-class Neighbours:
+class Neighbors:
     """Files, folders and links of others in every folder of an output, and what the links lead to."""
 
     root: Path
@@ -283,42 +283,42 @@ class Neighbours:
 
 
 @pytest.fixture
-def neighbours(tmp_path: Path) -> Neighbours:
-    return Neighbours(tmp_path / "out", tmp_path / "elsewhere")
+def neighbors(tmp_path: Path) -> Neighbors:
+    return Neighbors(tmp_path / "out", tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_run_leaves_what_is_not_its_own(
-    prepo: Prepo, alone: Path, killed: Path, neighbours: Neighbours, mode: str
+    prepo: Prepo, alone: Path, killed: Path, neighbors: Neighbors, mode: str
 ) -> None:
     """A killed run; resumed, it has others' files everywhere but in the checkpoint that it goes on from."""
-    run, copies = neighbours.root, [f"checkpoints/step-00000{number}-copy2" for number in (1, 2)]
+    run, copies = neighbors.root, [f"checkpoints/step-00000{number}-copy2" for number in (1, 2)]
     shutil.copytree(killed, run)
     for name in copies:
         shutil.copytree(run / name.removesuffix("-copy2"), run / name)
     copied = [everything(run / name) for name in copies]
-    neighbours.plant(LIKE_OURS["run"], but=[*copies, *(["checkpoints/step-000002"] if mode == "resume" else [])])
+    neighbors.plant(LIKE_OURS["run"], but=[*copies, *(["checkpoints/step-000002"] if mode == "resume" else [])])
     before = everything(run)
     ended = prepo(*TRAIN, "--output-dir", str(run), *MODES[mode])
-    assert neighbours.lost == []
+    assert neighbors.lost == []
     if mode == "start":
         refused(ended, f"{run} already holds a run: ")
         assert everything(run) == before
         return
     assert ended.code == 0, ended.err
     found = content(run)
-    found["files"] = {name: text for name, text in found["files"].items() if run / name not in neighbours.planted}
+    found["files"] = {name: text for name, text in found["files"].items() if run / name not in neighbors.planted}
     assert found == content(alone)
-    neighbours.plant(but=copies)
+    neighbors.plant(but=copies)
     ended = prepo(*TRAIN, "--output-dir", str(run), "--overwrite")
-    assert (ended.code, neighbours.lost) == (0, []), ended.err
+    assert (ended.code, neighbors.lost) == (0, []), ended.err
     assert [everything(run / name) for name in copies] == copied
 
 
 def test_others_in_the_newest_checkpoint_are_set_aside_with_it(
-    prepo: Prepo, killed: Path, neighbours: Neighbours
+    prepo: Prepo, killed: Path, neighbors: Neighbors
 ) -> None:
-    run = neighbours.root
+    run = neighbors.root
     shutil.copytree(killed, run)
     notes = Path("checkpoints", "step-000002", "notes.txt")
     (run / notes).write_text("mine")
@@ -327,9 +327,9 @@ def test_others_in_the_newest_checkpoint_are_set_aside_with_it(
     assert (run / "checkpoints" / "damaged-step-000002" / "notes.txt").read_text() == "mine"
 
 
-def test_links_to_checkpoints_and_models_of_others(prepo: Prepo, alone: Path, neighbours: Neighbours) -> None:
+def test_links_to_checkpoints_and_models_of_others(prepo: Prepo, alone: Path, neighbors: Neighbors) -> None:
     """A checkpoint is linked to another run's, and so is the final model."""
-    run, other = neighbours.root, neighbours.elsewhere / "run"
+    run, other = neighbors.root, neighbors.elsewhere / "run"
     shutil.copytree(alone, run)
     shutil.copytree(alone, other)
     before = everything(other)
@@ -345,58 +345,56 @@ def test_links_to_checkpoints_and_models_of_others(prepo: Prepo, alone: Path, ne
         assert everything(other) == before
 
 
-def test_a_folder_of_others_is_no_place_for_a_run(prepo: Prepo, neighbours: Neighbours) -> None:
-    neighbours.plant(LIKE_OURS["run"])
-    before = everything(neighbours.root)
+def test_a_folder_of_others_is_no_place_for_a_run(prepo: Prepo, neighbors: Neighbors) -> None:
+    neighbors.plant(LIKE_OURS["run"])
+    before = everything(neighbors.root)
     for flags in MODES.values():
         refused(
-            prepo(*TRAIN, "--output-dir", str(neighbours.root), *flags),
+            prepo(*TRAIN, "--output-dir", str(neighbors.root), *flags),
             "contains other files: empty it",
             "is not a run folder",
         )
-        assert everything(neighbours.root) == before
+        assert everything(neighbors.root) == before
 
 
 @pytest.mark.parametrize("flags", [[], OVERWRITE], ids=["", "overwrite"])
 @pytest.mark.parametrize("name", ["score-ppl", "score-passrate", "eval"])
 def test_an_output_leaves_what_is_not_its_own(
-    prepo: Prepo, data: Path, neighbours: Neighbours, name: str, flags: list[str]
+    prepo: Prepo, data: Path, neighbors: Neighbors, name: str, flags: list[str]
 ) -> None:
     """Begun beside others' files, killed, joined by more, begun again, and again with --overwrite."""
     words, stop = OUTPUTS[name]
-    folder = neighbours.root
+    folder = neighbors.root
     argv = [word.format(data=data, folder=folder, run=None) for word in words]
     like_ours = LIKE_OURS["evaluation" if name == "eval" else "scored"]
     like_ours = [other.replace(".jsonl", Path(argv[3]).suffix) for other in like_ours] if name != "eval" else like_ours
     beside = [other for other in like_ours if "partial/" not in other]
-    neighbours.plant(beside)
+    neighbors.plant(beside)
     end(prepo.start(*argv, stop=[stop]))
-    neighbours.plant(like_ours)
+    neighbors.plant(like_ours)
     ended = prepo(*argv, *flags)
-    assert (ended.code, neighbours.lost) == (0, []), ended.err
-    neighbours.plant()
+    assert (ended.code, neighbors.lost) == (0, []), ended.err
+    neighbors.plant()
     ended = prepo(*argv, "--overwrite")
-    assert (ended.code, neighbours.lost) == (0, []), ended.err
+    assert (ended.code, neighbors.lost) == (0, []), ended.err
 
 
 @pytest.mark.parametrize(
     "place", ["scored.jsonl", "scored.jsonl.partial/notes.txt", "samples.parquet", "partial/notes.txt"]
 )
-def test_others_where_an_output_belongs_are_refused(
-    prepo: Prepo, data: Path, neighbours: Neighbours, place: str
-) -> None:
+def test_others_where_an_output_belongs_are_refused(prepo: Prepo, data: Path, neighbors: Neighbors, place: str) -> None:
     name = "score-ppl" if place.startswith("scored") else "eval"
-    argv = [word.format(data=data, folder=neighbours.root, run=None) for word in OUTPUTS[name][0]]
-    neighbours.plant([place])
-    before = everything(neighbours.root)
+    argv = [word.format(data=data, folder=neighbors.root, run=None) for word in OUTPUTS[name][0]]
+    neighbors.plant([place])
+    before = everything(neighbors.root)
     for flags in ([], OVERWRITE):
         refused(prepo(*argv, *flags), "not written by prepo", "was not written by this command", "prepo did not write")
-        assert everything(neighbours.root) == before
+        assert everything(neighbors.root) == before
 
 
 def test_a_study_leaves_what_is_not_its_own(prepo: Prepo, study: list[str], tmp_path: Path) -> None:
-    neighbours = Neighbours(Path(study[study.index("--output-dir") + 1]), tmp_path / "elsewhere")
-    neighbours.plant(LIKE_OURS["comparison"])
-    for argv in (study, ["compare", str(neighbours.root / "random-seed0"), "--output-dir", str(neighbours.root)]):
+    neighbors = Neighbors(Path(study[study.index("--output-dir") + 1]), tmp_path / "elsewhere")
+    neighbors.plant(LIKE_OURS["comparison"])
+    for argv in (study, ["compare", str(neighbors.root / "random-seed0"), "--output-dir", str(neighbors.root)]):
         ended = prepo(*argv)
-        assert (ended.code, neighbours.lost) == (0, []), ended.err
+        assert (ended.code, neighbors.lost) == (0, []), ended.err
