@@ -93,7 +93,7 @@ def test_everything_is_there_in_order(visit: Callable[..., Any]) -> None:
         "Recipes",
         "Curves",
         "Cost to reach the baseline’s final accuracy",  # noqa: RUF001
-        "What the configurations differ in",
+        "Differences in configuration",
         "Rollouts",
     ]
     assert page.locator(".lead").inner_text().startswith("calibrated reaches")
