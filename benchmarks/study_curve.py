@@ -27,7 +27,7 @@ def everywhere(goal: Goal) -> list[str]:
 
 
 def draw_curve(goals: Mapping[str, Goal], path: Path) -> None:
-    """A panel for each goal; intervals without an upper end have an arrow."""
+    """A panel for each goal; intervals without an upper end have an arrow, those of goals never reached no marker."""
     names = sorted({name for goal in goals.values() for name in everywhere(goal)})
     look = distinct(names)
     low, high = limits([r[name] for goal in goals.values() for r in goal.values() for name in names if name in r])
@@ -38,17 +38,15 @@ def draw_curve(goals: Mapping[str, Goal], path: Path) -> None:
             for place, name in enumerate(names):
                 points = [(dead, ratios[name]) for dead, ratios in goal.items() if name in ratios]
                 x = np.array([dead + SPREAD * (place - (len(names) - 1) / 2) for dead, _ in points])
-                y = np.array([min(max(r.low if r.value is None else r.value, low), high) for _, r in points])
+                y = np.array([np.nan if r.value is None else min(max(r.value, low), high) for _, r in points])
                 style = look[name]
                 for at, (_, ratio) in zip(x, points, strict=True):
                     top = high if ratio.high is None else min(ratio.high, high)
                     axes.plot([at, at], [max(ratio.low, low), top], color=style.color, linewidth=1.2)
                     if ratio.high is None:
                         axes.plot([at], [high], color=style.color, marker="^", markersize=5, clip_on=False)
-                axes.plot(x, y, color=style.color, linestyle=style.linestyle, linewidth=1.2)
-                reached = np.array([ratio.value is not None for _, ratio in points], dtype=bool)
-                axes.plot(x[reached], y[reached], color=style.color, linestyle="", marker=style.marker, markersize=6,
-                          label=label(name))  # fmt: skip
+                axes.plot(x, y, color=style.color, linestyle=style.linestyle, marker=style.marker, markersize=6,
+                          linewidth=1.2, label=label(name))  # fmt: skip
             axes.axhline(1, color=BLACK, linewidth=0.9)
             axes.set_yscale("log", base=2)
             axes.set_ylim(low, high)

@@ -246,8 +246,8 @@ def _refuse_unknown(given: Mapping[str, Any], model: type[BaseModel], place: str
     for key, value in given.items():
         fields = model.model_fields
         if key not in fields:
-            hint = did_you_mean(key, fields) or _hint_from_other_sections(key)
-            raise UsageError(f"unknown setting '{brief(place + key)}'{hint}; known: {', '.join(fields)}")
+            hint = _hint_from_other_sections(key) or did_you_mean(key, fields, place)
+            raise UsageError(f"unknown setting '{brief(place + key)}'{hint or '; known: ' + ', '.join(fields)}")
         kind = fields[key].annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             if not isinstance(value, Mapping):

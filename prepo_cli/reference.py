@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -131,6 +132,8 @@ def _text(value: Any) -> str:
 
 
 def _bound(value: float) -> str:
+    if value >= 2**53:
+        return f"2^{math.log2(value):g}"
     return f"{value:g}" if float(f"{value:g}") == value else f"{value:.12g}"
 
 

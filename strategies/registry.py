@@ -190,10 +190,10 @@ def describe(cls: type[Strategy]) -> str:
     return (inspect.getdoc(cls) or "").partition("\n")[0]
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The suggestion " (did you mean 'x'?)", or an empty string."""
+def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
+    """The suggestion " (did you mean 'x'?)", with `prefix` before it, or an empty string."""
     near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    return f" (did you mean '{prefix}{near[0]}'?)" if near else ""
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:

@@ -157,10 +157,15 @@ def test_companions_come_along_unless_the_slot_is_set(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("sets", "says"),
     [
-        (["training.lerning_rate=1"], "unknown setting 'training.lerning_rate' (did you mean 'learning_rate'?"),
+        (
+            ["training.lerning_rate=1"],
+            "unknown setting 'training.lerning_rate' (did you mean 'training.learning_rate'?)",
+        ),
+        (["training.lora_r=8"], "unknown setting 'training.lora_r' (did you mean 'model.lora_r'?)"),
+        (["training.qqq=1"], "unknown setting 'training.qqq'; known: total_steps, "),
         (["learning_rate=1"], "did you mean 'training.learning_rate'?"),
         (["trainig.seed=1"], "unknown setting 'trainig' (did you mean 'training'?"),
-        (["strategies.selektor=random"], "did you mean 'selector'?"),
+        (["strategies.selektor=random"], "did you mean 'strategies.selector'?"),
         (["training=5"], "'training' is a section; set training.<setting> instead"),
         (["training.learning_rate.x=5"], "training.learning_rate"),
         (["training.learning_rate"], "write section.key=value"),

@@ -64,6 +64,10 @@ def score_ppl(
         from prepo_cli.reporting.figures import refuse_plot
 
         refuse_plot(Path(plot), overwrite)
+    from prepo_cli.evaluation.output import refuse_output
+    from prepo_cli.evaluation.score_context import PerplexityContext
+
+    refuse_output(config.output, dataset, PerplexityContext.column, overwrite=overwrite)
     with large_imports():
         from prepo_cli.evaluation.ppl_scoring import score_dataset
 

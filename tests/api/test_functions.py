@@ -72,6 +72,15 @@ def test_bad_settings_are_refused_before_a_model_is_loaded(tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("score", [prepo_cli.score_ppl, prepo_cli.score_passrate])
+def test_a_bad_output_is_refused_before_a_model_is_loaded(
+    score: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match="the file name must end in one of"):
+        score("embedded", output=tmp_path / "scored.txt")
+    assert capsys.readouterr().err == ""
+
+
 def test_perplexities_are_scored_and_plotted(tmp_path: Path) -> None:
     report = prepo_cli.score_ppl(
         "embedded", split="test", limit=8, output=tmp_path / "scored.jsonl", plot=str(tmp_path / "ppl.png")

@@ -175,7 +175,7 @@ def test_a_training_runs_folder_is_never_written_to(run: Run) -> None:
         (["--verdict", "exact"], "rewards.verdict=exact is not one of the reward functions: math"),
         (["--set", "rewards.verdict=mth"], "rewards.verdict=mth is not one of the reward functions: math"),
         (["--set", "rewards.weights=[1, 2]"], "rewards.weights: 2 weights for 1 functions"),
-        (["--set", "rewards.wieghts=[1]"], "unknown setting 'rewards.wieghts' (did you mean 'weights'?"),
+        (["--set", "rewards.wieghts=[1]"], "unknown setting 'rewards.wieghts' (did you mean 'rewards.weights'?"),
         (["--set", "training.seed=1"], "accepts only --set engine.key=value and --set rewards.key=value"),
         (["--set", "rewards=1"], "accepts only --set engine.key=value and --set rewards.key=value"),
         (["--engine", "vlm"], "hf"),
