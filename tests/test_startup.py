@@ -107,3 +107,33 @@ with large_imports():  # nothing is left to wait for
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stderr == "prepo: loading torch and transformers\n" and done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--steps", "1", "--output-dir", "new"],
+        ["eval", "--limit", "2", "--output-dir", "new"],
+        ["score-ppl", "embedded", "--output", "new.jsonl"],
+        ["score-passrate", "embedded", "--output", "new.jsonl"],
+        ["compare", "--recipes", "random", "--seeds", "0", "--steps", "1", "--output-dir", "new"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_that_loads_a_model_prints_its_first_line_before_it_imports_anything_large(
+    command: list[str], tmp_path: Path
+) -> None:
+    script = f"""
+import sys
+from prepo_cli import terminal
+def first(text):
+    large = {{"torch", "transformers", "datasets", "scipy", "matplotlib"}} & set(sys.modules)
+    print("too late:" if large else "in time", *sorted(large))
+    raise SystemExit
+terminal.say = first
+from prepo_cli.main import main
+main({command!r})
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)  # fmt: skip
+    assert done.stdout.splitlines()[:1] == ["in time"], done.stdout + done.stderr

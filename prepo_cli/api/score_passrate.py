@@ -75,10 +75,9 @@ def score_passrate(
         from prepo_cli.reporting.figures import refuse_plot
 
         refuse_plot(Path(plot), overwrite)
-    from prepo_cli.evaluation.output import refuse_output
-    from prepo_cli.evaluation.score_context import PassRateContext
+    from prepo_cli.evaluation.output import PASS_CONTEXT, refuse_output
 
-    refuse_output(config.output, dataset, PassRateContext.column, overwrite=overwrite)
+    refuse_output(config.output, dataset, PASS_CONTEXT, overwrite=overwrite)
     with large_imports():
         from prepo_cli.evaluation.passrate_scoring import score_pass_rates
 

@@ -64,10 +64,9 @@ def score_ppl(
         from prepo_cli.reporting.figures import refuse_plot
 
         refuse_plot(Path(plot), overwrite)
-    from prepo_cli.evaluation.output import refuse_output
-    from prepo_cli.evaluation.score_context import PerplexityContext
+    from prepo_cli.evaluation.output import PPL_CONTEXT, refuse_output
 
-    refuse_output(config.output, dataset, PerplexityContext.column, overwrite=overwrite)
+    refuse_output(config.output, dataset, PPL_CONTEXT, overwrite=overwrite)
     with large_imports():
         from prepo_cli.evaluation.ppl_scoring import score_dataset
 

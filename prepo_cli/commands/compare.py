@@ -85,8 +85,6 @@ def compare(
         raise UsageError("training settings need --recipes or --ablate, which choose what to train")
     if not study and not runs:
         raise UsageError("nothing to compare; pass run folders, or recipes to train with --recipes")
-    from prepo_cli.comparison.analysis import as_json
-    from prepo_cli.comparison.analysis import compare as compare_runs
     from prepo_cli.comparison.output import claimed
     from prepo_cli.comparison.runs import read_run
     from prepo_cli.ownership import refuse_non_folder
@@ -102,6 +100,9 @@ def compare(
         _refuse_baseline(planned, baseline, {run.recipe for run in known})
         with claimed(output_dir, planned, break_lock):
             train_missing(planned, jobs)
+    from prepo_cli.comparison.analysis import as_json  # scipy takes a second
+    from prepo_cli.comparison.analysis import compare as compare_runs
+
     known += [read_run(run.folder) for run in planned]
     comparison = compare_runs(known, baseline=baseline, target=target)
     with claimed(output_dir, planned, break_lock):

@@ -21,6 +21,8 @@ from prepo_cli.errors import UsageError
 from prepo_cli.lock import locked
 from prepo_cli.ownership import LOCK, read_marker
 
+PPL_CONTEXT, PASS_CONTEXT = "ppl_context", "pass_context"
+"""The columns that say how a row was scored."""
 ENDINGS = (".jsonl", ".parquet", ".csv")
 LONGEST_ROW = 2**24
 """Characters of a JSONL file's first row that are read."""

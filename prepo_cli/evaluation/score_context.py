@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from prepo_cli.data.rendering import Renderer
+from prepo_cli.evaluation.output import PASS_CONTEXT, PPL_CONTEXT
 from prepo_cli.evaluation.settings import digest_model
 from prepo_cli.policy.loading import model_source
 from prepo_cli.sections import ModelConfig
@@ -75,7 +76,7 @@ class ScoreContext:
 class PerplexityContext(ScoreContext):
     """What the perplexities of `prepo score-ppl` were computed with."""
 
-    column: ClassVar[str] = "ppl_context"
+    column: ClassVar[str] = PPL_CONTEXT
     scores: ClassVar[str] = "perplexities"
     recorded: ClassVar[str] = "model, scope and prompt rendering"
     command: ClassVar[str] = "prepo score-ppl"
@@ -87,7 +88,7 @@ class PerplexityContext(ScoreContext):
 class PassRateContext(ScoreContext):
     """What the pass rates of `prepo score-passrate` were computed with; `verdict` is the function that judged."""
 
-    column: ClassVar[str] = "pass_context"
+    column: ClassVar[str] = PASS_CONTEXT
     scores: ClassVar[str] = "pass rates"
     recorded: ClassVar[str] = "model, prompt rendering and verdict"
     command: ClassVar[str] = "prepo score-passrate"
