@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from prepo_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from prepo_cli.comparison.plan import PlannedRun
-    from prepo_cli.comparison.result import Comparison
+    from prepo_cli.comparison.result import Comparison, Run
 
 
 def compare(
@@ -86,13 +87,12 @@ def compare(
     if not study and not runs:
         raise UsageError("nothing to compare; pass run folders, or recipes to train with --recipes")
     from prepo_cli.comparison.output import claimed
-    from prepo_cli.comparison.runs import read_run
     from prepo_cli.ownership import refuse_non_folder
     from prepo_cli.recipes import ALIASES
 
     refuse_non_folder(output_dir)
     baseline = baseline and ALIASES.get(baseline, baseline)
-    known = [read_run(folder) for folder in runs or []]  # before training, which takes longer than a wrong path
+    known = _read(runs) if runs else []  # before training, which takes longer than a wrong path
     planned = _planned(recipes, ablate, seeds, output_dir, settings, config or [], set_ or []) if study else []
     if planned:
         from prepo_cli.comparison.launch import train_missing
@@ -103,7 +103,7 @@ def compare(
     from prepo_cli.comparison.analysis import as_json  # scipy takes a second
     from prepo_cli.comparison.analysis import compare as compare_runs
 
-    known += [read_run(run.folder) for run in planned]
+    known += _read([run.folder for run in planned])
     comparison = compare_runs(known, baseline=baseline, target=target)
     with claimed(output_dir, planned, break_lock):
         pictures = _written(comparison, output_dir)
@@ -119,6 +119,12 @@ def compare(
         show(comparison)
         drawn = f" and {counted(len(pictures), 'figure')} (PNG and SVG)" if pictures else ""
         line(f"written: {output_dir / 'page.html'}{drawn}")
+
+
+def _read(folders: Sequence[Path]) -> list[Run]:
+    from prepo_cli.comparison.runs import read_run
+
+    return [read_run(folder) for folder in folders]
 
 
 def _planned(

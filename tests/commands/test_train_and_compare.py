@@ -133,7 +133,7 @@ def test_compare_takes_another_baseline_and_target(runs: Path, tmp_path: Path) -
         (["train", "--selector", "ppl-schedule:ratio=3"], "ratio=3: must be at most 1"),
         (["train", "--selector", "ppl-schedule:ration=0.3"], "did you mean 'ratio'"),
         (["train", "--recipe", "preppo"], "did you mean 'prepo'"),
-        (["train", "--set", "training.learning_rat=1"], "did you mean 'learning_rate'"),
+        (["train", "--set", "training.learning_rat=1"], "did you mean 'training.learning_rate'"),
         (["train", "--steps", "0"], "training.total_steps=0"),
         (["train", "--resume", "--output-dir", "nothing-here"], "nothing to resume"),
         (["train", "--output-dir", "/proc/no/run"], "can't write to /proc/no/run"),
