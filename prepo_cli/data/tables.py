@@ -79,7 +79,8 @@ def load_table(
             return _joined(name, [read_file(file, skip_bad_rows, text) for file in files])
     elif lexists(name) or path.suffix in FORMATS or _is_local(name):
         if not exists(name):
-            raise UsageError(f"no such dataset file: {name}")
+            where = "" if path.is_absolute() else f" in {Path.cwd()}"
+            raise UsageError(f"no such dataset file: {name}{where}; check the path")
         return _joined(name, [read_file(path, skip_bad_rows, text)])
     return Table(load_folder_or_hub(name, split, dataset_config), name)
 
