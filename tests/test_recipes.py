@@ -81,7 +81,7 @@ def test_a_later_recipe_replaces_slots_that_were_set_before_it(tmp_path: Path) -
     ("text", "message"),
     [
         ("training: {total_steps: 3}\n", "is not a recipe: it sets no slot; write, for example, strategies: {"),
-        ("strategies: {selektor: random}\n", "did you mean 'selector'"),
+        ("strategies: {selektor: random}\n", "did you mean 'strategies.selector'"),
         ("strategies: {selector: rondom}\n", "did you mean 'random'"),
         ("recipe: dapo\nstrategies: {budget: e3}\n", "a recipe can't refer to another one"),
         ("- a\n", "is not a mapping"),

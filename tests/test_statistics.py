@@ -169,7 +169,7 @@ def test_paired_difference_is_sharper_than_two_intervals() -> None:
     assert mixed.value == pytest.approx(1 / 6)
     assert mixed.low == pytest.approx(-0.5)
     assert mixed.high == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="pair"):
+    with pytest.raises(ValueError, match="same prompts"):
         paired_difference([1.0], [1.0, 2.0])
 
 

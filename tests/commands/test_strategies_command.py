@@ -114,7 +114,7 @@ def test_recipes_are_listed_with_their_slots() -> None:
         assert one["slots"] == resolve(flags={"recipe": name}).strategies.model_dump()
         assert one["description"].endswith(".")
         assert one["paper"] is None or one["paper"] in one["description"]
-        assert f" {name} " in shown[shown.index("--recipe") :]
+        assert f"\n{name} " in shown[shown.index("--recipe") :]
     assert found["grpo"]["aliases"] == ["full"]
     assert found["dapo"]["paper"] == "2503.14476"
 

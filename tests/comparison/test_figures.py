@@ -86,7 +86,7 @@ def test_the_folder_is_claimed_for_all_pictures(drawn: dict[str, Path]) -> None:
         ("accuracy_seconds", {"training seconds", "50", "100"}),
         (
             "cost_ratios",
-            {"prepo", "1.10 [0.88, 1.44]", "0.80 [0.64, ∞)", "1/2", "multiple of what random needs (log scale)"},
+            {"prepo", "1.10 [0.88, 1.44]", "0.80 [0.64, ∞)", "1/2", "multiple of random's cost (log scale)"},
         ),
         ("zero_variance", {*NAMES, "training progress (share of steps)", "all wrong"}),
         ("perplexity_pass_rate", {*NAMES, "decile of prompt perplexity (1: lowest)", "pass rate of the groups"}),

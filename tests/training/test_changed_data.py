@@ -57,7 +57,7 @@ def test_another_evaluation_set_is_named(tmp_path: Path) -> None:
     rows(tmp_path / "test.jsonl", range(3))
     half_done(tmp_path, *evaluation, "evaluation.num_samples=1")
     rows(tmp_path / "test.jsonl", range(1, 4))
-    with pytest.raises(UsageError, match=r"test.jsonl, line 1 .* the checkpoint's evaluation set .2 more changed"):
+    with pytest.raises(UsageError, match=r"test.jsonl, line 1 .* evaluation set in .* .2 more changed"):
         start(tmp_path, *evaluation, "evaluation.num_samples=1", resume=True)
 
 

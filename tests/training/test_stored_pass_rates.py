@@ -51,10 +51,10 @@ def test_rollouts_are_said_and_charged_on_request(dataset: PromptDataset, capsys
     assert measured_with(dataset) == (48, expected)
     costs = Costs()
     account_for_pass_rates(dataset, costs, charge=False)
-    assert "took 48 rollouts, 4 a prompt: not charged to this run" in capsys.readouterr().err
+    assert "took 48 rollouts, 4 per prompt: not charged to this run" in capsys.readouterr().err
     assert costs == Costs()
     account_for_pass_rates(dataset, costs, charge=True)
-    assert "48 rollouts, 4 a prompt: charged to this run" in capsys.readouterr().err
+    assert "48 rollouts, 4 per prompt: charged to this run" in capsys.readouterr().err
     assert (costs.rollouts_total, costs.tokens_generated, costs.rollouts_trained) == (48, expected, 0)
 
 
