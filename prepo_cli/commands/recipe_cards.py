@@ -41,7 +41,7 @@ def print_recipes(cards: Sequence[Mapping[str, Any]]) -> None:
     table = ruled(expand=True)
     table.add_column("name", no_wrap=True, style="cyan")
     table.add_column("description", ratio=3)
-    table.add_column("slots not at default", ratio=2, min_width=21, overflow="fold")
+    table.add_column("slots not at default", min_width=21, overflow="fold")
     table.add_column("paper", no_wrap=True)
     for one in cards:
         slots = [f"{_flag(slot)} {text}" for slot, text in one["slots"].items() if text != SLOT_DEFAULTS[slot]]
