@@ -16,7 +16,7 @@ help:
 	@echo "make install   set up .venv (once)"
 	@echo "make demo      train the embedded model; results in runs/demo"
 	@echo "make test      run the tests, except those below"
-	@echo "make test-walk run examples/first_hour.sh in short form, as a new user would"
+	@echo "make test-walk run examples/first_hour.sh, in short form, and the notebook"
 	@echo "make test-distributed run the tests of training in several processes"
 	@echo "make test-browser run the tests of the comparison page, in Chromium"
 	@echo "make test-vllm run the tests that need vLLM, on its CPU build, in .venv-vllm"
