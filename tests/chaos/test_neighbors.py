@@ -122,7 +122,7 @@ def test_of_two_that_begin_at_once_one_runs(
     argv = [*TRAIN, "--output-dir", str(folder)]
     both = [prepo.start(*argv, *MODES[mode]) for mode in (one, other)]
     loser, winner = sorted((process.wait() for process in both), key=lambda ended: -ended.code)
-    refused(loser, f"{folder} is in use by ", f"{folder} already holds a run: ")
+    refused(loser, f"{folder} is in use by ", f"{folder} already contains a run: ")
     assert winner.code == 0, winner.err
     assert content(folder) == content(alone)
 
@@ -302,7 +302,7 @@ def test_a_run_leaves_what_is_not_its_own(
     ended = prepo(*TRAIN, "--output-dir", str(run), *MODES[mode])
     assert neighbors.lost == []
     if mode == "start":
-        refused(ended, f"{run} already holds a run: ")
+        refused(ended, f"{run} already contains a run: ")
         assert everything(run) == before
         return
     assert ended.code == 0, ended.err
