@@ -24,6 +24,8 @@ BELOW = 0.02
 """The second goal is this much below the baseline's final accuracy, where curves still rise."""
 PARTS = (0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 """Shares of the cost between which groups are counted."""
+PLAIN = ("training.lr_scheduler_type=constant", "training.learning_rate=5e-05", "training.max_rollouts=32768")
+"""The study's own settings, which the names of ablations need not repeat."""
 PICTURES = ("accuracy_rollouts", "cost_ratios", "zero_variance", "phases")
 """What is kept of a world's pictures besides its page."""
 
@@ -122,7 +124,7 @@ def table(comparison: Comparison, earlier: Mapping[str, CostRatio]) -> str:
 
 def groups_table(comparison: Comparison) -> str:
     """Groups with differing rewards and updates with a gradient in each part of the cost, means over seeds."""
-    whole = max(run.costs["rollouts"] for run in comparison.runs)
+    whole = min(run.costs["rollouts"] for run in comparison.runs)
     lines = [
         "| recipe | " + " | ".join(f"to {whole * end:,.0f}" for end in PARTS[1:]) + " | in all |",
         "| --- |" + " ---: |" * len(PARTS),
@@ -155,7 +157,11 @@ def ablations_table(folder: Path) -> str:
     [base] = [group.name for group in groups if any(run.folder == plain_random(plain) for run in group.runs)]
     comparison = compare([*plain, *runs], baseline=base)
     assert comparison.target is not None
-    return table(comparison, ratios(compare([*plain, *runs], baseline=base, target=comparison.target - BELOW)))
+    earlier = ratios(compare([*plain, *runs], baseline=base, target=comparison.target - BELOW))
+    shown = table(comparison, earlier)
+    for setting in PLAIN:
+        shown = shown.replace(f"{setting}, ", "").replace(setting, "")
+    return shown.replace(", )", ")").replace(" ()", "").replace("training.", "")
 
 
 def plain_random(runs: Sequence[Run]) -> Path:
