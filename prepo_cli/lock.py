@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,6 +28,8 @@ from prepo_cli.terminal import say
 from prepo_cli.text import redacted
 
 LONGEST_BYTES = 65_536
+NAMED_WITHIN_SECONDS = 0.5
+"""How long a process that has just taken the kernel's lock may need to write its name."""
 WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """What a file system says that has no such locks."""
 
@@ -157,7 +160,8 @@ def _acquire(path: Path, what: Path, break_lock: bool) -> tuple[int, Holder]:
         try:
             free = _take(descriptor)
             if _is_file_of(descriptor, path):
-                _refuse_holder(_read(descriptor), free, what, break_lock)
+                holder = _wait_for_name(descriptor) if free is False else _read(descriptor)
+                _refuse_holder(holder, free, what, break_lock)
                 me = Holder.me()
                 try:
                     _write(descriptor, me)
@@ -224,6 +228,17 @@ def _read(descriptor: int) -> Holder | None:
         )
     except (ValueError, TypeError, KeyError):
         return Holder(0, "an unknown machine", 0.0, "an unknown time", "")
+
+
+def _wait_for_name(descriptor: int) -> Holder | None:
+    """The holder of a lock that is taken; until it has written its name, the file may be empty or name another."""
+    until = time.monotonic() + NAMED_WITHIN_SECONDS
+    while True:
+        holder = _read(descriptor)
+        named = holder is not None and (holder.is_alive or not holder.is_here)
+        if named or time.monotonic() > until:
+            return holder
+        time.sleep(0.01)
 
 
 def _is_file_of(descriptor: int, path: Path) -> bool:

@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -225,6 +226,31 @@ def test_an_empty_lock_file_is_what_a_kill_at_the_start_leaves(path: Path, capsy
     path.touch()
     assert is_free(path)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "before", ["", json.dumps(asdict(replace(Holder.me(), pid=2**22 + 1)))], ids=["empty", "stale"]
+)
+def test_who_has_just_taken_it_is_named_once_it_has_written_its_name(path: Path, before: str) -> None:
+    path.write_text(before)
+    with path.open("r+b") as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)
+        named = threading.Timer(0.1, path.write_text, [json.dumps(asdict(Holder.me()))])
+        named.start()
+        with (
+            pytest.raises(UsageError, match=rf"^out is in use by process {os.getpid()} on "),
+            locked(path, Path("out")),
+        ):
+            pass
+        named.join()
+
+
+def test_who_never_writes_its_name_is_another_process(path: Path) -> None:
+    path.touch()
+    with path.open("r+b") as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match=r"^out is in use by another process; wait "), locked(path, Path("out")):
+            pass
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
