@@ -90,8 +90,8 @@ STEPS = (
     Metric("cost/tokens_generated", "tokens", "tokens generated so far"),
     Metric("cost/tokens_scored", "tokens", "tokens scored so far, for perplexities and extra log-probs"),
     Metric("cost/seconds", "seconds", "training time so far, excluding evaluations and checkpoints"),
-    Metric("timing_s/select", "seconds", "selector and budget, including perplexity scoring"),
-    Metric("timing_s/generate", "seconds", "generating rollouts"),
+    Metric("timing_s/select", "seconds", "selector, budget and filter, including perplexity scoring"),
+    Metric("timing_s/generate", "seconds", "generating rollouts and decoding them to text"),
     Metric("timing_s/reward", "seconds", "scoring completions"),
     Metric(
         "timing_s/logprob", "seconds", "computing log-probs and entropies before the update, advantages and weights"
@@ -99,7 +99,8 @@ STEPS = (
     Metric("timing_s/update", "seconds", "forward and backward passes and optimizer steps"),
     Metric("timing_s/sync", "seconds", "sending the weights to the engine"),
     Metric("timing_s/checkpoint", "seconds", "writing a checkpoint since the previous line; not part of timing_s/step"),
-    Metric("timing_s/step", "seconds", "the whole step"),
+    Metric("timing_s/log", "seconds", "logging the previous line and its rollouts; not part of timing_s/step"),
+    Metric("timing_s/step", "seconds", "the whole step: all of the above but checkpoints and logging"),
 )
 """A line of metrics.jsonl, except for the strategies' own metrics."""
 

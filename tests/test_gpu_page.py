@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 
 from benchmarks.memory_table import MODELS, Setting, Shape, Weights, activations, markdown, peak
-from prepo_cli.policy.scoring import CHUNK_ELEMENTS
+from prepo_cli.policy.output_matrix import CHUNK_ELEMENTS
 from prepo_cli.sections import RunConfig, TrainingConfig
 
 FAMILIES: dict[str, type[PreTrainedConfig]] = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig}

@@ -1,7 +1,8 @@
 """Log-probs and entropies of chosen tokens, without ever holding the logits of a whole batch.
 
-Hidden states are gathered at the positions that predict a chosen token; only those pass through the output matrix,
-in chunks whose logits are recomputed in the backward pass. Softmax statistics are computed in float32.
+Hidden states are gathered at the positions that predict a chosen token; only those pass through the output matrix, in
+chunks (output_matrix.py). Where a module with hooks or adapters stands for the matrix, autograd goes through it, chunk
+by chunk, and computes the logits again in the backward pass.
 
 Axis letters: B rows, L padded length, M chosen tokens (row by row, left to right), D width, V vocabulary.
 """
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_ELEMENTS = 2**25
-"""Logits held at once (128 MiB in float32)."""
+from prepo_cli.policy import output_matrix
+from prepo_cli.policy.output_matrix import Head, Scaling, Tokens, Upstream, token_statistics
 
 
 class TokenScorer(nn.Module):
@@ -29,17 +30,25 @@ class TokenScorer(nn.Module):
         self.common_chunk_count: Callable[[int], int] = int
         """Maps this batch's number of chunks to the number that every process runs. ZeRO stage 3 gathers the output
         matrix for each chunk, so all processes must run the same number."""
+        self.scaling = Scaling.of(model.config)
         self.splits = False
         self.splits = _splits_cleanly(self)
 
     def forward(
-        self, ids_BL: Tensor, mask_BL: Tensor, chosen_BL: Tensor, temperature_B: Tensor, with_entropy: bool = False
+        self,
+        ids_BL: Tensor,
+        mask_BL: Tensor,
+        chosen_BL: Tensor,
+        temperature_B: Tensor,
+        with_entropy: bool = False,
+        upstream: Upstream | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Score chosen tokens of right-padded rows.
 
         Args:
             ids_BL: token ids; mask_BL: true on tokens; chosen_BL: true on the tokens to score (never column 0).
             temperature_B: divides the logits of each row.
+            upstream: the loss's gradient, if it follows from each token's log-prob; saves computing logits twice.
 
         Returns:
             log-probs [M] and, if requested, entropies [M] in nats, float32.
@@ -47,35 +56,31 @@ class TokenScorer(nn.Module):
         attention = None if bool(mask_BL.all()) else mask_BL
         row_M, column_M = chosen_BL[:, 1:].nonzero(as_tuple=True)
         target_M = ids_BL[row_M, column_M + 1]
-        temperature_M = temperature_B[row_M]
         if self.splits:
             states_BLD = self.backbone(input_ids=ids_BL, attention_mask=attention, use_cache=False).last_hidden_state
             states_MD = states_BLD[row_M, column_M]
         else:
             logits_BLV = self.model(input_ids=ids_BL, attention_mask=attention, use_cache=False).logits
             states_MD = logits_BLV[row_M, column_M]
-        return self._head_statistics(states_MD, target_M, temperature_M, with_entropy)
+        return self._statistics(Tokens(states_MD, target_M, temperature_B[row_M]), with_entropy, upstream)
 
     @property
     def backbone(self) -> Any:
         """The model below its output matrix."""
         return getattr(self.model, self.model.base_model_prefix)
 
-    def logits(self, states_MD: Tensor) -> Tensor:
-        """Logits [M, V] of hidden states, as the architecture scales and caps them."""
-        if not self.splits:
-            return states_MD
-        return scale_logits(self.model.get_output_embeddings()(states_MD), self.model.config)
-
-    def _head_statistics(
-        self, states_MD: Tensor, target_M: Tensor, temperature_M: Tensor, with_entropy: bool
+    def _statistics(
+        self, tokens: Tokens, with_entropy: bool, upstream: Upstream | None
     ) -> tuple[Tensor, Tensor | None]:
-        size = max(1, CHUNK_ELEMENTS // self.vocab_size)
-        num_chunks = self.common_chunk_count(max(1, -(-len(target_M) // size)))
+        linear = self.model.get_output_embeddings()
+        if self.splits and _is_plain(linear):
+            return token_statistics(Head(linear.weight, linear.bias, self.scaling), tokens, with_entropy, upstream)
+        size = max(1, output_matrix.CHUNK_ELEMENTS // self.vocab_size)
+        num_chunks = self.common_chunk_count(max(1, -(-len(tokens.target_M) // size)))
         logprobs, entropies = [], []
         for number in range(num_chunks):
             part = slice(number * size, (number + 1) * size)
-            inputs = (states_MD[part], target_M[part], temperature_M[part])
+            inputs = (tokens.states_MD[part], tokens.target_M[part], tokens.temperature_M[part])
             if torch.is_grad_enabled() and num_chunks > 1:
                 logprob, entropy = checkpoint(self._chunk, *inputs, with_entropy, use_reentrant=False)
             else:
@@ -87,7 +92,11 @@ class TokenScorer(nn.Module):
     def _chunk(
         self, states_MD: Tensor, target_M: Tensor, temperature_M: Tensor, with_entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
-        logits_MV = self.logits(states_MD).float() / temperature_M[:, None]
+        """The statistics by autograd, of whatever module stands for the output matrix."""
+        logits_MV = states_MD
+        if self.splits:
+            logits_MV = self.scaling.apply(self.model.get_output_embeddings()(states_MD))
+        logits_MV = logits_MV.float() / temperature_M[:, None]
         normalizer_M = torch.logsumexp(logits_MV, dim=-1)
         logprob_M = logits_MV.gather(1, target_M[:, None])[:, 0] - normalizer_M
         if not with_entropy:
@@ -97,18 +106,13 @@ class TokenScorer(nn.Module):
             return logprob_M, normalizer_M.detach() - expected_M
 
 
-def scale_logits(logits: Tensor, config: Any) -> Tensor:
-    """Apply what some architectures do after the output matrix: Gemma's cap, Cohere's and Granite's scale."""
-    scale = getattr(config, "logit_scale", None)
-    if scale is not None:
-        logits = logits * scale
-    divisor = getattr(config, "logits_scaling", None)
-    if divisor is not None:
-        logits = logits / divisor
-    cap = getattr(config, "final_logit_softcapping", None)
-    if cap is not None:
-        logits = torch.tanh(logits / cap) * cap
-    return logits
+def _is_plain(head: Any) -> bool:
+    """Whether the module does nothing but multiply by its matrix, which this process holds.
+
+    ZeRO stage 3 gathers the matrix in the module's own call; adapters and quantization replace the module.
+    """
+    hooked = type(head) is nn.Linear and (head._forward_hooks or head._forward_pre_hooks)
+    return type(head) is nn.Linear and not hooked and not hasattr(head.weight, "ds_id")
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, device: Any) -> tuple[Tensor, Tensor]:
@@ -154,6 +158,6 @@ def _splits_cleanly(scorer: TokenScorer) -> bool:
     ids_BL = torch.arange(1, 6, device=next(model.parameters()).device)[None] % vocab_size
     own_BLV = model(input_ids=ids_BL, use_cache=False).logits
     states_BLD = scorer.backbone(input_ids=ids_BL, use_cache=False).last_hidden_state
-    split_BLV = scale_logits(model.get_output_embeddings()(states_BLD), model.config)
+    split_BLV = scorer.scaling.apply(model.get_output_embeddings()(states_BLD))
     model.train(training)
     return bool(torch.allclose(own_BLV.float(), split_BLV.float(), rtol=1e-3, atol=1e-4))

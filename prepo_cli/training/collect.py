@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from time import perf_counter
 
 from prepo_cli.data.prompts import Prompts
 from prepo_cli.data.rendering import Rendered
@@ -21,6 +20,7 @@ from prepo_cli.rewards.metrics import refuse_unscored
 from prepo_cli.sections import TrainingConfig
 from prepo_cli.training.lengths import ExpectedLengths
 from prepo_cli.training.rollouts import Collected, Sample, record
+from prepo_cli.training.stopwatch import Stopwatch
 from strategies import StrategySet
 from strategies.types import Prompt, StepContext, derive_seed
 
@@ -44,7 +44,7 @@ class Collector:
         self.prompts, self.engine, self.judge, self.decode = prompts, engine, judge, decode
         self.lengths = ExpectedLengths(strategies.run.num_prompts)
 
-    def collect(self, ctx: StepContext) -> Collected:
+    def collect(self, ctx: StepContext, watch: Stopwatch) -> Collected:
         """Roll out until `prompts_per_step` groups are kept, or the rounds are used up.
 
         Raises:
@@ -56,8 +56,9 @@ class Collector:
         self.stream.begin_step()
         while True:
             ctx = replace(ctx, round=step.rounds)
-            groups = _Round(self, refill_size(step, wanted), ctx, step, numbers).run()
-            self._filter(groups, ctx, wanted - len(step.kept))
+            groups = _Round(self, refill_size(step, wanted), ctx, step, numbers, watch).run()
+            with watch.phase("select"):
+                self._filter(groups, ctx, wanted - len(step.kept))
             step.groups += groups
             step.rounds += 1
             full = len(step.kept) >= wanted
@@ -95,38 +96,47 @@ class _Round:
     """One round: its prompts and their groups so far. `numbers` counts the step's rollouts by prompt id."""
 
     def __init__(
-        self, collector: Collector, size: int, ctx: StepContext, step: Collected, numbers: Counter[str]
+        self,
+        collector: Collector,
+        size: int,
+        ctx: StepContext,
+        step: Collected,
+        numbers: Counter[str],
+        watch: Stopwatch,
     ) -> None:
-        self.collector, self.ctx, self.step, self.numbers = collector, ctx, step, numbers
+        self.collector, self.ctx, self.step, self.numbers, self.watch = collector, ctx, step, numbers, watch
         self.total = size * collector.training.num_generations
-        started = perf_counter()
-        self.prompts: list[Prompt] = collector.stream.without_repeats(
-            collector.strategies.select(size, collector.stream, ctx)
-        )
-        self.counts = collector.strategies.allocate(self.prompts, self.total, ctx)
-        step.seconds["select"] += perf_counter() - started
-        self.rendered: list[Rendered] = [collector.prompts.rendered(prompt.index) for prompt in self.prompts]
+        with watch.phase("select"):
+            self.prompts: list[Prompt] = collector.stream.without_repeats(
+                collector.strategies.select(size, collector.stream, ctx)
+            )
+            self.counts = collector.strategies.allocate(self.prompts, self.total, ctx)
+            self.rendered: list[Rendered] = [collector.prompts.rendered(prompt.index) for prompt in self.prompts]
         self.groups: list[list[Sample]] = [[] for _ in self.prompts]
 
     def run(self) -> list[list[Sample]]:
         """Generate and judge until the round's rollouts are used up or the budget strategy stops topping up."""
         counts = self.counts
+        strategies = self.collector.strategies
         while any(counts):
-            self._judge(self._generate(counts))
+            with self.watch.phase("generate"):
+                fresh = self._generate(counts)
+            with self.watch.phase("reward"):
+                self._judge(fresh)
             remaining = self.total - sum(map(len, self.groups))
             if remaining <= 0:
                 break
-            counts = self.collector.strategies.top_up([record(group) for group in self.groups], remaining, self.ctx)
-        self.collector.strategies.observe([record(group) for group in self.groups], self.ctx)
+            with self.watch.phase("select"):
+                counts = strategies.top_up([record(group) for group in self.groups], remaining, self.ctx)
+        with self.watch.phase("select"):
+            strategies.observe([record(group) for group in self.groups], self.ctx)
         return self.groups
 
     def _generate(self, counts: Sequence[int]) -> list[Sample]:
         """Generate `counts` more rollouts, one count for each prompt."""
         active = [i for i, count in enumerate(counts) if count]
         requests = [self._request(i, counts[i]) for i in active]
-        started = perf_counter()
         generated = self.collector.engine.generate(requests)
-        self.step.seconds["generate"] += perf_counter() - started
         fresh = []
         for i, rollouts in zip(active, generated, strict=True):
             prompt, prompt_ids = self.prompts[i], list(self.rendered[i].token_ids)
@@ -157,7 +167,6 @@ class _Round:
         )
 
     def _judge(self, samples: Sequence[Sample]) -> None:
-        started = perf_counter()
         dataset = self.collector.prompts.dataset
         columns = columns_of([dataset.fields(sample.prompt.index) for sample in samples])
         columns["completion_ids"] = [sample.rollout.token_ids for sample in samples]
@@ -167,4 +176,3 @@ class _Round:
         for i, sample in enumerate(samples):
             sample.reward, sample.correct = float(scores.rewards_N[i]), bool(scores.correct_N[i])
             sample.rewards = {name: float(values_N[i]) for name, values_N in scores.by_function.items()}
-        self.step.seconds["reward"] += perf_counter() - started

@@ -22,8 +22,8 @@ from prepo_cli.policy.policy import Policy, ScoreBatch, Scores
 from prepo_cli.policy.tensors import full_state, tie
 from prepo_cli.sections import RunConfig
 from prepo_cli.training import checkpoint
-from prepo_cli.training.loss import LossOptions, aggregate, token_loss
-from prepo_cli.training.mismatch import correction
+from prepo_cli.training.batch_loss import BatchLoss
+from prepo_cli.training.loss import LossOptions
 from prepo_cli.training.sample import MicroBatch, TrainingSample
 from prepo_cli.training.update_stats import SkippedSample, UpdateStats
 from strategies.types import derive_seed
@@ -148,22 +148,20 @@ class Learner:
         if filler:
             samples = [TrainingSample.filler(self.policy.pad_token_id, self.options.beta > 0)]
         batch = MicroBatch.of(samples, self.policy.pad_token_id, self.policy.device)
-        with self.processes.accelerator.autocast():
-            logprob_M, entropy_M = self.layout.trained(
-                batch.ids_BL, batch.mask_BL, batch.chosen_BL, batch.temperature_B, with_entropy
-            )
-        before_M = logprob_M.detach() if batch.old_M is None else batch.old_M
         engine = self.config.engine
         mode = "none" if self.engine.exact_logprobs else engine.vllm_importance_sampling_mode
-        corrected = correction(before_M, batch.engine_M, batch.sequence_M, mode, engine.vllm_importance_sampling_cap)
-        factor_M = batch.factor_M * corrected.weight_M
-        result = token_loss(logprob_M, before_M, factor_M, batch.sequence_M, self.options, batch.reference_M)
-        loss = aggregate(result.loss_M, batch.sequence_M, self.options)
+        # Gradients are averaged over processes, but the divisor already covers the samples of all of them.
+        factor = 0.0 if filler else self.processes.count / divisor
+        losses = BatchLoss(batch, self.options, mode, engine.vllm_importance_sampling_cap, factor)
+        with self.processes.accelerator.autocast():
+            logprob_M, entropy_M = self.layout.trained(
+                batch.ids_BL, batch.mask_BL, batch.chosen_BL, batch.temperature_B, with_entropy, losses.upstream
+            )
+        result, corrected = losses.tokens(logprob_M)
+        loss = losses.sum(result.loss_M)
         value = loss.item()
         # A loss that isn't finite may have a finite gradient; as NaN it reaches every process, and none takes the step.
-        factor = 0.0 if filler else 1.0 if isfinite(value) else nan
-        # Gradients are averaged over processes, but the divisor already covers the samples of all of them.
-        self.layout.backward(loss / divisor * self.processes.count * factor)
+        self.layout.backward(loss * (factor if filler or isfinite(value) else nan))
         if filler:
             return UpdateStats(), []
         stats = corrected.stats + UpdateStats(

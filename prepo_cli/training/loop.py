@@ -25,31 +25,31 @@ def train_step(run: Run) -> None:
     """One step."""
     training, strategies, progress = run.config.training, run.strategies, run.progress
     watch = Stopwatch()
-    run.begin_step()
-    ctx = run.context()
-    rate = learning_rate(training, ctx.step, ctx.spent)
+    with watch.phase("select"):
+        run.begin_step()
+        ctx = run.context()
+        rate = learning_rate(training, ctx.step, ctx.spent)
+    step = run.collector.collect(ctx, watch)
+    with watch.phase("logprob"):
+        assign_advantages(step.kept, training.scale_rewards)
+        groups = step.trained
+        run.updater.prepare(groups, strategies.weighting.needs_entropy)
+        batch = make_batch(groups)
+        weights_NT = strategies.weigh(batch, ctx)
+        samples = training_samples(groups, weights_NT)
+    with watch.phase("update"):
+        run.begin_update()
+        update = run.updater.update(samples, rate, ctx.step, with_entropy=batch.entropy_NT is None)
+        run.record_skipped(ctx.step, update)
+    with watch.phase("sync"):
+        run.sync_engine()
+    seconds = watch.seconds | {"step": watch.total}
 
-    step = run.collector.collect(ctx)
-    watch.lap()
-    assign_advantages(step.kept, training.scale_rewards)
-    groups = step.trained
-    run.updater.prepare(groups, strategies.weighting.needs_entropy)
-    batch = make_batch(groups)
-    weights_NT = strategies.weigh(batch, ctx)
-    samples = training_samples(groups, weights_NT)
-    watch.lap("logprob")
-    run.begin_update()
-    update = run.updater.update(samples, rate, ctx.step, with_entropy=batch.entropy_NT is None)
-    run.record_skipped(ctx.step, update)
-    watch.lap("update")
-    run.sync_engine()
-    watch.lap("sync")
-
-    progress.costs.charge(step, run.team.take_tokens_scored(), watch.total)
+    progress.costs.charge(step, run.team.take_tokens_scored(), seconds["step"])
     progress.step += 1
     report = step_report(ctx, run.stream.epoch, batch, update, progress.costs, run.limits.spent(progress))
     strategies.end_step(report)
 
     metrics = step_metrics(report, step, update, rate, run.stream.left_out) | strategies.metrics()
-    run.log_step(metrics | progress.costs.metrics(), watch.seconds | step.seconds, step, weights_NT)
+    run.log_step(metrics | progress.costs.metrics(), seconds, step, weights_NT)
     run.after_step(len(step.samples))

@@ -76,12 +76,11 @@ def record(group: Sequence[Sample]) -> Group:
 
 @dataclass(slots=True)
 class Collected:
-    """All groups of a step in the order they were rolled out, their scores by batch, and seconds by phase."""
+    """All groups of a step in the order they were rolled out, and their scores by batch."""
 
     groups: list[list[Sample]] = field(default_factory=list)
     rounds: int = 0
     scores: list[Scores] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=lambda: {"select": 0.0, "generate": 0.0, "reward": 0.0})
 
     @property
     def samples(self) -> list[Sample]:

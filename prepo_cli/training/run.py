@@ -87,7 +87,7 @@ class Run:
             account_for_pass_rates(self.dataset, self.progress.costs, data.charge_pass_rates)
             if self.finished:
                 raise UsageError("measuring the pass rates already used up the run's cost limit; raise it")
-        self._checkpoint_seconds = 0.0
+        self._checkpoint_seconds = self._log_seconds = 0.0
         self._saved_step = 0
         self._sound: dict[str, Any] | None = None
 
@@ -119,13 +119,14 @@ class Run:
         self, metrics: dict[str, Any], seconds: dict[str, float], step: Collected, weights_NT: FloatArray
     ) -> None:
         """Write and show a step's metrics and rollouts; raises RunError if the engine's weights look stale."""
-        timings = {**seconds, "checkpoint": self._checkpoint_seconds}
-        self._checkpoint_seconds = 0.0
+        timings = {**seconds, "checkpoint": self._checkpoint_seconds, "log": self._log_seconds}
+        self._checkpoint_seconds, started = 0.0, perf_counter()
         metrics |= {f"timing_s/{phase}": value for phase, value in timings.items()}
         record_weights(step.trained, weights_NT)
         scored = self.probe.take_scored()
         rows = rollout_rows(step, self.dataset, scored) if self.config.reporting.log_rollouts else None
         self.log.step(metrics, rows)
+        self._log_seconds = perf_counter() - started
         self._warn(metrics, step)
         if self.monitor is not None:
             self.monitor.refuse_stale(metrics["step"], metrics.get("sampling/logp_difference", 0.0))

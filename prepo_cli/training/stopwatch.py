@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
+
+PHASES = ("select", "generate", "reward", "logprob", "update", "sync")
+"""The phases of a step, in their order; docs/metrics.md says what each consists of."""
 
 
 class Stopwatch:
-    """Starts when created; `seconds` has the time of each phase, and the total as `step`."""
+    """Starts when created; adds up the seconds of each phase, which don't overlap."""
 
     def __init__(self) -> None:
-        self._started = self._last = perf_counter()
-        self._laps: dict[str, float] = {}
+        self._started = perf_counter()
+        self._seconds = dict.fromkeys(PHASES, 0.0)
 
-    def lap(self, phase: str | None = None) -> None:
-        """Record the time since the last lap under `phase`; without one it only counts towards the total."""
-        now = perf_counter()
-        if phase is not None:
-            self._laps[phase] = now - self._last
-        self._last = now
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """A context whose time is added to a phase."""
+        started = perf_counter()
+        yield
+        self._seconds[name] += perf_counter() - started
 
     @property
     def total(self) -> float:
-        """Seconds from the start to the last lap."""
-        return self._last - self._started
+        """Seconds since the start."""
+        return perf_counter() - self._started
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds of each phase, and the total as `step`."""
-        return {**self._laps, "step": self.total}
+        """Seconds of each phase so far."""
+        return dict(self._seconds)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from prepo_cli.policy import scoring
+from prepo_cli.policy import output_matrix, scoring
 from tests.models import CONFIGS, VOCAB, make_policy, naive_scores
 
 RNG = np.random.default_rng(3)
@@ -27,10 +29,11 @@ def test_scores_equal_naive_whatever_the_batch(architecture: str, max_tokens: in
         np.testing.assert_allclose(entropies, naive_entropies, atol=2e-5)
 
 
-def test_a_head_that_does_not_split_falls_back_to_full_logits() -> None:
+def test_a_head_that_does_not_split_falls_back_to_full_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = make_policy("llama")
     plain = policy.score(ROWS, SPANS, TEMPERATURES, 100)
-    policy.model.config.final_logit_softcapping = 0.5  # the split would now cap what the model does not
+    # The split would now cap what the model does not.
+    monkeypatch.setattr(policy.model.config, "final_logit_softcapping", 0.5, raising=False)
     policy.scorer = scoring.TokenScorer(policy.model)
     assert not policy.scorer.splits
     for (ours, _), (expected, _) in zip(policy.score(ROWS, SPANS, TEMPERATURES, 100), plain, strict=True):
@@ -53,34 +56,43 @@ def test_perplexity_of_nothing_is_nan() -> None:
     assert np.isnan(ppl_N2[:, 0]).all() and (ppl_N2[:, 1] == 0).all()
 
 
+@pytest.mark.parametrize("plain", [True, False], ids=["plain", "hooked"])
+@pytest.mark.parametrize("architecture", CONFIGS)
 @pytest.mark.parametrize(("chunk_tokens", "more_chunks"), [(1, 0), (5, 0), (1000, 0), (5, 3), (1000, 1)])
 def test_gradient_in_chunks_equals_float64_autograd(
-    monkeypatch: pytest.MonkeyPatch, chunk_tokens: int, more_chunks: int
+    monkeypatch: pytest.MonkeyPatch, chunk_tokens: int, more_chunks: int, architecture: str, plain: bool
 ) -> None:
-    """Also if another process needs more chunks, which are empty in this one."""
-    monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", chunk_tokens * VOCAB)
-    policy = make_policy()
-    policy.scorer.common_chunk_count = lambda chunks: chunks + more_chunks
-    sizes, chunk = [], policy.scorer._chunk
-    policy.scorer._chunk = lambda *inputs: (sizes.append(len(inputs[1])), chunk(*inputs))[1]
+    """Also if another process needs more chunks, which are empty in this one; only a hooked matrix waits for it."""
+    monkeypatch.setattr(output_matrix, "CHUNK_ELEMENTS", chunk_tokens * VOCAB)
+    policy = make_policy(architecture)
+    called = []
+    if not plain:
+        policy.model.get_output_embeddings().register_forward_hook(
+            lambda module, states, _: called.append(len(states[0]))
+        )
+        policy.scorer.common_chunk_count = lambda chunks: chunks + more_chunks
     ids, mask = scoring.pad_rows(ROWS, 0, "cpu")
     chosen = scoring.spans_mask(SPANS, ids.shape[1], "cpu")
     logprobs, _ = policy.scorer(ids, mask, chosen, torch.tensor(TEMPERATURES))
-    assert len(sizes) == -(-len(logprobs) // chunk_tokens) + more_chunks
+    assert len(called) == (0 if plain else -(-len(logprobs) // chunk_tokens) + more_chunks)
     factors = torch.linspace(-1, 1, len(logprobs))
     (logprobs * factors).sum().backward()
+    compare_with_float64(policy.model, factors)
 
-    double = type(policy.model)(policy.model.config).double()
-    double.load_state_dict(policy.model.state_dict())
+
+def compare_with_float64(model: Any, factors: torch.Tensor) -> None:
+    """A model's gradients against those of the log-probs' sum, each times its factor, row by row in float64."""
+    double = type(model)(model.config).double()
+    double.load_state_dict(model.state_dict())
     total, used = torch.zeros((), dtype=torch.float64), 0
     for row, (start, end), temperature in zip(ROWS, SPANS, TEMPERATURES, strict=True):
         logits = double(input_ids=torch.tensor([row])).logits[0] / temperature
         for position in range(max(start, 1), end):
             total = total + factors[used] * torch.log_softmax(logits[position - 1], -1)[row[position]]
             used += 1
-    assert used == len(logprobs)
+    assert used == len(factors)
     total.backward()
-    for (name, ours), (_, theirs) in zip(policy.model.named_parameters(), double.named_parameters(), strict=True):
+    for (name, ours), (_, theirs) in zip(model.named_parameters(), double.named_parameters(), strict=True):
         np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), atol=3e-5, rtol=1e-3, err_msg=name)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from prepo_cli.config import resolve
 from prepo_cli.engines.base import Progress, Request, Rollout
-from prepo_cli.policy import scoring
+from prepo_cli.policy import output_matrix
 from prepo_cli.training import build, train
 from strategies.types import derive_seed
 
@@ -55,7 +55,7 @@ class Replay:
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     zero = "ACCELERATE_USE_DEEPSPEED" in os.environ
-    scoring.CHUNK_ELEMENTS = settings["chunk_elements"] or scoring.CHUNK_ELEMENTS
+    output_matrix.CHUNK_ELEMENTS = settings["chunk_elements"] or output_matrix.CHUNK_ELEMENTS
     build.build_engine = lambda config, policy, *parts, **options: Replay(policy)
     train.train(resolve(sets=settings["sets"]), resume=settings["resume"])
     assert ("deepspeed" in sys.modules) is zero, "only the runs that use DeepSpeed import it"

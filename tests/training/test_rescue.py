@@ -154,10 +154,10 @@ def test_signals_stop_after_the_step_and_save(
     collect = Collector.collect
     before = signal.getsignal(number)
 
-    def ask(self: Collector, ctx: Any) -> Any:
+    def ask(self: Collector, *inputs: Any) -> Any:
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)
-        return collect(self, ctx)
+        return collect(self, *inputs)
 
     with monkeypatch.context() as patch:
         patch.setattr(Collector, "collect", ask)

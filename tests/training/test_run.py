@@ -22,6 +22,7 @@ from prepo_cli.manifest import verify
 from prepo_cli.training import build
 from prepo_cli.training.collect import Collector
 from prepo_cli.training.rollouts import Collected
+from prepo_cli.training.stopwatch import Stopwatch
 from prepo_cli.training.train import train
 from strategies.types import StepContext
 from tests.metrics import timeless
@@ -87,10 +88,10 @@ def test_an_interrupt_saves_the_step_and_can_be_resumed(
 ) -> None:
     collect = Collector.collect
 
-    def interrupt_in_second_step(self: Collector, ctx: StepContext) -> Collected:
+    def interrupt_in_second_step(self: Collector, ctx: StepContext, watch: Stopwatch) -> Collected:
         if ctx.step == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return collect(self, ctx)
+        return collect(self, ctx, watch)
 
     monkeypatch.setattr(Collector, "collect", interrupt_in_second_step)
     with pytest.raises(KeyboardInterrupt, match="--resume"):
