@@ -42,6 +42,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite the existing run.")] = False,
     break_lock: run_flags.BreakLock = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Record steps 2 to 4; print what cost most, and write profile.json.gz.")
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Train a model with reinforcement learning on verifiable rewards.
@@ -88,7 +91,7 @@ def train(
     with large_imports():
         from prepo_cli.training.train import train as run
 
-    summary = run(resolved, resume=resume, overwrite=overwrite, break_lock=break_lock)
+    summary = run(resolved, resume=resume, overwrite=overwrite, break_lock=break_lock, profile=profile)
     if summary is None:  # not the main process
         return
     if json_output:

@@ -49,7 +49,7 @@ from prepo_cli.sections import RunConfig
 from prepo_cli.terminal import say
 
 CARD = "README.md"
-FILES = ("metrics.jsonl", "evaluations.jsonl", "summary.json", "learning_curve.png", "config.yaml")
+FILES = ("metrics.jsonl", "evaluations.jsonl", "summary.json", "learning_curve.png", "config.yaml", "profile.json.gz")
 FOLDERS = ("rollouts", "skipped", "checkpoints", "final")
 OURS = (
     *FILES,

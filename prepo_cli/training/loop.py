@@ -8,6 +8,8 @@ starts and ends the run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prepo_cli.training.batch import assign_advantages, make_batch, step_metrics, step_report
 from prepo_cli.training.run import Run
 from prepo_cli.training.sample import training_samples
@@ -15,10 +17,11 @@ from prepo_cli.training.schedule import learning_rate
 from prepo_cli.training.stopwatch import Stopwatch
 
 
-def train_loop(run: Run) -> None:
+def train_loop(run: Run, after_step: Callable[[], None]) -> None:
     """Train until a limit is reached or a stop is requested."""
     while not (run.finished or run.progress.stop_requested):
         train_step(run)
+        after_step()
 
 
 def train_step(run: Run) -> None:

@@ -1,10 +1,12 @@
-"""Seconds by phase."""
+"""Seconds by phase, which are also entries of a profile (profiling.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
+
+from torch.profiler import record_function
 
 PHASES = ("select", "generate", "reward", "logprob", "update", "sync")
 """The phases of a step, in their order; docs/metrics.md says what each consists of."""
@@ -21,7 +23,8 @@ class Stopwatch:
     def phase(self, name: str) -> Iterator[None]:
         """A context whose time is added to a phase."""
         started = perf_counter()
-        yield
+        with record_function(f"step: {name}"):
+            yield
         self._seconds[name] += perf_counter() - started
 
     @property

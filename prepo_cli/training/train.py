@@ -29,14 +29,22 @@ from prepo_cli.training.build import build_learner
 from prepo_cli.training.extension import refuse_limits, what_changes
 from prepo_cli.training.log import RunLog
 from prepo_cli.training.loop import train_loop
+from prepo_cli.training.profiling import profiled
 from prepo_cli.training.progress import Progress
 from prepo_cli.training.run import Run
 
 
 def train(
-    config: RunConfig, *, resume: bool = False, overwrite: bool = False, break_lock: bool = False
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    break_lock: bool = False,
+    profile: bool = False,
 ) -> dict[str, Any] | None:
     """Start or resume a run; returns its summary on the main process, None on the others.
+
+    With `profile`, a trace of the first steps is written to the run folder.
 
     The main process keeps the run folder's lock; `break_lock` takes over that of a process on another machine.
     Where a failure ends the training loop, it saves a sound state that no checkpoint holds yet: see `Run.rescue`.
@@ -66,7 +74,7 @@ def train(
             return found
 
         resume_from = processes.share(check)
-        return _train(config, folder, processes, judge, resume_from)
+        return _train(config, folder, processes, judge, resume_from, profile)
 
 
 def _checkpoint(folder: RunFolder, config: RunConfig) -> Path | None:
@@ -83,7 +91,12 @@ def _checkpoint(folder: RunFolder, config: RunConfig) -> Path | None:
 
 
 def _train(
-    config: RunConfig, folder: RunFolder, processes: Processes, judge: Judge | None, resume_from: Path | None
+    config: RunConfig,
+    folder: RunFolder,
+    processes: Processes,
+    judge: Judge | None,
+    resume_from: Path | None,
+    profile: bool,
 ) -> dict[str, Any] | None:
     """What all processes do once the main one has claimed the run folder."""
     summary = None
@@ -94,7 +107,7 @@ def _train(
                 stack.enter_context(processes.controlling())
                 run = Run(config, folder, judge, learner)
         if processes.is_main:
-            summary = _control(run, resume_from)
+            summary = _control(run, resume_from, profile)
             del run
         else:
             processes.serve(learner)
@@ -104,7 +117,7 @@ def _train(
     return summary
 
 
-def _control(run: Run, resume_from: Path | None) -> dict[str, Any]:
+def _control(run: Run, resume_from: Path | None, profile: bool) -> dict[str, Any]:
     """The main process's part."""
     config, folder, progress = run.config, run.folder, run.progress
     if resume_from is not None:
@@ -122,7 +135,8 @@ def _control(run: Run, resume_from: Path | None) -> dict[str, Any]:
         with _stop_after_step(progress), run.log.display_steps(), _saved_on_failure(run):
             if progress.evaluation_due and not run.finished:
                 run.evaluate()
-            train_loop(run)
+            with profiled(folder.path if profile else None, config.training.total_steps) as after_step:
+                train_loop(run, after_step)
         if not run.finished:
             raise KeyboardInterrupt(f"stopped at step {progress.step}; continue with --resume")
         if config.evaluation.at_end:

@@ -123,7 +123,7 @@ def test_an_extension_that_is_killed_is_unfinished_and_resumes_without_the_flag(
 
     folder = tmp_path / "run"
     shutil.copytree(short, folder)
-    monkeypatch.setattr(module, "train_loop", lambda run: None)  # as if stopped before the first step
+    monkeypatch.setattr(module, "train_loop", lambda *inputs: None)  # as if stopped before the first step
     with pytest.raises(KeyboardInterrupt, match="continue with --resume"):
         run(folder, *STATEFUL, "training.total_steps=3", resume=True)
     assert not (folder / "summary.json").exists()
