@@ -12,12 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from prepo_cli.policy import output_matrix
 from prepo_cli.policy.output_matrix import Head, Scaling, Tokens, Upstream, token_statistics
+
+BATCH_OVERHEAD = 512
+"""What a batch costs besides its tokens, as a number of tokens: Python, launches, matrices read once more."""
 
 
 class TokenScorer(nn.Module):
@@ -133,17 +137,27 @@ def spans_mask(spans: Sequence[tuple[int, int]], width: int, device: Any) -> Ten
 
 
 def token_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices grouped, longest first, so that rows x longest row <= max_tokens; a row above that is alone.
+    """Indices grouped, longest first, so that the least is computed, padding and each batch's overhead included.
 
-    >>> list(token_batches([3, 9, 4, 4], max_tokens=9))
+    Each has rows x longest row <= max_tokens; a row above that is alone.
+
+    >>> list(token_batches([3000, 9000, 4000, 4000], max_tokens=9000))
     [[1], [2, 3], [0]]
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    count = len(order)
+    cost = np.zeros(count + 1)  # of the batches from the i-th longest row on
+    end = np.zeros(count, dtype=np.int64)  # of the first of them
+    for i in reversed(range(count)):
+        longest = max(lengths[order[i]], 1)
+        most = min(max(1, max_tokens // longest), count - i)
+        totals = np.arange(1, most + 1) * longest + cost[i + 1 : i + most + 1]
+        best = int(totals.argmin())
+        cost[i], end[i] = totals[best] + BATCH_OVERHEAD, i + 1 + best
     start = 0
-    while start < len(order):
-        count = max(1, max_tokens // max(lengths[order[start]], 1))
-        yield order[start : start + count]
-        start += count
+    while start < count:
+        yield order[start : end[start]]
+        start = int(end[start])
 
 
 @torch.no_grad()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prepo_cli.policy import output_matrix, scoring
 from tests.models import CONFIGS, VOCAB, make_policy, naive_scores
@@ -96,9 +99,32 @@ def compare_with_float64(model: Any, factors: torch.Tensor) -> None:
         np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), atol=3e-5, rtol=1e-3, err_msg=name)
 
 
-def test_token_batches_cover_all_within_the_bound() -> None:
-    lengths = [5, 1, 9, 9, 2, 30, 4]
-    batches = list(scoring.token_batches(lengths, 18))
+LENGTHS = st.lists(st.integers(0, 40), max_size=9)
+
+
+@given(lengths=LENGTHS, max_tokens=st.integers(1, 100), overhead=st.integers(0, 60))
+def test_token_batches_cost_least_of_all_within_the_bound(lengths: list[int], max_tokens: int, overhead: int) -> None:
+    """Of all ways to cut the rows, sorted by length, into batches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "BATCH_OVERHEAD", overhead)
+        batches = list(scoring.token_batches(lengths, max_tokens))
+
+    def cost(rows: list[int]) -> float:
+        padded = len(rows) * max(*rows, 1)
+        return padded + overhead if padded <= max_tokens or len(rows) == 1 else np.inf
+
+    ordered, best = sorted(lengths, reverse=True), np.inf
+    for cuts in range(2 ** max(len(ordered) - 1, 0)):
+        starts = [0, *(i for i in range(1, len(ordered)) if cuts >> (i - 1) & 1), len(ordered)]
+        best = min(best, sum(cost(ordered[a:b]) for a, b in pairwise(starts) if a < b))
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 18
+    assert [lengths[i] for batch in batches for i in batch] == ordered
+    assert sum(cost([lengths[i] for i in batch]) for batch in batches) == best
+
+
+def test_many_rows_are_batched_with_little_padding() -> None:
+    lengths = np.random.default_rng(0).lognormal(6, 1, 4096).astype(int).clip(1, 16_384).tolist()
+    batches = list(scoring.token_batches(lengths, 16_384))
+    padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+    assert padded < 1.06 * sum(lengths)
+    assert len(batches) < 1.2 * sum(lengths) / 16_384 + 20
