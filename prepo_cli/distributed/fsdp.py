@@ -30,6 +30,7 @@ class FullyShard(Layout):
         processes = self.processes
         shard(policy.scorer, processes.count, processes.device, self.training.mixed_precision)
         policy.device = processes.device
+        policy.scorer.shares_prefixes = False
         # `fully_shard` links the units to the root in the root's first forward pass, so that pass is made here.
         policy.score_batch(ScoreBatch([[policy.pad_token_id] * 2], [(1, 2)], [1.0]))
         self.reshard(policy)

@@ -65,6 +65,7 @@ class Zero(Layout):
         policy.device = self.processes.device
         if self.stage == WEIGHTS_STAGE:
             policy.scorer.common_chunk_count = self._largest
+            policy.scorer.shares_prefixes = False
 
     def place_reference(self, reference: Policy) -> None:
         if self.stage < WEIGHTS_STAGE:

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from prepo_cli.policy.adapters import hub_weights
-from prepo_cli.policy.scoring import pad_rows, spans_mask, token_batches
+from prepo_cli.policy.rows import Plan, Rows, Span, plan, plan_shared
 
 FloatArray = npt.NDArray[np.float32]
 NOT_FINITE = (
@@ -27,9 +27,11 @@ class ScoreBatch:
     """Rows scored in one forward pass: the tokens in [start, end) of each, except a row's first token."""
 
     rows: list[list[int]]
-    spans: list[tuple[int, int]]
+    spans: list[Span]
     temperatures: list[float]
     with_entropy: bool = False
+    shared: bool = False
+    """Whether what is before the spans is computed once for rows in which it is the same."""
 
 
 Scores = list[tuple[FloatArray, FloatArray | None]]
@@ -74,13 +76,11 @@ class Policy:
 
     @torch.no_grad()
     def score_batch(self, batch: ScoreBatch) -> Scores:
-        """One padded forward pass."""
+        """One padded forward pass, or two where prefixes are shared."""
         self.scorer.eval()
-        ids_BL, mask_BL = pad_rows(batch.rows, self.pad_token_id, self.device)
-        chosen_BL = spans_mask(batch.spans, ids_BL.shape[1], self.device)
-        temperature_B = torch.tensor(batch.temperatures, dtype=torch.float32, device=self.device)
-        logprob_M, entropy_M = self.scorer(ids_BL, mask_BL, chosen_BL, temperature_B, batch.with_entropy)
-        counts = chosen_BL.sum(dim=1).tolist()
+        rows = Rows.of(batch.rows, batch.spans, batch.temperatures, self.pad_token_id, self.device, batch.shared)
+        logprob_M, entropy_M = self.scorer(rows, batch.with_entropy)
+        counts = rows.chosen_BL.sum(dim=1).tolist()
         logprobs = [part.numpy() for part in logprob_M.cpu().split(counts)]
         if not batch.with_entropy:
             return [(part, None) for part in logprobs]
@@ -89,20 +89,49 @@ class Policy:
     def score(
         self,
         rows: list[list[int]],
-        spans: list[tuple[int, int]],
+        spans: list[Span],
         temperatures: list[float],
         max_batch_tokens: int,
         with_entropy: bool = False,
     ) -> Scores:
         """Log-probs and entropies of each row's tokens in [start, end), except the first token of a row."""
         results: list[Any] = [None] * len(rows)
-        for indices, batch in score_batches(rows, spans, temperatures, max_batch_tokens, with_entropy):
+        for indices, batch in self.score_batches(rows, spans, temperatures, max_batch_tokens, with_entropy):
             for i, scores in zip(indices, self.score_batch(batch), strict=True):
                 results[i] = scores
         return results
 
+    def score_batches(
+        self,
+        rows: list[list[int]],
+        spans: list[Span],
+        temperatures: list[float],
+        max_batch_tokens: int,
+        with_entropy: bool = False,
+    ) -> Iterator[tuple[list[int], ScoreBatch]]:
+        """Batches of at most `max_batch_tokens` padded tokens, longest rows first, with the indices of their rows."""
+        planned = self.plan(rows, spans, max_batch_tokens)
+        for indices in planned.batches:
+            yield (
+                indices,
+                ScoreBatch(
+                    [rows[i] for i in indices],
+                    [spans[i] for i in indices],
+                    [temperatures[i] for i in indices],
+                    with_entropy,
+                    planned.shared,
+                ),
+            )
+
+    def plan(self, rows: Sequence[Sequence[int]], spans: Sequence[Span], max_batch_tokens: int) -> Plan:
+        """Batches of rows that share what is before their spans, where the model allows it and it computes less."""
+        whole = all(end == len(row) for row, (_, end) in zip(rows, spans, strict=True))
+        if whole and self.scorer.shares_prefixes:
+            return plan_shared(rows, [start for start, _ in spans], max_batch_tokens)
+        return plan([len(row) for row in rows], max_batch_tokens)
+
     def perplexity(
-        self, token_ids: list[list[int]], spans: list[tuple[int, int]], max_batch_tokens: int
+        self, token_ids: list[list[int]], spans: list[Span], max_batch_tokens: int
     ) -> npt.NDArray[np.float64]:
         """Perplexity and number of scored tokens of each row's span, [N, 2]; NaN where no token can be scored."""
         scores = self.score(token_ids, spans, [1.0] * len(token_ids), max_batch_tokens)
@@ -111,26 +140,6 @@ class Policy:
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Unsharded weights under the hub's names, adapters merged, for engines and exports."""
         return hub_weights(self.model)
-
-
-def score_batches(
-    rows: list[list[int]],
-    spans: list[tuple[int, int]],
-    temperatures: list[float],
-    max_batch_tokens: int,
-    with_entropy: bool = False,
-) -> Iterator[tuple[list[int], ScoreBatch]]:
-    """Batches of at most `max_batch_tokens` padded tokens, longest rows first, with the indices of their rows."""
-    for indices in token_batches([len(row) for row in rows], max_batch_tokens):
-        yield (
-            indices,
-            ScoreBatch(
-                [rows[i] for i in indices],
-                [spans[i] for i in indices],
-                [temperatures[i] for i in indices],
-                with_entropy,
-            ),
-        )
 
 
 def perplexities(logprobs: Sequence[FloatArray]) -> npt.NDArray[np.float64]:

@@ -4,24 +4,22 @@ Hidden states are gathered at the positions that predict a chosen token; only th
 chunks (output_matrix.py). Where a module with hooks or adapters stands for the matrix, autograd goes through it, chunk
 by chunk, and computes the logits again in the backward pass.
 
-Axis letters: B rows, L padded length, M chosen tokens (row by row, left to right), D width, V vocabulary.
+Axis letters: B rows, L padded length, G prefixes, P their padded length, M chosen tokens (row by row, left to right),
+D width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from prepo_cli.policy import output_matrix
 from prepo_cli.policy.output_matrix import Head, Scaling, Tokens, Upstream, token_statistics
-
-BATCH_OVERHEAD = 512
-"""What a batch costs besides its tokens, as a number of tokens: Python, launches, matrices read once more."""
+from prepo_cli.policy.rows import Rows
 
 
 class TokenScorer(nn.Module):
@@ -37,36 +35,55 @@ class TokenScorer(nn.Module):
         self.scaling = Scaling.of(model.config)
         self.splits = False
         self.splits = _splits_cleanly(self)
+        self.shares_prefixes = self.splits and not _checkpoints(model) and _shares_cleanly(self)
+        """Whether rows may share their prefixes. Layouts that gather weights by layer go through it once a pass, and
+        gradient checkpointing keeps no keys and values: neither shares."""
 
     def forward(
-        self,
-        ids_BL: Tensor,
-        mask_BL: Tensor,
-        chosen_BL: Tensor,
-        temperature_B: Tensor,
-        with_entropy: bool = False,
-        upstream: Upstream | None = None,
+        self, rows: Rows, with_entropy: bool = False, upstream: Upstream | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Score chosen tokens of right-padded rows.
+        """Score the chosen tokens of rows.
 
         Args:
-            ids_BL: token ids; mask_BL: true on tokens; chosen_BL: true on the tokens to score (never column 0).
-            temperature_B: divides the logits of each row.
+            rows: token ids, and which to score.
+            with_entropy: whether entropies are wanted too.
             upstream: the loss's gradient, if it follows from each token's log-prob; saves computing logits twice.
 
         Returns:
             log-probs [M] and, if requested, entropies [M] in nats, float32.
         """
-        attention = None if bool(mask_BL.all()) else mask_BL
-        row_M, column_M = chosen_BL[:, 1:].nonzero(as_tuple=True)
-        target_M = ids_BL[row_M, column_M + 1]
-        if self.splits:
-            states_BLD = self.backbone(input_ids=ids_BL, attention_mask=attention, use_cache=False).last_hidden_state
-            states_MD = states_BLD[row_M, column_M]
-        else:
-            logits_BLV = self.model(input_ids=ids_BL, attention_mask=attention, use_cache=False).logits
-            states_MD = logits_BLV[row_M, column_M]
-        return self._statistics(Tokens(states_MD, target_M, temperature_B[row_M]), with_entropy, upstream)
+        row_M, column_M = rows.chosen_BL.nonzero(as_tuple=True)
+        states_MD = self._predicting(rows, row_M, column_M)
+        tokens = Tokens(states_MD, rows.ids_BL[row_M, column_M], rows.temperature_B[row_M])
+        return self._statistics(tokens, with_entropy, upstream)
+
+    def _predicting(self, rows: Rows, row_M: Tensor, column_M: Tensor) -> Tensor:
+        """The hidden states [M, D], or logits of a model that does not split, that predict the chosen tokens."""
+        prefixes = rows.prefixes
+        if prefixes is None:
+            if self.splits:
+                states_BLD: Tensor = self.backbone(input_ids=rows.ids_BL, use_cache=False).last_hidden_state
+            else:
+                states_BLD = self.model(input_ids=rows.ids_BL, use_cache=False).logits
+            return states_BLD[row_M, column_M - 1]
+        mask_GP, of_row_B = prefixes.mask_GP, prefixes.of_row_B
+        position_GP = mask_GP.cumsum(dim=1).sub(1).clamp(min=0)
+        before = self.backbone(
+            input_ids=prefixes.ids_GP, attention_mask=mask_GP, position_ids=position_GP, use_cache=True
+        )
+        cache = before.past_key_values
+        cache.batch_select_indices(of_row_B)
+        position_BL = mask_GP.sum(dim=1)[of_row_B, None] + torch.arange(rows.ids_BL.shape[1], device=of_row_B.device)
+        states_BLD = self.backbone(
+            input_ids=rows.ids_BL,
+            attention_mask=torch.cat([mask_GP[of_row_B], rows.mask_BL], dim=1),
+            position_ids=position_BL,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        states_MD = states_BLD[row_M, (column_M - 1).clamp(min=0)]
+        last_MD = before.last_hidden_state[of_row_B[row_M], -1]
+        return torch.where(column_M[:, None] > 0, states_MD, last_MD)
 
     @property
     def backbone(self) -> Any:
@@ -119,45 +136,9 @@ def _is_plain(head: Any) -> bool:
     return type(head) is nn.Linear and not hooked and not hasattr(head.weight, "ds_id")
 
 
-def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, device: Any) -> tuple[Tensor, Tensor]:
-    """Right-padded ids [B, L] and their mask."""
-    width = max(map(len, rows))
-    ids_BL = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids_BL[i, : len(row)] = torch.as_tensor(row, dtype=torch.long)
-    lengths_B = torch.tensor([len(row) for row in rows])
-    return ids_BL.to(device), (torch.arange(width)[None] < lengths_B[:, None]).to(device)
-
-
-def spans_mask(spans: Sequence[tuple[int, int]], width: int, device: Any) -> Tensor:
-    """Mask [B, L], true on each row's [start, end) but never on column 0, which nothing predicts."""
-    bounds_B2 = torch.tensor(spans, dtype=torch.long).reshape(-1, 2)
-    position_L = torch.arange(width)
-    return ((position_L >= bounds_B2[:, :1].clamp(min=1)) & (position_L < bounds_B2[:, 1:])).to(device)
-
-
-def token_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices grouped, longest first, so that the least is computed, padding and each batch's overhead included.
-
-    Each has rows x longest row <= max_tokens; a row above that is alone.
-
-    >>> list(token_batches([3000, 9000, 4000, 4000], max_tokens=9000))
-    [[1], [2, 3], [0]]
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    count = len(order)
-    cost = np.zeros(count + 1)  # of the batches from the i-th longest row on
-    end = np.zeros(count, dtype=np.int64)  # of the first of them
-    for i in reversed(range(count)):
-        longest = max(lengths[order[i]], 1)
-        most = min(max(1, max_tokens // longest), count - i)
-        totals = np.arange(1, most + 1) * longest + cost[i + 1 : i + most + 1]
-        best = int(totals.argmin())
-        cost[i], end[i] = totals[best] + BATCH_OVERHEAD, i + 1 + best
-    start = 0
-    while start < count:
-        yield order[start : end[start]]
-        start = int(end[start])
+def _checkpoints(model: nn.Module) -> bool:
+    """Whether any layer recomputes its activations in the backward pass."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 @torch.no_grad()
@@ -175,3 +156,23 @@ def _splits_cleanly(scorer: TokenScorer) -> bool:
     split_BLV = scorer.scaling.apply(model.get_output_embeddings()(states_BLD))
     model.train(training)
     return bool(torch.allclose(own_BLV.float(), split_BLV.float(), rtol=1e-3, atol=1e-4))
+
+
+@torch.no_grad()
+def _shares_cleanly(scorer: TokenScorer) -> bool:
+    """Whether rows that share a prefix get the log-probs that they get alone, tried on a few tokens."""
+    model = scorer.model
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    vocab_size = model.config.get_text_config().vocab_size
+    rows = [[i % vocab_size for i in row] for row in ((1, 2, 3, 4, 5), (1, 2, 3, 6), (2, 3, 4))]
+    spans = [(3, 5), (3, 4), (1, 3)]
+    try:
+        alone_M, _ = scorer(Rows.of(rows, spans, [1.0] * 3, 0, device))
+        shared_M, _ = scorer(Rows.of(rows, spans, [1.0] * 3, 0, device, shared=True))
+    except Exception:  # an architecture that keeps something else than keys and values fails in its own way
+        return False
+    finally:
+        model.train(training)
+    return bool(torch.allclose(alone_M, shared_M, rtol=1e-3, atol=1e-2 if model.dtype != torch.float32 else 1e-4))

@@ -86,12 +86,15 @@ class Learner:
     def step(
         self,
         micro_batches: Sequence[Sequence[TrainingSample]],
+        shared: bool,
         divisor: float,
         learning_rate: float,
         step: int,
         with_entropy: bool,
     ) -> UpdateStats:
         """One optimizer step; every process has the same number of micro-batches. Returns this process's sums.
+
+        With `shared`, the samples of a micro-batch share the computation of their prompts.
 
         A loss or gradient that isn't finite, in any process, makes all of them skip the step.
         """
@@ -101,7 +104,7 @@ class Learner:
         stats, computed = UpdateStats(), list[Computed]()
         for number, samples in enumerate(micro_batches, start=1):
             with self.layout.micro_batch(last=number == len(micro_batches)):
-                sums, of_tokens = self._backward(samples, divisor, with_entropy)
+                sums, of_tokens = self._backward(samples, shared, divisor, with_entropy)
             stats, computed = stats + sums, computed + of_tokens
         norm = self.layout.step(learning_rate)
         # All processes take part in the same step; only the main process counts it.
@@ -141,22 +144,20 @@ class Learner:
                 export_adapters(Path(folder) / ADAPTERS, adapter, adapted, self.config.model.model_name_or_path)
 
     def _backward(
-        self, samples: Sequence[TrainingSample], divisor: float, with_entropy: bool
+        self, samples: Sequence[TrainingSample], shared: bool, divisor: float, with_entropy: bool
     ) -> tuple[UpdateStats, list[Computed]]:
         """Add one micro-batch's gradients; a process without samples runs a filler alongside the others."""
         filler = not samples
         if filler:
             samples = [TrainingSample.filler(self.policy.pad_token_id, self.options.beta > 0)]
-        batch = MicroBatch.of(samples, self.policy.pad_token_id, self.policy.device)
+        batch = MicroBatch.of(samples, self.policy.pad_token_id, self.policy.device, shared)
         engine = self.config.engine
         mode = "none" if self.engine.exact_logprobs else engine.vllm_importance_sampling_mode
         # Gradients are averaged over processes, but the divisor already covers the samples of all of them.
         factor = 0.0 if filler else self.processes.count / divisor
         losses = BatchLoss(batch, self.options, mode, engine.vllm_importance_sampling_cap, factor)
         with self.processes.accelerator.autocast():
-            logprob_M, entropy_M = self.layout.trained(
-                batch.ids_BL, batch.mask_BL, batch.chosen_BL, batch.temperature_B, with_entropy, losses.upstream
-            )
+            logprob_M, entropy_M = self.layout.trained(batch.rows, with_entropy, losses.upstream)
         result, corrected = losses.tokens(logprob_M)
         loss = losses.sum(result.loss_M)
         value = loss.item()

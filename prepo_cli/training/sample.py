@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prepo_cli.policy.scoring import pad_rows, spans_mask
+from prepo_cli.policy.rows import Rows
 from prepo_cli.training.rollouts import Sample
 from strategies.types import FloatArray
 
@@ -73,12 +73,9 @@ def training_samples(groups: Sequence[Sequence[Sample]], weights_NT: FloatArray)
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Samples as tensors: B rows right-padded to L, M completion tokens row by row. `old_M` as in `TrainingSample`."""
+    """Samples as tensors, those with M axis of their completion tokens row by row; `old_M` as in `TrainingSample`."""
 
-    ids_BL: Tensor
-    mask_BL: Tensor
-    chosen_BL: Tensor
-    temperature_B: Tensor
+    rows: Rows
     sequence_M: Tensor
     factor_M: Tensor
     engine_M: Tensor
@@ -86,16 +83,21 @@ class MicroBatch:
     reference_M: Tensor | None
 
     @classmethod
-    def of(cls, samples: Sequence[TrainingSample], pad_token_id: int, device: torch.device) -> MicroBatch:
-        """Pad and concatenate."""
-        ids_BL, mask_BL = pad_rows([s.ids for s in samples], pad_token_id, device)
-        chosen_BL = spans_mask([(s.start, len(s.ids)) for s in samples], ids_BL.shape[1], device)
+    def of(
+        cls, samples: Sequence[TrainingSample], pad_token_id: int, device: torch.device, shared: bool = False
+    ) -> MicroBatch:
+        """Pad and concatenate; with `shared`, prompts are shared."""
+        rows = Rows.of(
+            [s.ids for s in samples],
+            [(s.start, len(s.ids)) for s in samples],
+            [s.temperature for s in samples],
+            pad_token_id,
+            device,
+            shared,
+        )
         return cls(
-            ids_BL=ids_BL,
-            mask_BL=mask_BL,
-            chosen_BL=chosen_BL,
-            temperature_B=torch.tensor([s.temperature for s in samples], dtype=torch.float32, device=device),
-            sequence_M=chosen_BL.nonzero(as_tuple=True)[0],
+            rows=rows,
+            sequence_M=rows.chosen_BL.nonzero(as_tuple=True)[0],
             factor_M=_joined([s.factor_T for s in samples], device),
             engine_M=_joined([s.engine_logprob_T for s in samples], device),
             old_M=_joined_if_known([s.old_logprob_T for s in samples], device),

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines.base import Progress, Request, Rollout
 from prepo_cli.errors import RunError
-from prepo_cli.policy.policy import NOT_FINITE, ScoreBatch, Scores, perplexities, score_batches
-from prepo_cli.policy.scoring import token_batches
+from prepo_cli.policy.policy import NOT_FINITE, ScoreBatch, Scores, perplexities
+from prepo_cli.policy.rows import Span
 from prepo_cli.training.learner import Learner
 from prepo_cli.training.sample import TrainingSample
 from prepo_cli.training.update_stats import UpdateStats
@@ -61,7 +61,7 @@ class Team:
     def score(
         self,
         rows: list[list[int]],
-        spans: list[tuple[int, int]],
+        spans: list[Span],
         temperatures: list[float],
         with_entropy: bool = False,
         of_reference: bool = False,
@@ -74,7 +74,8 @@ class Team:
         """
         if charged:
             self.tokens_scored += sum(map(len, rows))
-        planned = list(score_batches(rows, spans, temperatures, self.max_batch_tokens, with_entropy))
+        policy = self.learner.policy
+        planned = list(policy.score_batches(rows, spans, temperatures, self.max_batch_tokens, with_entropy))
         filler: tuple[list[int], ScoreBatch] = ([], ScoreBatch([[0, 0]], [(1, 2)], [1.0], with_entropy))
         shares = round_robin(planned, self.processes.count, filler)
         parts = self.processes.call(
@@ -88,7 +89,7 @@ class Team:
         refuse_infinite(logprobs for logprobs, _ in results)
         return results
 
-    def perplexity(self, rows: list[list[int]], spans: list[tuple[int, int]]) -> npt.NDArray[np.float64]:
+    def perplexity(self, rows: list[list[int]], spans: list[Span]) -> npt.NDArray[np.float64]:
         """Perplexity and number of scored tokens of each row's span, [N, 2]."""
         scores = self.score(rows, spans, [1.0] * len(rows))
         return perplexities([logprobs for logprobs, _ in scores])
@@ -97,10 +98,11 @@ class Team:
         self, batch: Sequence[TrainingSample], divisor: float, learning_rate: float, step: int, with_entropy: bool
     ) -> UpdateStats:
         """One optimizer step on all processes."""
-        indices = token_batches([len(sample.ids) for sample in batch], self.max_batch_tokens)
-        micro_batches = [[batch[i] for i in micro] for micro in indices]
+        rows, spans = [sample.ids for sample in batch], [(sample.start, len(sample.ids)) for sample in batch]
+        planned = self.learner.policy.plan(rows, spans, self.max_batch_tokens)
+        micro_batches = [[batch[i] for i in indices] for indices in planned.batches]
         shares = round_robin(micro_batches, self.processes.count, [])
-        calls = [(share, divisor, learning_rate, step, with_entropy) for share in shares]
+        calls = [(share, planned.shared, divisor, learning_rate, step, with_entropy) for share in shares]
         return sum(self.processes.call(self.learner.step, calls), start=UpdateStats())
 
     def sync(self) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from prepo_cli.policy import output_matrix, scoring
+from prepo_cli.policy.rows import Rows
 from tests.models import CONFIGS, VOCAB, make_policy, naive_scores
 
 RNG = np.random.default_rng(3)
@@ -74,9 +72,7 @@ def test_gradient_in_chunks_equals_float64_autograd(
             lambda module, states, _: called.append(len(states[0]))
         )
         policy.scorer.common_chunk_count = lambda chunks: chunks + more_chunks
-    ids, mask = scoring.pad_rows(ROWS, 0, "cpu")
-    chosen = scoring.spans_mask(SPANS, ids.shape[1], "cpu")
-    logprobs, _ = policy.scorer(ids, mask, chosen, torch.tensor(TEMPERATURES))
+    logprobs, _ = policy.scorer(Rows.of(ROWS, SPANS, TEMPERATURES, 0, "cpu"))
     assert len(called) == (0 if plain else -(-len(logprobs) // chunk_tokens) + more_chunks)
     factors = torch.linspace(-1, 1, len(logprobs))
     (logprobs * factors).sum().backward()
@@ -97,34 +93,3 @@ def compare_with_float64(model: Any, factors: torch.Tensor) -> None:
     total.backward()
     for (name, ours), (_, theirs) in zip(model.named_parameters(), double.named_parameters(), strict=True):
         np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), atol=3e-5, rtol=1e-3, err_msg=name)
-
-
-LENGTHS = st.lists(st.integers(0, 40), max_size=9)
-
-
-@given(lengths=LENGTHS, max_tokens=st.integers(1, 100), overhead=st.integers(0, 60))
-def test_token_batches_cost_least_of_all_within_the_bound(lengths: list[int], max_tokens: int, overhead: int) -> None:
-    """Of all ways to cut the rows, sorted by length, into batches."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "BATCH_OVERHEAD", overhead)
-        batches = list(scoring.token_batches(lengths, max_tokens))
-
-    def cost(rows: list[int]) -> float:
-        padded = len(rows) * max(*rows, 1)
-        return padded + overhead if padded <= max_tokens or len(rows) == 1 else np.inf
-
-    ordered, best = sorted(lengths, reverse=True), np.inf
-    for cuts in range(2 ** max(len(ordered) - 1, 0)):
-        starts = [0, *(i for i in range(1, len(ordered)) if cuts >> (i - 1) & 1), len(ordered)]
-        best = min(best, sum(cost(ordered[a:b]) for a, b in pairwise(starts) if a < b))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    assert [lengths[i] for batch in batches for i in batch] == ordered
-    assert sum(cost([lengths[i] for i in batch]) for batch in batches) == best
-
-
-def test_many_rows_are_batched_with_little_padding() -> None:
-    lengths = np.random.default_rng(0).lognormal(6, 1, 4096).astype(int).clip(1, 16_384).tolist()
-    batches = list(scoring.token_batches(lengths, 16_384))
-    padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-    assert padded < 1.06 * sum(lengths)
-    assert len(batches) < 1.2 * sum(lengths) / 16_384 + 20

@@ -9,6 +9,7 @@ import torch
 
 from prepo_cli.losses import LOSSES
 from prepo_cli.policy import output_matrix
+from prepo_cli.policy.rows import Rows
 from prepo_cli.training.batch_loss import BatchLoss
 from prepo_cli.training.loss import LossOptions
 from prepo_cli.training.sample import MicroBatch
@@ -25,10 +26,7 @@ def make_loss(options: LossOptions, mode: str, with_old: bool) -> BatchLoss:
     random = [-torch.rand(COUNT) * 3 for _ in range(4)]
     nothing = torch.zeros(0)
     batch = MicroBatch(
-        ids_BL=nothing,
-        mask_BL=nothing,
-        chosen_BL=nothing,
-        temperature_B=nothing,
+        rows=Rows(nothing, nothing, nothing, nothing),
         sequence_M=torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS)),
         factor_M=torch.randn(COUNT),
         engine_M=random[0],
