@@ -19,7 +19,7 @@ from prepo_cli.distributed.layout import adamw
 from prepo_cli.errors import RunError, UsageError
 from prepo_cli.policy.policy import Policy
 from prepo_cli.sections import TrainingConfig
-from prepo_cli.training import learner
+from prepo_cli.training import batch_loss
 from prepo_cli.training.loss import aggregate
 from prepo_cli.training.rollouts import Sample
 from prepo_cli.training.sample import TrainingSample, training_samples
@@ -107,7 +107,7 @@ def test_a_poisoned_update_never_happened(poison: Callable[[list[TrainingSample]
 def test_a_loss_that_is_not_finite_is_skipped_even_if_its_gradient_is(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, updater = with_adamw()
     before = state(policy, updater)
-    monkeypatch.setattr(learner, "aggregate", lambda *arguments: aggregate(*arguments) + math.inf)
+    monkeypatch.setattr(batch_loss, "aggregate", lambda *arguments: aggregate(*arguments) + math.inf)
     assert updater.update(batches(1)[0], RATE, 0).skipped_steps == 1
     assert_same(state(policy, updater), before)
 
