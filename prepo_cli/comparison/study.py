@@ -68,6 +68,7 @@ class Study:
     def notes(self) -> list[str]:
         """What the reader must know of these samples."""
         notes, base = [], self._mean_cost(self.base)
+        by_seeds: dict[tuple[int, ...], list[str]] = {}
         for group in self.groups:
             spent = self._mean_cost(group)
             if base is not None and spent is not None and abs(spent[-1] / base[-1] - 1) > SAME_COST:
@@ -77,7 +78,11 @@ class Study:
                 )
             both = self._shared_seeds(group)
             if both and (len(both) < len(group.seeds) or len(both) < len(self.base.seeds)):
-                notes.append(f"{group.name} and {self.base.name} are compared on the {len(both)} seeds that both have.")
+                by_seeds.setdefault(tuple(both), []).append(group.name)
+        for shared, names in by_seeds.items():
+            notes.append(
+                f"Compared with {self.base.name} on the {len(shared)} seeds that both have: {', '.join(names)}."
+            )
         if base is not None and len(self.base.runs) > 1 and not self._has_cost(self.sample(self.base), MAIN_AXIS):
             notes.append(f"No cost ratios: {self._why_none()}.")
         return notes

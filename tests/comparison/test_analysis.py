@@ -184,11 +184,11 @@ def test_one_recipe_has_nothing_to_be_compared_with() -> None:
 
 def test_recipes_that_share_some_seeds_are_compared_on_these() -> None:
     many, few = several("random", range(6)), several("fast", range(3), rise=RISE * 1.2)
-    comparison = compare([*many, *few])
+    comparison = compare([*many, *few, *several("slow", range(3), rise=RISE * 0.8)])
     alone = compare([*many[:3], *few])
     assert found(comparison, "fast").difference == found(alone, "fast").difference
     assert found(comparison, "fast").cost_ratios == found(alone, "fast").cost_ratios
-    assert "fast and random are compared on the 3 seeds that both have." in comparison.notes
+    assert "Compared with random on the 3 seeds that both have: fast, slow." in comparison.notes
     assert found(comparison, "random").seeds == (0, 1, 2, 3, 4, 5)
 
 
