@@ -22,8 +22,10 @@ from typing import Literal
 
 GIB = 2**30
 CHUNK_ELEMENTS = 2**25
-CHUNK_COPIES = 5
-"""Live float32 tensors of a chunk's size: logits, logits divided by the temperature, softmax, two gradients."""
+LOGIT_BYTES = 4 + 2 + 2 + 4
+"""Of each logit in a chunk: float32, as the product gives it, its gradient in bfloat16, and float32 for entropies."""
+HEAD_GRADIENT_BYTES = 4 + 2
+"""Of each weight of the output matrix, where it is trained: the sum over chunks, and its gradient in bfloat16."""
 
 Weights = Literal["float32", "bfloat16"]
 Layout = Literal["one", "ddp", "fsdp2"]
@@ -139,8 +141,8 @@ def activations(shape: Shape, weights: Weights, tokens: int, checkpointing: bool
 
 
 def logits_chunk() -> float:
-    """Bytes of one chunk of logits and the tensors derived from it (prepo_cli/policy/scoring.py)."""
-    return float(CHUNK_ELEMENTS * 4 * CHUNK_COPIES)
+    """Bytes of one chunk of logits and the tensors derived from it (prepo_cli/policy/output_matrix.py)."""
+    return float(CHUNK_ELEMENTS * LOGIT_BYTES)
 
 
 def engine(shape: Shape, setting: Setting) -> float:
@@ -162,7 +164,8 @@ def peak(shape: Shape, weights: Weights, layout: Layout, setting: Setting, lora:
         copies = 2.0 * (2 * shape.layer_parameters + shape.outer_parameters) * (1 if lora else 2)  # with gradients
     elif weights == "float32":  # autocast caches its copies of trained weights and recreates those of frozen ones
         copies = 2.0 * (shape.layer_parameters + shape.outer_parameters if lora else shape.parameters)
-    backward = activations(shape, weights, setting.tokens, True) + logits_chunk() + copies
+    head = 0.0 if lora else float(shape.vocabulary * shape.width * HEAD_GRADIENT_BYTES)
+    backward = activations(shape, weights, setting.tokens, True) + logits_chunk() + head + copies
     optimizer_step = trained * trained_size / shards
     return Peak(permanent + gradients + max(backward, optimizer_step), permanent + engine(shape, setting))
 

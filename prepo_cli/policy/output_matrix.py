@@ -30,6 +30,8 @@ CHUNK_ELEMENTS = 2**25
 """Logits held at once (128 MiB in float32)."""
 BLOCK_ELEMENTS = 2**19
 """Logits that a CPU turns into a softmax at once: few enough to stay in its cache."""
+PRODUCT_ROWS = 2**15
+"""Rows of the output matrix whose gradient is added at once, where products are not in float32."""
 
 Upstream = Callable[[Tensor, slice], Tensor]
 """The loss's gradient with respect to log-probs [C]; the slice tells which of all M tokens they belong to."""
@@ -115,7 +117,11 @@ class Gradients:
             if error.dtype == torch.float32:
                 self.weight_VD.addmm_(error.t(), scaled_CD)
             else:
-                self.weight_VD += error.t() @ scaled_CD
+                for some in range(
+                    0, len(self.weight_VD), PRODUCT_ROWS
+                ):  # a product of all rows would be as large again
+                    rows = slice(some, some + PRODUCT_ROWS)
+                    self.weight_VD[rows] += error[:, rows].t() @ scaled_CD
         if self.bias_V is not None:
             self.bias_V += factor_C @ error_CV
 
