@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos 
 KILLS ?= 30
 CASES ?= 1250
 
-.PHONY: help install demo test test-walk test-distributed test-browser test-vllm chaos check docs clean
+.PHONY: help install demo test test-walk test-distributed test-browser test-vllm chaos check docs bench bench-check clean
 
 help:
 	@echo "make install   set up .venv (once)"
@@ -23,6 +23,8 @@ help:
 	@echo "make chaos     kill a run KILLS times (default: 30) and fuzz nine kinds of input with CASES cases each (default: 1250)"
 	@echo "make check     ruff, mypy, docs, tests"
 	@echo "make docs      regenerate the pages that come from the code, and build the site in site/"
+	@echo "make bench     measure everything that docs/performance.md claims, and write it there"
+	@echo "make bench-check measure at small sizes, and report what got worse"
 	@echo "make clean     remove .venv, .venv-vllm and caches"
 	@echo "PYTHON=...     the Python for .venv, 3.11 or later (default: python3)"
 
@@ -85,6 +87,11 @@ check: install
 docs: install
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# TRL is installed for its benchmark alone.
+bench bench-check: install
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks $(if $(filter bench-check,$@),--check --rounds 3)
 
 clean:
 	rm -rf .venv .venv-vllm site .hypothesis .mypy_cache .pytest_cache .ruff_cache
