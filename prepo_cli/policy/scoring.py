@@ -175,4 +175,5 @@ def _shares_cleanly(scorer: TokenScorer) -> bool:
         return False
     finally:
         model.train(training)
-    return bool(torch.allclose(alone_M, shared_M, rtol=1e-3, atol=1e-2 if model.dtype != torch.float32 else 1e-4))
+    rounding = 1e-4 if model.dtype == torch.float32 else 0.2  # of a logit in bfloat16
+    return bool((alone_M - shared_M).abs().max() < rounding)

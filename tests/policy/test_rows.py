@@ -178,6 +178,11 @@ def test_gradient_checkpointing_shares_nothing(tmp_path: Any) -> None:
         assert load_policy(settings, train=True, device="cpu").scorer.shares_prefixes is not checkpointing
 
 
+def test_a_model_in_bfloat16_shares_too() -> None:
+    model = make_policy().model.bfloat16()
+    assert TokenScorer(model).shares_prefixes
+
+
 @pytest.mark.parametrize("broken", ["wrong", "failing"])
 def test_a_model_whose_cache_does_not_give_the_same_shares_nothing(
     monkeypatch: pytest.MonkeyPatch, broken: str
