@@ -97,11 +97,12 @@ def _trl(model: Path, folder: Path, prompts: int, longest: int, steps: int, trl_
     from prepo_cli.sections import RewardConfig
 
     data = load_prompts("embedded")
-    rows = [{"prompt": data.given(i), "answer": data.answer(i)} for i in range(prompts * steps)]
+    rows = [{"prompt": data.messages(i), "answer": data.answer(i)} for i in range(prompts * steps)]
     judge = Judge(RewardConfig())
 
-    def reward(prompts: list[Any], completions: list[str], answer: list[str], **columns: Any) -> list[float]:
-        return judge(prompts, completions, {"answer": answer}).rewards_N.tolist()
+    def reward(prompts: list[Any], completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
+        texts = [messages[-1]["content"] for messages in completions]
+        return judge(prompts, texts, {"answer": answer}).rewards_N.tolist()
 
     found: list[Found] = []
 
