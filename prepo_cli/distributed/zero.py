@@ -25,6 +25,7 @@ from prepo_cli.distributed.layout import Layout, OptimizerState, adamw
 from prepo_cli.distributed.processes import Processes
 from prepo_cli.errors import UsageError
 from prepo_cli.policy.policy import Policy
+from prepo_cli.policy.rows import Rows
 from prepo_cli.sections import TrainingConfig
 
 WEIGHTS_STAGE = 3
@@ -127,12 +128,8 @@ class Zero(Layout):
     def _make_moments(self) -> None:
         """Take a step that changes nothing: AdamW creates its state in its first step."""
         pad = self.policy.pad_token_id
-        ids_BL = torch.full((1, 2), pad, device=self.processes.device)
-        chosen_BL = torch.tensor([[False, True]], device=self.processes.device)
         with self.micro_batch(last=True):
-            logprob_M, _ = self.engine(
-                ids_BL, torch.ones_like(chosen_BL), chosen_BL, torch.ones(1, device=ids_BL.device)
-            )
+            logprob_M, _ = self.engine(Rows.of([[pad, pad]], [(1, 2)], [1.0], pad, self.processes.device))
             self.backward(logprob_M.sum() * 0.0)
         self.step(learning_rate=0.0)
 

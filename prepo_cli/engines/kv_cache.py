@@ -34,8 +34,13 @@ class GrowingLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Select rows of the batch; a row may be repeated."""
-        super().batch_select_indices(indices)
-        self._buffers = None
+        if self._buffers is None:
+            super().batch_select_indices(indices)
+            return
+        length = self.get_seq_length()
+        keys, values = (buffer.index_select(0, indices) for buffer in self._buffers)  # spare capacity too
+        self._buffers = (keys, values)
+        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
 
     def _grow(self, key_states: torch.Tensor, value_states: torch.Tensor, old: int, capacity: int) -> None:
         grown = []

@@ -58,7 +58,7 @@ def step(learner: Learner, number: int, poisoned: bool = False) -> UpdateStats:
     if poisoned:
         samples[1].factor_T[:] = np.inf
     share = samples[learner.processes.index :: 2]
-    return learner.step([share[:1], share[1:]], 10.0, RATE, number, with_entropy=False)
+    return learner.step([share[:1], share[1:]], False, 10.0, RATE, number, with_entropy=False)
 
 
 def check(name: str) -> None:
