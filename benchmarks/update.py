@@ -35,9 +35,9 @@ CLAIMS = (
 SHAPE = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_key_value_heads": 2}
 SIZES: dict[str, dict[str, Any]] = {
     "full": {"layers": 6, "vocabulary": 32_000, "groups": 16, "rollouts": 8, "longest": 256, "prompt": 512},
-    "quick": {"layers": 2, "vocabulary": 4_000, "groups": 4, "rollouts": 8, "longest": 128, "prompt": 256},
+    "quick": {"layers": 2, "vocabulary": 4_000, "groups": 8, "rollouts": 8, "longest": 128, "prompt": 256},
 }
-BARE_ROWS = (4, 16, 64)
+BARE_ROWS = (16, 64)
 """Rows in a batch; the fastest counts."""
 
 
@@ -50,7 +50,7 @@ def measure(variant: str, layers: int, vocabulary: int, groups: int, rollouts: i
     if variant in ("update", "bare"):
         samples = _samples(rng, groups, rollouts, vocabulary, prompt=8, lengths=lambda: rng.integers(16, longest + 1))
     else:
-        samples = _samples(rng, groups, rollouts, vocabulary, prompt=prompt, lengths=lambda: longest // 2)
+        samples = _samples(rng, groups // 4, rollouts, vocabulary, prompt=prompt, lengths=lambda: longest // 2)
     if variant == "bare":
         return min((_bare(model, samples, rows, longest) for rows in BARE_ROWS), key=lambda found: found["seconds"])
     policy.scorer.shares_prefixes = variant in ("shared", "score", "update")
@@ -58,8 +58,8 @@ def measure(variant: str, layers: int, vocabulary: int, groups: int, rollouts: i
     tokens = float(sum(sample.num_tokens for sample in samples))
     if variant.startswith("score"):
         rows, spans = [s.ids for s in samples], [(s.start, len(s.ids)) for s in samples]
-        return timed(lambda: team.score(rows, spans, [1.0] * len(rows), with_entropy=True))
-    return timed(lambda: team.step(samples, tokens, 1e-6, 0, False))
+        return timed(lambda: team.score(rows, spans, [1.0] * len(rows), with_entropy=True), warm_up=False)
+    return timed(lambda: team.step(samples, tokens, 1e-6, 0, False), warm_up=False)
 
 
 def _samples(
@@ -97,4 +97,4 @@ def _bare(model: Any, samples: Sequence[TrainingSample], rows: int, longest: int
             model(input_ids=ids_BL, labels=ids_BL, use_cache=False).loss.backward()
         model.zero_grad(set_to_none=True)
 
-    return timed(work)
+    return timed(work, warm_up=False)

@@ -25,6 +25,9 @@ BATCH_OVERHEAD = 512
 WORTH_SHARING = 0.9
 """Prefixes are shared if that computes at most this part: it also copies keys and values, and masks attention."""
 
+COPIED = 0.3
+"""What a row adds to memory for each token of a shared prefix, keys and values, as a part of a token of its own."""
+
 IntArray = npt.NDArray[np.int64]
 Span = tuple[int, int]
 """First and last + 1 of a row's scored tokens; nothing predicts a row's first token, which is never scored."""
@@ -92,7 +95,7 @@ def plan(lengths: Sequence[int], max_tokens: int) -> Plan:
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     longest = np.array([max(lengths[i], 1) for i in order], dtype=np.int64)
-    ends, _ = _cut(np.zeros_like(longest), np.ones_like(longest), longest, max_tokens, BATCH_OVERHEAD)
+    ends, _ = _cut(_Items.rows(longest), max_tokens, BATCH_OVERHEAD)
     return Plan([order[start:end] for start, end in ends])
 
 
@@ -111,7 +114,7 @@ def plan_shared(rows: Sequence[Sequence[int]], starts: Sequence[int], max_tokens
     parts = [part for prefix, group in groups.items() for part in _parts(prefix, group, rows, max_tokens)]
     parts.sort(key=lambda part: -part.rest)
     prefix_I, count_I, rest_I = np.array([(len(p.prefix), len(p.rows), p.rest) for p in parts]).reshape(-1, 3).T
-    ends, cost = _cut(prefix_I, count_I, rest_I, max_tokens, 2 * BATCH_OVERHEAD)
+    ends, cost = _cut(_Items(prefix_I, count_I, rest_I, COPIED * prefix_I), max_tokens, 2 * BATCH_OVERHEAD)
     if cost > WORTH_SHARING * computed(plain, [len(row) for row in rows]):
         return plain
     return Plan([[i for part in parts[start:end] for i in part.rows] for start, end in ends], shared=True)
@@ -137,30 +140,47 @@ def _parts(
     """Cut a group where computing the prefix once more costs less than padding."""
     order = sorted(group, key=lambda i: (-len(rows[i]), i))
     rest = np.array([max(len(rows[i]) - len(prefix), 1) for i in order], dtype=np.int64)
-    ends, _ = _cut(np.zeros_like(rest), np.ones_like(rest), rest, max_tokens - len(prefix), len(prefix))
+    ends, _ = _cut(_Items.rows(rest, COPIED * len(prefix)), max_tokens - len(prefix), len(prefix))
     return [_Part(prefix, order[start:end], int(rest[start])) for start, end in ends]
 
 
-def _cut(
-    prefix_I: IntArray, count_I: IntArray, rest_I: IntArray, max_tokens: int, overhead: int
-) -> tuple[list[tuple[int, int]], int]:
-    """Cut I items, sorted by falling `rest`, into batches of least total cost, which is returned with their bounds.
+@dataclass(frozen=True)
+class _Items:
+    """Each of I items is `count` rows of `rest` tokens after one prefix; the longest rest comes first.
 
-    An item is `count` rows of `rest` tokens after a prefix. A batch of items is padded to its longest prefix and its
-    longest rest and has at most `max_tokens`, or one item.
+    `copied` is what each row holds in memory besides, as a number of tokens.
     """
-    items = len(rest_I)
-    cost, end = np.zeros(items + 1, dtype=np.int64), np.zeros(items, dtype=np.int64)  # of the batches from an item on
-    for i in reversed(range(items)):
-        most = min(items - i, max(1, max_tokens // int(rest_I[i])))
-        tokens = np.arange(1, most + 1) * np.maximum.accumulate(prefix_I[i : i + most])
-        tokens += np.cumsum(count_I[i : i + most]) * rest_I[i]
-        fitting = max(1, int(np.searchsorted(tokens, max_tokens, side="right")))
+
+    prefix_I: IntArray
+    count_I: IntArray
+    rest_I: IntArray
+    copied_I: npt.NDArray[np.float64]
+
+    @classmethod
+    def rows(cls, length_I: IntArray, copied: float = 0.0) -> _Items:
+        """Rows without a prefix."""
+        return cls(np.zeros_like(length_I), np.ones_like(length_I), length_I, np.full(len(length_I), copied))
+
+
+def _cut(items: _Items, max_tokens: int, overhead: int) -> tuple[list[tuple[int, int]], int]:
+    """Cut items into batches of least total cost, which is returned with their bounds.
+
+    A batch is padded to its longest prefix and its longest rest; it holds at most `max_tokens`, or one item.
+    """
+    total = len(items.rest_I)
+    cost, end = np.zeros(total + 1, dtype=np.int64), np.zeros(total, dtype=np.int64)  # of the batches from an item on
+    for i in reversed(range(total)):
+        some = slice(i, i + max(1, max_tokens // int(items.rest_I[i])))
+        count = items.count_I[some]
+        tokens = np.arange(1, len(count) + 1) * np.maximum.accumulate(items.prefix_I[some])
+        tokens += np.cumsum(count) * items.rest_I[i]
+        held = tokens + np.cumsum(count * items.copied_I[some])
+        fitting = max(1, int(np.searchsorted(held, max_tokens, side="right")))
         totals = tokens[:fitting] + cost[i + 1 : i + 1 + fitting]
         best = int(totals.argmin())
         cost[i], end[i] = totals[best] + overhead, i + 1 + best
     bounds, start = [], 0
-    while start < items:
+    while start < total:
         bounds.append((start, int(end[start])))
         start = int(end[start])
     return bounds, int(cost[0])
