@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -34,6 +33,14 @@ from prepo_cli.statistics import FloatArray
 ROOT = Path(__file__).parents[1]
 PROMPTS_PER_STEP, GROUP, SAMPLES, METRICS, DIFFERENT_STEPS = 8, 8, 8, 66, 20
 """Prompts and rollouts of a step, samples of an evaluation, metrics of a step, steps whose rollouts differ."""
+MEASURED = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
+sys.exit(done.returncode)
+"""
+"""Runs a command from a small process; a new one's peak memory is at least that of the process which started it."""
 LIMITS = {"wall_s": 20.0, "memory_mib": 1000.0, "page_mb": 5.0}
 PHASES = ("select", "generate", "reward", "logprob", "update", "sync", "checkpoint")
 PPL = {"mean": 1.0, "min": 0.4, "max": 3.0}
@@ -165,18 +172,15 @@ def measure(runs: Sequence[Path], output: Path) -> dict[str, float]:
     """Run the command once; seconds, MiB of memory, and what it wrote in MB."""
     command = [sys.executable, "-m", "prepo_cli", "compare", *map(str, runs), "--output-dir", str(output)]
     started = perf_counter()
-    with TemporaryFile() as errors:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)  # for Popen, which did not wait itself
-        if process.returncode:
-            errors.seek(0)
-            raise SystemExit(f"prepo compare failed:\n{errors.read().decode()}")
+    done = subprocess.run([sys.executable, "-c", MEASURED, *command], cwd=ROOT, capture_output=True, text=True)
+    seconds = perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"prepo compare failed:\n{done.stderr}")
+    cpu_seconds, peak_kib = map(float, done.stdout.split())
     return {
         "wall_s": seconds,
-        "cpu_s": used.ru_utime + used.ru_stime,
-        "memory_mib": used.ru_maxrss / 2**10,
+        "cpu_s": cpu_seconds,
+        "memory_mib": peak_kib / 2**10,
         "page_mb": (output / "page.html").stat().st_size / 1e6,
         "pictures_mb": sum(path.stat().st_size for path in output.glob("*.[ps][nv]g")) / 1e6,
         "runs_mb": sum(path.stat().st_size for run in runs for path in run.rglob("*") if path.is_file()) / 1e6,
