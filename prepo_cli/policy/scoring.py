@@ -72,7 +72,8 @@ class TokenScorer(nn.Module):
             input_ids=prefixes.ids_GP, attention_mask=mask_GP, position_ids=position_GP, use_cache=True
         )
         cache = before.past_key_values
-        cache.batch_select_indices(of_row_B)
+        for layer in cache.layers:  # not by indexing, whose gradient is summed by several threads in any order
+            layer.keys, layer.values = layer.keys.index_select(0, of_row_B), layer.values.index_select(0, of_row_B)
         position_BL = mask_GP.sum(dim=1)[of_row_B, None] + torch.arange(rows.ids_BL.shape[1], device=of_row_B.device)
         states_BLD = self.backbone(
             input_ids=rows.ids_BL,
@@ -81,9 +82,8 @@ class TokenScorer(nn.Module):
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        states_MD = states_BLD[row_M, (column_M - 1).clamp(min=0)]
-        last_MD = before.last_hidden_state[of_row_B[row_M], -1]
-        return torch.where(column_M[:, None] > 0, states_MD, last_MD)
+        last_BD = before.last_hidden_state[:, -1].index_select(0, of_row_B)
+        return torch.cat([last_BD[:, None], states_BLD[:, :-1]], dim=1)[row_M, column_M]
 
     @property
     def backbone(self) -> Any:

@@ -151,6 +151,23 @@ def test_shared_gradients_equal_those_of_whole_rows(
         np.testing.assert_allclose(gradient, found[1][name], atol=2e-5, rtol=1e-3, err_msg=name)
 
 
+def test_gradients_of_shared_rows_are_the_same_bit_for_bit_with_several_threads() -> None:
+    """Sums over the rows of a prefix have a fixed order."""
+    rows, spans = random_rows([40] * 8, [[30] * 16] * 8)
+    threads, found = torch.get_num_threads(), []
+    torch.set_num_threads(4)
+    try:
+        for _ in range(6):
+            policy = make_policy()
+            logprob_M, _ = policy.scorer(Rows.of(rows, spans, [1.0] * len(rows), 0, "cpu", shared=True))
+            (logprob_M * torch.linspace(-1, 1, len(logprob_M))).sum().backward()
+            found.append([parameter.grad.clone() for parameter in policy.model.parameters()])
+    finally:
+        torch.set_num_threads(threads)
+    for gradients in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(gradients, found[0], strict=True))
+
+
 def test_a_policy_shares_prompts_and_scores_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = make_policy()
     rows, spans = random_rows([50, 70, 60], [[9] * 8, [5] * 8, [7] * 8])
