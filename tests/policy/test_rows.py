@@ -153,7 +153,7 @@ def test_shared_gradients_equal_those_of_whole_rows(
 
 def test_gradients_of_shared_rows_are_the_same_bit_for_bit_with_several_threads() -> None:
     """Sums over the rows of a prefix have a fixed order."""
-    rows, spans = random_rows([40] * 8, [[30] * 16] * 8)
+    rows, spans = random_rows([200] * 8, [[30] * 16] * 8)
     threads, found = torch.get_num_threads(), []
     torch.set_num_threads(4)
     try:
