@@ -23,7 +23,7 @@ help:
 	@echo "make chaos     kill a run KILLS times (default: 30) and fuzz nine kinds of input with CASES cases each (default: 1250)"
 	@echo "make check     ruff, mypy, docs, tests"
 	@echo "make docs      regenerate the pages that come from the code, and build the site in site/"
-	@echo "make bench     measure everything that docs/performance.md claims, and write it there"
+	@echo "make bench     measure the ratios in docs/performance.md, and write them there"
 	@echo "make bench-check measure at small sizes, and report what got worse"
 	@echo "make clean     remove .venv, .venv-vllm and caches"
 	@echo "PYTHON=...     the Python for .venv, 3.11 or later (default: python3)"

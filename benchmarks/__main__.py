@@ -1,8 +1,10 @@
 """Measure prepo against what it could be, or what others are, and write the ratios and the tables in the docs.
 
-python -m benchmarks                     # all of them, at full size: about 20 minutes on two cores
-python -m benchmarks --only update       # one
-python -m benchmarks --check             # small sizes; reports what is over 20% worse than the committed ratios
+Variants of the same work take turns, each in a process of its own (paired.py).
+
+    python -m benchmarks                     # all of them: about half an hour on two cores
+    python -m benchmarks --only update       # one
+    python -m benchmarks --check             # small sizes; reports what is over 20% worse than the committed ratios
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ def write(names: Any, rounds: int) -> None:
 
 def check(names: Any, rounds: int) -> None:
     """Measure at the small size and say which ratios got worse."""
+    if not RESULTS.exists():
+        raise SystemExit(f"no ratios to compare with in {RESULTS.name}; measure them with make bench")
     kept = json.loads(RESULTS.read_text(encoding="utf-8"))
     worse = []
     for name in (name for name in names if name in kept):

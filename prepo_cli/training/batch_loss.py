@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prepo_cli.policy.output_matrix import Upstream
 from prepo_cli.training.loss import LossOptions, TokenLoss, aggregate, token_loss
-from prepo_cli.training.mismatch import Correction, correction
+from prepo_cli.training.mismatch import Correction, correction, correction_weights
 from prepo_cli.training.sample import MicroBatch
 
 ALL = slice(None)
@@ -30,14 +30,11 @@ class BatchLoss:
     correction_cap: float
     factor: float
 
-    def tokens(self, logprob_C: Tensor, part: slice = ALL) -> tuple[TokenLoss, Correction]:
-        """The losses of some of the batch's tokens, given their log-probs."""
-        batch, sequence_C = self.batch, self.batch.sequence_M[part]
-        before_C = logprob_C.detach() if batch.old_M is None else batch.old_M[part]
-        corrected = correction(before_C, batch.engine_M[part], sequence_C, self.correction_mode, self.correction_cap)
-        reference_C = None if batch.reference_M is None else batch.reference_M[part]
-        factor_C = batch.factor_M[part] * corrected.weight_M
-        return token_loss(logprob_C, before_C, factor_C, sequence_C, self.options, reference_C), corrected
+    def tokens(self, logprob_M: Tensor) -> tuple[TokenLoss, Correction]:
+        """The losses of all tokens, given their log-probs, and the measured mismatch."""
+        batch, before_M = self.batch, self._before(logprob_M)
+        corrected = correction(before_M, batch.engine_M, batch.sequence_M, self.correction_mode, self.correction_cap)
+        return self._losses(logprob_M, before_M, corrected.weight_M), corrected
 
     def sum(self, loss_M: Tensor) -> Tensor:
         """The summed loss of all tokens, not yet multiplied by `factor`."""
@@ -55,7 +52,21 @@ class BatchLoss:
         def gradient(logprob_C: Tensor, part: slice) -> Tensor:
             with torch.enable_grad():
                 leaf_C = logprob_C.detach().requires_grad_()
-                result, _ = self.tokens(leaf_C, part)
+                before_C, engine_C = self._before(leaf_C, part), self.batch.engine_M[part]
+                sequence_C = self.batch.sequence_M[part]
+                weight_C = correction_weights(before_C, engine_C, sequence_C, self.correction_mode, self.correction_cap)
+                result = self._losses(leaf_C, before_C, weight_C, part)
                 return torch.autograd.grad(result.loss_M, leaf_C, share_M[part])[0]
 
         return gradient
+
+    def _before(self, logprob_C: Tensor, part: slice = ALL) -> Tensor:
+        """Log-probs before the step's updates."""
+        return logprob_C.detach() if self.batch.old_M is None else self.batch.old_M[part]
+
+    def _losses(self, logprob_C: Tensor, before_C: Tensor, weight_C: Tensor, part: slice = ALL) -> TokenLoss:
+        """The losses of some of the batch's tokens."""
+        batch = self.batch
+        reference_C = None if batch.reference_M is None else batch.reference_M[part]
+        factor_C = batch.factor_M[part] * weight_C
+        return token_loss(logprob_C, before_C, factor_C, batch.sequence_M[part], self.options, reference_C)

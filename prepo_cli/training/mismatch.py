@@ -44,18 +44,9 @@ def correction(trainer_M: Tensor, engine_M: Tensor, sequence_M: Tensor, mode: st
         engine_gap_max=gap_M.abs().max().item(),
         engine_kl=(gap_M.clamp(max=MAX_LOG_RATIO).exp() - gap_M - 1).sum().item(),
     )
+    weight_M, ratio_M, outside_M = _weights(gap_M, sequence_M, mode, cap)
     if mode == "none":
-        return Correction(torch.ones_like(gap_M), measured)
-    level, _, action = mode.partition("_")
-    log_ratio_M = gap_M if level == "token" else sequence_sum(gap_M, sequence_M)[sequence_M]
-    bound = math.log(cap)
-    ratio_M = log_ratio_M.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    if action == "truncate":
-        outside_M = log_ratio_M > bound
-        weight_M = ratio_M.clamp(max=cap)
-    else:
-        outside_M = log_ratio_M.abs() > bound
-        weight_M = ratio_M * ~outside_M
+        return Correction(weight_M, measured)
     corrected = UpdateStats(
         ratio=ratio_M.sum().item(),
         ratio_max=ratio_M.max().item(),
@@ -63,3 +54,22 @@ def correction(trainer_M: Tensor, engine_M: Tensor, sequence_M: Tensor, mode: st
         corrected=outside_M.float().sum().item(),
     )
     return Correction(weight_M, measured + corrected)
+
+
+def correction_weights(trainer_M: Tensor, engine_M: Tensor, sequence_M: Tensor, mode: str, cap: float) -> Tensor:
+    """The weights of `correction` alone, without waiting for the device to measure anything."""
+    return _weights(trainer_M - engine_M, sequence_M, mode, cap)[0]
+
+
+def _weights(gap_M: Tensor, sequence_M: Tensor, mode: str, cap: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights, ratios of trainer to engine, and which of them are out of bounds."""
+    if mode == "none":
+        return torch.ones_like(gap_M), torch.ones_like(gap_M), torch.zeros_like(gap_M, dtype=torch.bool)
+    level, _, action = mode.partition("_")
+    log_ratio_M = gap_M if level == "token" else sequence_sum(gap_M, sequence_M)[sequence_M]
+    bound = math.log(cap)
+    ratio_M = log_ratio_M.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    if action == "truncate":
+        return ratio_M.clamp(max=cap), ratio_M, log_ratio_M > bound
+    outside_M = log_ratio_M.abs() > bound
+    return ratio_M * ~outside_M, ratio_M, outside_M
