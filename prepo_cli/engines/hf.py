@@ -8,6 +8,7 @@ token are recorded while sampling, so on-policy training needs no extra forward 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from prepo_cli.engines.bands import Bands
 from prepo_cli.engines.base import EngineSetup, Progress, Request, Rollout
 from prepo_cli.engines.decoding import Decoding
-from prepo_cli.engines.memory import tokens_that_fit
+from prepo_cli.engines.memory import cache_bytes_per_token, tokens_that_fit
 from prepo_cli.engines.records import Row
 from prepo_cli.policy.policy import Policy
 
@@ -60,7 +61,7 @@ class HfEngine:
 
         self.policy.model.eval()
         with torch.inference_mode():
-            max_tokens = self.max_batch_tokens or tokens_that_fit(self.policy)
+            max_tokens = self.max_batch_tokens or tokens_that_fit(self.policy.device, self._bytes_per_token)
             rows = (Row(r, s, request) for r, request in enumerate(requests) for s in range(len(request.seeds)))
             Decoding(self.policy, Bands(max_tokens, MAX_ROWS), rows, done).run()
         return [[rollout for rollout in group if rollout is not None] for group in results]
@@ -73,3 +74,7 @@ class HfEngine:
 
     def close(self) -> None:
         """Nothing to free."""
+
+    @cached_property
+    def _bytes_per_token(self) -> int:
+        return cache_bytes_per_token(self.policy)

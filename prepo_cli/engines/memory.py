@@ -16,9 +16,9 @@ SHARE = 0.5
 """The part of free memory that the cache may fill; the rest is for logits, activations and copies."""
 
 
-def tokens_that_fit(policy: Policy) -> int:
+def tokens_that_fit(device: torch.device, bytes_per_token: int) -> int:
     """Tokens for which there is room now, rounded down to a power of two so that it rarely differs between runs."""
-    tokens = SHARE * free_bytes(policy.device) / bytes_per_token(policy)
+    tokens = SHARE * free_bytes(device) / bytes_per_token
     return 1 << max(0, int(tokens).bit_length() - 1)
 
 
@@ -31,7 +31,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 @torch.inference_mode()
-def bytes_per_token(policy: Policy) -> int:
+def cache_bytes_per_token(policy: Policy) -> int:
     """What the cache keeps for a token in all layers, tried on one; sliding windows keep no more than their length."""
     cache: Any = growing_cache(policy.model.config)
     ids = torch.tensor([[policy.pad_token_id]], device=policy.device)
