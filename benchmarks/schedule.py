@@ -28,7 +28,7 @@ from strategies.types import Prompt, PromptSource, RunInfo, StepContext
 
 CLAIMS = (
     Claim("recipe prepo: time per step against random", "prepo", "random", limit=1.05),
-    Claim("recipe prepo, with the prompts that it chooses: time per step against random", "prepo, own prompts", "random"),
+    Claim("recipe prepo on its own prompts: time per step against random", "prepo, own prompts", "random"),
 )
 SIZES: dict[str, dict[str, Any]] = {
     "full": {"prompts": 32, "steps": 9},
