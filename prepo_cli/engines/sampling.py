@@ -14,14 +14,14 @@ from torch import Tensor
 _GOLDEN, _MIX1, _MIX2 = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
-def uniforms(seeds_B: npt.NDArray[np.uint64], position: int) -> npt.NDArray[np.float64]:
-    """One number in [0, 1) for each seed, at this position of its stream.
+def uniforms(seeds_B: npt.NDArray[np.uint64], position_B: npt.NDArray[np.int64] | int) -> npt.NDArray[np.float64]:
+    """One number in [0, 1) for each seed, at its position in the seed's stream.
 
     >>> uniforms(np.array([1234567], dtype=np.uint64), 0)
     array([0.35007954])
     """
     with np.errstate(over="ignore"):
-        z = seeds_B + _GOLDEN * np.uint64(position + 1)
+        z = seeds_B + _GOLDEN * np.uint64(position_B + 1)
         z = (z ^ (z >> np.uint64(30))) * _MIX1
         z = (z ^ (z >> np.uint64(27))) * _MIX2
         z ^= z >> np.uint64(31)
@@ -51,7 +51,8 @@ def sample(
     threshold_B = torch.minimum(threshold_B, torch.nextafter(total_B.float(), torch.zeros_like(threshold_B)))
     token_B = torch.searchsorted(cumulative_BV, threshold_B[:, None], right=True)[:, 0]
     token_B = token_B.clamp(max=logits_BV.shape[1] - 1)  # NaN logits would end beyond the vocabulary
-    token_B = torch.where(greedy_B, logits_BV.argmax(dim=-1), token_B)
+    if greedy_B.any():
+        token_B = torch.where(greedy_B, logits_BV.argmax(dim=-1), token_B)
     return token_B, logprob_BV.gather(1, token_B[:, None])[:, 0], entropy_B
 
 

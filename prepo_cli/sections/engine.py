@@ -45,8 +45,11 @@ class EngineConfig(Section):
     name: Literal["hf", "vllm", "vllm-server"] = Field(
         "hf", description="hf: transformers in process; vllm: vLLM in process; vllm-server: a running vLLM server"
     )
-    max_batch_tokens: int = Field(
-        131072, ge=1, le=2**40, description="hf: maximum rows x context length of a decoding batch"
+    max_batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=2**40,
+        description="hf: maximum rows x context length of a decoding batch; by default, half the free memory",
     )
     vllm_gpu_memory_utilization: float = Field(0.3, gt=0, le=1, description="vllm: fraction of GPU memory to use")
     vllm_tensor_parallel_size: int = Field(
