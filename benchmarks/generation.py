@@ -49,7 +49,6 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 MEDIAN, SPREAD = 0.25, 0.8
 """Of completion lengths: the median as a part of the longest, and the deviation of their logarithm."""
-BATCH_TOKENS = 131_072
 
 
 def measure(variant: str, **contexts: dict[str, int]) -> Found:
@@ -76,7 +75,7 @@ def lengths(rows: int, longest: int) -> IntArray:
 def _engine(model: Any) -> Callable[[IntArray, IntArray], None]:
     no_token = frozenset({SHAPE["vocab_size"]})  # would end a completion, but is never drawn
     policy = Policy(model, None, TokenScorer(model), torch.device("cpu"), no_token, 0)  # type: ignore[arg-type]
-    engine = HfEngine(policy, BATCH_TOKENS)
+    engine = HfEngine(policy)
 
     def complete(prompts_NP: IntArray, limits_N: IntArray) -> None:
         requests = [

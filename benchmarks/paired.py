@@ -120,7 +120,7 @@ def timed(work: Callable[[], object], warm_up: bool = True) -> Found:
     """Seconds of a call, after one that is not measured, and the bytes by which memory exceeded what it was before."""
     if warm_up:
         work()
-    with _peak() as bytes_above:
+    with peak() as bytes_above:
         started = perf_counter()
         work()
         seconds = perf_counter() - started
@@ -133,7 +133,7 @@ def peak_bytes() -> float:
 
 
 @contextmanager
-def _peak() -> Iterator[list[float]]:
+def peak() -> Iterator[list[float]]:
     """Bytes of resident memory above what there was at the start; Linux only."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before, result = _resident("VmRSS"), [0.0]

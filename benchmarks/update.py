@@ -81,7 +81,7 @@ def _team(policy: Policy) -> Team:
     config = resolve()
     processes = Processes(config.training)
     layout = Replicated(policy, processes, config.training)
-    learner = Learner(config, processes, policy, layout, HfEngine(policy, 4096))
+    learner = Learner(config, processes, policy, layout, HfEngine(policy))
     return Team(processes, learner, config.training.max_tokens_per_micro_batch)
 
 
