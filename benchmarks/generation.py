@@ -3,7 +3,7 @@
 A Qwen2 with random weights completes random prompts. How long a completion becomes is drawn from a lognormal
 distribution, as lengths in training are: a few are several times as long as the median, and one fills the context.
 `generate` gets all rows as one batch and goes on until the longest completion ends, since it knows no limit by row.
-Tokens beyond a row's length count for neither.
+Tokens beyond a row's length count for neither. The size `quick` has a quarter of each context.
 
     python -m benchmarks --only generation
 """
@@ -42,9 +42,9 @@ SIZES: dict[str, dict[str, Any]] = {
         "16K": {"rows": 2, "prompt": 16_128, "longest": 256},
     },
     "quick": {
-        "1K": {"rows": 4, "prompt": 896, "longest": 128},
-        "4K": {"rows": 2, "prompt": 3968, "longest": 128},
-        "16K": {"rows": 1, "prompt": 16_368, "longest": 16},
+        "1K": {"rows": 4, "prompt": 128, "longest": 128},
+        "4K": {"rows": 2, "prompt": 896, "longest": 128},
+        "16K": {"rows": 1, "prompt": 3968, "longest": 128},
     },
 }
 MEDIAN, SPREAD = 0.25, 0.8

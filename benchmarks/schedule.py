@@ -87,6 +87,7 @@ def run(variant: str, folder: Path, prompts: int, steps: int) -> list[dict[str, 
         "rewards.functions": [f"{in_turn.__module__}:{in_turn.__name__}"],
         "evaluation.at_start": False,
         "evaluation.at_end": False,
+        "reporting.figures": False,
         "output_dir": str(folder),
     }
     train(resolve(flags=flags))

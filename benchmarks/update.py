@@ -34,10 +34,10 @@ CLAIMS = (
 )
 SHAPE = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_key_value_heads": 2}
 SIZES: dict[str, dict[str, Any]] = {
-    "full": {"layers": 6, "vocabulary": 32_000, "groups": 16, "rollouts": 8, "longest": 256, "prompt": 512},
+    "full": {"layers": 6, "vocabulary": 32_000, "groups": 8, "rollouts": 8, "longest": 256, "prompt": 512},
     "quick": {"layers": 2, "vocabulary": 4_000, "groups": 8, "rollouts": 8, "longest": 128, "prompt": 256},
 }
-BARE_ROWS = (16, 64)
+BARE_ROWS = (4, 8)
 """Rows in a batch; the fastest counts."""
 
 
