@@ -29,9 +29,9 @@ from benchmarks.paired import Ratio, benchmark, ratios, threads
 from prepo_cli.terminal import results, ruled
 
 ROUNDS = {
-    "output_matrix": 5,
+    "output_matrix": 3,
     "long_sequence": 1,
-    "update": 5,
+    "update": 3,
     "score": 5,
     "schedule": 5,
     "generation": 3,

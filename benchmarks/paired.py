@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -163,8 +163,9 @@ def main() -> None:
 
 
 def _measure(module: Benchmark, size: str, variant: str, sender: Any) -> None:
-    os.dup2(2, 1)  # what it prints is not a result
-    sender.send(module.measure(variant, **module.SIZES[size]))
+    os.dup2(2, 1)  # what it and its own processes print is not a result
+    with redirect_stdout(sys.stderr):
+        sender.send(module.measure(variant, **module.SIZES[size]))
 
 
 if __name__ == "__main__":

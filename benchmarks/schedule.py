@@ -31,7 +31,7 @@ CLAIMS = (
     Claim("recipe prepo on its own prompts: time per step against random", "prepo, own prompts", "random"),
 )
 SIZES: dict[str, dict[str, Any]] = {
-    "full": {"prompts": 32, "steps": 9},
+    "full": {"prompts": 32, "steps": 7},
     "quick": {"prompts": 16, "steps": 4},
 }
 VARIANTS = {
