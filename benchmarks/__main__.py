@@ -21,12 +21,12 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from benchmarks import page
 from benchmarks.page import LARGE, Kept, shown
 from benchmarks.paired import Ratio, benchmark, ratios, threads
 from prepo_cli.terminal import results, ruled
+from prepo_cli.text import counted
 
 ROUNDS = {
     "output_matrix": 3,
@@ -118,13 +118,12 @@ def read() -> Kept:
 
 
 def show(found: dict[str, Ratio], before: dict[str, float] | None = None) -> None:
-    """Print ratios as a table, beside those from before if there are any."""
-    table = ruled("ratio or amount", "median", "lowest", "highest", "goal", *(["committed"] if before else []))
+    """Print ratios as a table, beside goals or, if there are any, those from before."""
+    table = ruled("ratio or amount", "median", "lowest", "highest", "goal" if before is None else "committed")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, ratio in found.items():
-        values: list[Any] = [ratio.median, ratio.low, ratio.high, ratio.limit]
-        values += [before.get(name)] if before else []
+        values = [ratio.median, ratio.low, ratio.high, ratio.limit if before is None else before.get(name)]
         table.add_row(name, *(shown(value, ratio.unit) for value in values))
     results().print(table)
 
@@ -142,7 +141,7 @@ def measured() -> str:
             known.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    where = f"{threads()} threads on {os.cpu_count()} cores ({platform.machine()})"
+    where = f"{counted(threads(), 'thread')} on {counted(os.cpu_count() or 1, 'core')} ({platform.machine()})"
     return f"{datetime.now(UTC):%Y-%m-%d}, {where}, {', '.join(known)}"
 
 

@@ -38,7 +38,8 @@ def markdown(points: Points, measured: str) -> str:
         exponents = " | ".join(f"{slope(x, of[key]):.2f}" for key in ("generate", "update", "seconds", "bytes"))
         largest = f"{of['seconds'][-1]:,.2f} s, {of['bytes'][-1] / 1e6:,.0f} MB"
         lines.append(f"| {NAMES[axis]} | {x[0]:,} | {x[-1]:,} | {exponents} | {largest} |")
-    return "\n".join([*lines, "", f"Exponents, fitted over the upper half of each axis; 1 is linear. {measured}."])
+    note = "Exponents, fitted over the upper half of each axis; 1 is linear, and -1 for processes."
+    return "\n".join([*lines, "", note, f"Measured {measured}."])
 
 
 def draw(points: Points, path: Path) -> None:

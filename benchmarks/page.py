@@ -18,7 +18,9 @@ Kept = dict[str, Any]
 def write(kept: Kept, names: tuple[str, ...], page: Path = PAGE, figure: Path = FIGURE) -> None:
     """Replace the page's tables, and the figure, by what has been measured."""
     text = page.read_text(encoding="utf-8")
-    sections = {"ratios": ratios(kept, names)}
+    sections = {}
+    if any(name in kept for name in names):
+        sections["ratios"] = ratios(kept, names)
     if "growth" in kept:
         growth_page.draw(kept["growth"]["points"], figure)
         sections["growth"] = growth(kept)
