@@ -1,9 +1,9 @@
 """How a training step grows: with its rollouts, their length, the vocabulary, and over processes; one at a time.
 
-A small Qwen2 with random weights generates and is updated, after a warm-up with a few tokens; of short steps the fastest
-of three counts. No token ends a completion, so each has exactly the stated length. Every point is measured in a process
-of its own; those of the axis `processes` are started by torchrun, with one thread each. Memory is what the step needs
-beyond what there was before it, at its peak, in one process.
+A small Qwen2 with random weights generates and is updated, after a warm-up with a few tokens; of short steps, the
+fastest of three counts. No token ends a completion, so each has exactly the stated length. Every point is measured in a
+process of its own; those of the axis `processes` are started by torchrun, with one thread each. Memory is what the step
+needs beyond what there was before it, at its peak, in one process.
 
     python -m benchmarks --only growth
 """
