@@ -2,9 +2,10 @@
 
 Variants of the same work take turns, each in a process of its own (paired.py).
 
-    python -m benchmarks                     # all of them: about half an hour on two cores
+    python -m benchmarks                     # all at the sizes `full` and `quick`: up to 20 minutes on two cores
     python -m benchmarks --only update       # one
-    python -m benchmarks --check             # small sizes; reports what is over 20% worse than the committed ratios
+    python -m benchmarks --large             # sizes that take too long for that: up to half an hour more
+    python -m benchmarks --check             # small sizes, without TRL; reports what got over 20% worse
 """
 
 from __future__ import annotations
@@ -13,20 +14,36 @@ import argparse
 import json
 import os
 import platform
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from benchmarks.paired import ROOT, Ratio, ratios
+from benchmarks import page
+from benchmarks.page import LARGE, Kept, shown
+from benchmarks.paired import Ratio, benchmark, ratios, threads
 from prepo_cli.terminal import results, ruled
+from prepo_cli.text import counted
 
-NAMES = ("output_matrix", "update", "score", "against_trl")
+ROUNDS = {
+    "output_matrix": 3,
+    "long_sequence": 1,
+    "update": 3,
+    "score": 5,
+    "schedule": 5,
+    "generation": 3,
+    "against_trl": 5,
+    "against_trl_15m": 3,
+}
+"""The benchmarks that give ratios, and how often each measures its variants."""
+QUICK_ROUNDS = 3
+NAMES = tuple(ROUNDS)
+GROWTH = "growth"
+NEEDS_TRL = ("against_trl", "against_trl_15m")
 RESULTS = Path(__file__).with_name("results.json")
-PAGE = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- ratios -->", "<!-- end of ratios -->"
-ROUNDS = 5
 WORSE = 1.2
 PACKAGES = ("torch", "transformers", "accelerate", "trl")
 
@@ -34,69 +51,86 @@ PACKAGES = ("torch", "transformers", "accelerate", "trl")
 def main() -> None:
     """Measure, show, and write or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=NAMES, action="append", help="repeatable")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default: {ROUNDS}")
+    parser.add_argument("--only", choices=(*NAMES, GROWTH), action="append", help="repeatable")
+    parser.add_argument("--rounds", type=int, help="by default 1 to 5, depending on the benchmark")
+    parser.add_argument("--large", action="store_true", help="measure the size `large` of the benchmarks that have it")
     parser.add_argument("--check", action="store_true", help="compare with the committed ratios instead of writing")
     arguments = parser.parse_args()
-    names = arguments.only or NAMES
     if arguments.check:
-        check(names, arguments.rounds)
-    else:
-        write(names, arguments.rounds)
+        names = arguments.only or [name for name in NAMES if name not in NEEDS_TRL]
+        check([name for name in names if name != GROWTH], arguments.rounds)
+        return
+    names = arguments.only or [*NAMES, GROWTH]
+    if arguments.large:
+        names = [name for name in names if name != GROWTH and LARGE in benchmark(name).SIZES]
+    if not find_spec("trl") and (missing := [name for name in names if name in NEEDS_TRL]):
+        parser.error(f"{', '.join(missing)}: TRL is not installed; use make bench, or choose others with --only")
+    write(names, [LARGE] if arguments.large else ["full", "quick"], arguments.rounds)
 
 
-def write(names: Any, rounds: int) -> None:
-    """Measure at both sizes, and keep the ratios of benchmarks that were not asked for."""
-    kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+def write(names: Sequence[str], sizes: Sequence[str], rounds: int | None) -> None:
+    """Measure, and keep what was not asked for."""
+    kept = read()
     for name in names:
-        found = {size: ratios(name, size, rounds) for size in ("full", "quick")}
-        show(found["full"])
-        kept[name] = {"measured": measured(), "rounds": rounds} | {
-            size: {claim: asdict(ratio) for claim, ratio in by_claim.items()} for size, by_claim in found.items()
-        }
+        if name == GROWTH:
+            from benchmarks.growth import points
+
+            kept[GROWTH] = {"points": points(note), "measured": measured()}
+        for size in sizes if name != GROWTH else ():
+            count = rounds or (quick_rounds(name) if size == "quick" else ROUNDS[name])
+            found = ratios(name, size, count, note)
+            if size != "quick":
+                show(found)
+            by_claim = {claim: asdict(ratio) for claim, ratio in found.items()}
+            entry = {"measured": measured(), "rounds": count, "ratios": by_claim}
+            kept[name] = kept.get(name, {}) | {size: entry}
         RESULTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    text = PAGE.read_text(encoding="utf-8")
-    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    PAGE.write_text(f"{text[:start]}\n\n{markdown(kept)}\n\n{text[end:]}", encoding="utf-8")
+    page.write(kept, NAMES)
 
 
-def check(names: Any, rounds: int) -> None:
-    """Measure at the small size and say which ratios got worse."""
-    if not RESULTS.exists():
-        raise SystemExit(f"no ratios to compare with in {RESULTS.name}; measure them with make bench")
-    kept = json.loads(RESULTS.read_text(encoding="utf-8"))
+def check(names: Sequence[str], rounds: int | None) -> None:
+    """Measure at the small size, and say which ratios and amounts of memory got worse; speeds depend on the machine."""
+    kept = read()
+    if not kept:
+        print(f"nothing to compare with: {RESULTS.name} doesn't exist; make bench writes it")
+        return
     worse = []
-    for name in (name for name in names if name in kept):
-        found = ratios(name, "quick", rounds)
-        show(found)
+    for name in (name for name in names if "quick" in kept.get(name, {})):
+        before = {claim: ratio["median"] for claim, ratio in kept[name]["quick"]["ratios"].items()}
+        found = ratios(name, "quick", rounds or quick_rounds(name), note)
+        show(found, before)
         for claim, ratio in found.items():
-            before = kept[name]["quick"][claim]["median"]
-            if ratio.median > WORSE * before:
-                worse.append(f"{claim}: {ratio.median:.2f}, was {before:.2f}")
+            if ratio.unit in ("", "bytes") and claim in before and ratio.median > WORSE * before[claim]:
+                worse.append(f"{claim}: {shown(ratio.median, ratio.unit)}, was {shown(before[claim], ratio.unit)}")
     for line in worse or ["no ratio is over 20% worse than the committed one"]:
         print(line)
 
 
-def show(found: dict[str, Ratio]) -> None:
-    """Print ratios as a table."""
-    table = ruled("ratio", "median", "lowest", "highest", "goal")
+def quick_rounds(name: str) -> int:
+    """How often a benchmark measures its variants at the size `quick`."""
+    return min(ROUNDS[name], QUICK_ROUNDS)
+
+
+def read() -> Kept:
+    """What has been measured; nothing if there is no file."""
+    kept: Kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    return kept
+
+
+def show(found: dict[str, Ratio], before: dict[str, float] | None = None) -> None:
+    """Print ratios as a table, beside goals or, if there are any, those from before."""
+    table = ruled("ratio or amount", "median", "lowest", "highest", "goal" if before is None else "committed")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, ratio in found.items():
-        table.add_row(name, *(f"{value:.3f}" for value in (ratio.median, ratio.low, ratio.high)), _goal(ratio.limit))
+        values = [ratio.median, ratio.low, ratio.high, ratio.limit if before is None else before.get(name)]
+        table.add_row(name, *(shown(value, ratio.unit) for value in values))
     results().print(table)
 
 
-def markdown(kept: dict[str, Any]) -> str:
-    """All ratios at full size as one table."""
-    lines = ["| ratio | median | spread | goal | measured |", "| --- | ---: | ---: | ---: | --- |"]
-    for entry in kept.values():
-        for name, ratio in entry["full"].items():
-            spread = f"{ratio['low']:.2f} to {ratio['high']:.2f}"
-            lines.append(
-                f"| {name} | {ratio['median']:.2f} | {spread} | {_goal(ratio['limit'])} | {entry['measured']} |"
-            )
-    return "\n".join(lines)
+def note(line: str) -> None:
+    """Show progress."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def measured() -> str:
@@ -107,11 +141,8 @@ def measured() -> str:
             known.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()}), {', '.join(known)}"
-
-
-def _goal(limit: float | None) -> str:
-    return "" if limit is None else f"{limit:g}"
+    where = f"{counted(threads(), 'thread')} on {counted(os.cpu_count() or 1, 'core')} ({platform.machine()})"
+    return f"{datetime.now(UTC):%Y-%m-%d}, {where}, {', '.join(known)}"
 
 
 if __name__ == "__main__":

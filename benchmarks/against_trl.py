@@ -1,18 +1,18 @@
 """A training step against TRL's `GRPOTrainer`: time, generation, update and memory, on the same prompts and rewards.
 
-Two models: the embedded one on its own task, 32 prompts with 8 rollouts of at most 128 tokens, where the overhead of
-many small operations counts; and a Qwen2 of 15 million random parameters with a vocabulary of 32,000, 4 prompts with 8
-rollouts of 256 tokens, where the model does. Both generate with transformers, in float32, with the loss type `dapo`.
-Rewards are as good as random, so that nearly every rollout has an advantage: prepo trains on no others, which is not
-what is measured here. TRL's micro-batches have the number of rows given in `SIZES`.
+The embedded model on its own task, 32 prompts with 8 rollouts of at most 128 tokens: the overhead of many small
+operations counts. benchmarks/against_trl_15m.py does the same with a model that counts itself. Both generate with
+transformers, in float32, with the loss type `dapo`. Rewards are 0 and 1 in turn, so that every rollout has an
+advantage: prepo trains on no others, which is not what is measured here. TRL's micro-batches have the number of rows
+given in `SIZES`.
 
-    pip install -e '.[bench]'
-    python -m benchmarks --only against_trl
+    python -m benchmarks --only against_trl      # needs trl; "make bench" installs it
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -20,51 +20,49 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.paired import Claim, Found, peak_bytes
+from prepo_cli.config import resolve
+from prepo_cli.models import EMBEDDED_MODEL
 
 CLAIMS = (
     Claim("against TRL, embedded model: step", "prepo", "trl", limit=0.3),
     Claim("against TRL, embedded model: generation", "prepo", "trl", "generate", limit=0.3),
     Claim("against TRL, embedded model: update", "prepo", "trl", "update", limit=0.35),
     Claim("against TRL, embedded model: peak memory", "prepo", "trl", "bytes", limit=0.6),
-    Claim("against TRL, 15M parameters: step", "prepo 15M", "trl 15M", limit=0.6),
-    Claim("against TRL, 15M parameters: generation", "prepo 15M", "trl 15M", "generate"),
-    Claim("against TRL, 15M parameters: update", "prepo 15M", "trl 15M", "update"),
-    Claim("against TRL, 15M parameters: peak memory", "prepo 15M", "trl 15M", "bytes"),
 )
-EMBEDDED = {"prompts": 32, "longest": 128, "trl_rows": 128, "steps": 5, "left_out": 1}
-QWEN = {"prompts": 4, "longest": 256, "trl_rows": 16, "steps": 1, "left_out": 0}
 SIZES: dict[str, dict[str, Any]] = {
-    "full": {"embedded": EMBEDDED, "qwen": QWEN},
-    "quick": {
-        "embedded": EMBEDDED | {"prompts": 8, "trl_rows": 64, "steps": 3},
-        "qwen": QWEN | {"longest": 32},
-    },
+    "full": {"prompts": 32, "longest": 128, "trl_rows": 128, "steps": 4, "left_out": 1},
+    "quick": {"prompts": 8, "longest": 128, "trl_rows": 64, "steps": 3, "left_out": 1},
 }
 ROLLOUTS = 8
-SHAPE = {
-    "vocab_size": 32_000, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "tie_word_embeddings": True,
-}  # fmt: skip
 
 
-def measure(variant: str, embedded: dict[str, int], qwen: dict[str, int]) -> Found:
-    """Median seconds of a step, of its generation and its update, and the process's peak memory."""
-    size = qwen if variant.endswith("15M") else embedded
+def measure(variant: str, **size: int) -> Found:
+    """What a step takes with the embedded model."""
+    return step(variant, lambda folder: EMBEDDED_MODEL, **size)
+
+
+def step(variant: str, model: Callable[[Path], Path], left_out: int, **size: int) -> Found:
+    """Median seconds of a step, of its generation and its update, and the process's peak memory.
+
+    Args:
+        variant: `prepo` or `trl`.
+        model: gives the model's folder, which it may write into the folder that it gets.
+        left_out: how many of the first steps don't count.
+        size: see `SIZES`.
+    """
+    train = _prepo if variant == "prepo" else _trl
     with TemporaryDirectory(prefix="prepo-benchmark-") as folder:
-        model = _save_qwen(Path(folder) / "model") if size is qwen else _embedded()
-        train = _prepo if variant.startswith("prepo") else _trl
-        steps = train(model, Path(folder), **size)[size["left_out"] :]
+        steps = train(model(Path(folder)), Path(folder), **size)[left_out:]
     found = {key: median(step[key] for step in steps) for key in steps[0]}
     return found | {"bytes": peak_bytes()}
 
 
-def coin(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
-    """0 or 1, depending on the completion alone."""
-    return [float(sum(str(completion).encode()) % 2) for completion in completions]
+def in_turn(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+    """0 and 1 in turn, whatever the completions are."""
+    return [float(i % 2) for i in range(len(completions))]
 
 
 def _prepo(model: Path, folder: Path, prompts: int, longest: int, steps: int, **_: int) -> list[Found]:
-    from prepo_cli.config import resolve
     from prepo_cli.training.train import train
 
     flags = {
@@ -75,10 +73,11 @@ def _prepo(model: Path, folder: Path, prompts: int, longest: int, steps: int, **
         "training.max_completion_length": longest,
         "training.learning_rate": 1e-5,
         "training.total_steps": steps,
-        "rewards.functions": [f"{__name__}:coin"],
+        "rewards.functions": [f"{__name__}:in_turn"],
         "training.save_steps": 1000,
         "evaluation.at_start": False,
         "evaluation.at_end": False,
+        "reporting.figures": False,
         "output_dir": str(folder / "run"),
     }
     train(resolve(flags=flags))
@@ -135,7 +134,7 @@ def _trl(model: Path, folder: Path, prompts: int, longest: int, steps: int, trl_
     )  # fmt: skip
     trainer = Timed(
         model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
-        reward_funcs=coin,
+        reward_funcs=in_turn,
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=load_tokenizer(str(model)),
@@ -143,23 +142,3 @@ def _trl(model: Path, folder: Path, prompts: int, longest: int, steps: int, trl_
     )
     trainer.train()
     return found
-
-
-def _embedded() -> Path:
-    from prepo_cli.models import EMBEDDED_MODEL
-
-    return EMBEDDED_MODEL
-
-
-def _save_qwen(folder: Path) -> Path:
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    from prepo_cli.policy.loading import load_tokenizer
-
-    torch.manual_seed(0)
-    tokenizer = load_tokenizer(str(_embedded()))
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    Qwen2ForCausalLM(Qwen2Config(**SHAPE, **ids)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder

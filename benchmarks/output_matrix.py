@@ -2,7 +2,7 @@
 
 `told` is how training runs: the loss's gradient is known with the log-prob, and logits are computed once. `untold` is
 what sequence-level importance ratios need: the backward pass computes them again. The shape is Qwen2.5-0.5B's:
-vocabulary 151,936, width 896, float32.
+vocabulary 151,936, width 896, float32. `make bench` measures 1,024 tokens, `make bench-large` 4 x 1,024.
 
     python -m benchmarks --only output_matrix
 """
@@ -24,13 +24,14 @@ CLAIMS = (
     Claim("output matrix, gradient not told ahead: time against all logits at once", "untold", "naive"),
 )
 SIZES: dict[str, dict[str, Any]] = {
-    "full": {"tokens": 4096, "vocabulary": 151_936, "width": 896},
+    "full": {"tokens": 1024, "vocabulary": 151_936, "width": 896},
+    "large": {"tokens": 4096, "vocabulary": 151_936, "width": 896},
     "quick": {"tokens": 512, "vocabulary": 32_000, "width": 512},
 }
 
 
 def measure(variant: str, tokens: int, vocabulary: int, width: int) -> Found:
-    """Seconds, and bytes beyond the weights, their gradient and the hidden states, of log-probs and gradients."""
+    """Seconds, and bytes beyond weights, hidden states and their gradients so far, of log-probs and gradients."""
     torch.manual_seed(0)
     weight_VD = Parameter(torch.randn(vocabulary, width) * 0.02)
     states_MD = Parameter(torch.randn(tokens, width))

@@ -34,10 +34,10 @@ CLAIMS = (
 )
 SHAPE = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_key_value_heads": 2}
 SIZES: dict[str, dict[str, Any]] = {
-    "full": {"layers": 6, "vocabulary": 32_000, "groups": 16, "rollouts": 8, "longest": 256, "prompt": 512},
-    "quick": {"layers": 2, "vocabulary": 4_000, "groups": 8, "rollouts": 8, "longest": 128, "prompt": 256},
+    "full": {"layers": 6, "vocabulary": 32_000, "groups": 8, "rollouts": 8, "longest": 256, "prompt": 512},
+    "quick": {"layers": 2, "vocabulary": 4_000, "groups": 4, "rollouts": 8, "longest": 128, "prompt": 256},
 }
-BARE_ROWS = (16, 64)
+BARE_ROWS = (4, 8)
 """Rows in a batch; the fastest counts."""
 
 
@@ -81,7 +81,7 @@ def _team(policy: Policy) -> Team:
     config = resolve()
     processes = Processes(config.training)
     layout = Replicated(policy, processes, config.training)
-    learner = Learner(config, processes, policy, layout, HfEngine(policy, 4096))
+    learner = Learner(config, processes, policy, layout, HfEngine(policy))
     return Team(processes, learner, config.training.max_tokens_per_micro_batch)
 
 

@@ -109,7 +109,11 @@ class Policy:
         max_batch_tokens: int,
         with_entropy: bool = False,
     ) -> Iterator[tuple[list[int], ScoreBatch]]:
-        """Batches of at most `max_batch_tokens` padded tokens, longest rows first, with the indices of their rows."""
+        """Batches of at most `max_batch_tokens` padded tokens, longest rows first, with the indices of their rows.
+
+        Rows end with their spans: nothing that is scored depends on tokens after them.
+        """
+        rows = [row[: max(end, 1)] for row, (_, end) in zip(rows, spans, strict=True)]
         planned = self.plan(rows, spans, max_batch_tokens)
         for indices in planned.batches:
             yield (
@@ -124,9 +128,11 @@ class Policy:
             )
 
     def plan(self, rows: Sequence[Sequence[int]], spans: Sequence[Span], max_batch_tokens: int) -> Plan:
-        """Batches of rows that share what is before their spans, where the model allows it and it computes less."""
-        whole = all(end == len(row) for row, (_, end) in zip(rows, spans, strict=True))
-        if whole and self.scorer.shares_prefixes:
+        """Batches of rows that end with their spans.
+
+        They share what is before these, where the model allows it and it computes less.
+        """
+        if self.scorer.shares_prefixes:
             return plan_shared(rows, [start for start, _ in spans], max_batch_tokens)
         return plan([len(row) for row in rows], max_batch_tokens)
 

@@ -73,7 +73,7 @@ class Team:
             RunError: a log-prob isn't finite.
         """
         if charged:
-            self.tokens_scored += sum(map(len, rows))
+            self.tokens_scored += sum(end for _, end in spans)
         policy = self.learner.policy
         planned = list(policy.score_batches(rows, spans, temperatures, self.max_batch_tokens, with_entropy))
         filler: tuple[list[int], ScoreBatch] = ([], ScoreBatch([[0, 0]], [(1, 2)], [1.0], with_entropy))

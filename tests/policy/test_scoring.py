@@ -30,6 +30,28 @@ def test_scores_equal_naive_whatever_the_batch(architecture: str, max_tokens: in
         np.testing.assert_allclose(entropies, naive_entropies, atol=2e-5)
 
 
+def test_what_follows_a_span_is_not_computed() -> None:
+    policy = make_policy()
+    scores = policy.score(ROWS, SPANS, TEMPERATURES, 40)
+    ended = [row[:end] for row, (_, end) in zip(ROWS, SPANS, strict=True)]
+    batches = list(policy.score_batches(ROWS, SPANS, TEMPERATURES, 40))
+    assert sorted(row for _, batch in batches for row in batch.rows) == sorted(ended)
+    for (ours, _), (alone, _) in zip(scores, policy.score(ended, SPANS, TEMPERATURES, 40), strict=True):
+        assert ours.tolist() == alone.tolist()
+
+
+def test_prompts_share_what_is_before_their_questions() -> None:
+    policy = make_policy()
+    system = RNG.integers(2, VOCAB, size=60).tolist()
+    rows = [system + RNG.integers(2, VOCAB, size=n).tolist() for n in (8, 4, 6, 7)] * 8
+    spans = [(60, len(row) - 2) for row in rows]
+    batches = list(policy.score_batches(rows, spans, [1.0] * len(rows), 10_000))
+    assert all(batch.shared for _, batch in batches)
+    for row, span, (logprobs, _) in zip(rows, spans, policy.score(rows, spans, [1.0] * 32, 10_000), strict=True):
+        naive, _ = naive_scores(policy.model, row, *span, 1.0)
+        np.testing.assert_allclose(logprobs, naive, atol=2e-5)
+
+
 def test_a_head_that_does_not_split_falls_back_to_full_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = make_policy("llama")
     plain = policy.score(ROWS, SPANS, TEMPERATURES, 100)
@@ -53,7 +75,7 @@ def test_perplexity_of_a_span_and_of_the_whole_prompt(architecture: str) -> None
 
 
 def test_perplexity_of_nothing_is_nan() -> None:
-    ppl_N2 = make_policy().perplexity([[5], [5, 6]], [(0, 1), (2, 2)], 64)
+    ppl_N2 = make_policy().perplexity([[5], [5, 6], [5, 6]], [(0, 1), (2, 2), (0, 0)], 64)
     assert np.isnan(ppl_N2[:, 0]).all() and (ppl_N2[:, 1] == 0).all()
 
 

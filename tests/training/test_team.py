@@ -121,6 +121,14 @@ def test_generating_and_scoring_in_shares_is_generating_and_scoring() -> None:
         np.testing.assert_allclose(entropies, naive_entropies, atol=1e-5)
 
 
+def test_perplexities_are_charged_for_the_tokens_up_to_their_spans_ends() -> None:
+    policy = make_policy()
+    rows, spans = [[5, 6, 7, 8, 9], [6, 7, 8]], [(1, 3), (0, 3)]
+    asked = team(policy)
+    np.testing.assert_allclose(asked.perplexity(rows, spans), policy.perplexity(rows, spans, 60), rtol=1e-5)
+    assert asked.take_tokens_scored() == 3 + 3
+
+
 def test_an_engine_that_serves_all_is_asked_once_by_the_main_process() -> None:
     asked: list[Any] = []
 
