@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ NOT_FINITE = (
     "the model, or try --dtype float32 (training: model.dtype=float32) or a lower "
     "training.learning_rate"
 )
+CPU_TOKENS = 4096
+"""Padded tokens that a CPU computes at once: a small model's activations of more leave its caches, and are so large
+that the kernel maps and zeroes memory anew for each. Rows padded alike get the same log-probs in any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,21 @@ class ScoreBatch:
     with_entropy: bool = False
     shared: bool = False
     """Whether what is before the spans is computed once for rows in which it is the same."""
+    width: int = 1
+    """Padded to this length, or the longest row's."""
+
+    def slices(self, max_tokens: int) -> Iterator[ScoreBatch]:
+        """The batch in parts of at most `max_tokens` that are padded as it is; whole if it shares prefixes."""
+        if self.shared:
+            yield self
+            return
+        width = max(self.width, *map(len, self.rows))
+        size = max(1, max_tokens // width)
+        for start in range(0, len(self.rows), size):
+            part = slice(start, start + size)
+            yield replace(
+                self, rows=self.rows[part], spans=self.spans[part], temperatures=self.temperatures[part], width=width
+            )
 
 
 Scores = list[tuple[FloatArray, FloatArray | None]]
@@ -78,7 +96,9 @@ class Policy:
     def score_batch(self, batch: ScoreBatch) -> Scores:
         """One padded forward pass, or two where prefixes are shared."""
         self.scorer.eval()
-        rows = Rows.of(batch.rows, batch.spans, batch.temperatures, self.pad_token_id, self.device, batch.shared)
+        rows = Rows.of(
+            batch.rows, batch.spans, batch.temperatures, self.pad_token_id, self.device, batch.shared, batch.width
+        )
         logprob_M, entropy_M = self.scorer(rows, batch.with_entropy)
         counts = rows.chosen_BL.sum(dim=1).tolist()
         logprobs = [part.numpy() for part in logprob_M.cpu().split(counts)]
@@ -96,9 +116,11 @@ class Policy:
     ) -> Scores:
         """Log-probs and entropies of each row's tokens in [start, end), except the first token of a row."""
         results: list[Any] = [None] * len(rows)
+        at_once = CPU_TOKENS if self.device.type == "cpu" else max_batch_tokens
         for indices, batch in self.score_batches(rows, spans, temperatures, max_batch_tokens, with_entropy):
-            for i, scores in zip(indices, self.score_batch(batch), strict=True):
-                results[i] = scores
+            scores = [score for part in batch.slices(at_once) for score in self.score_batch(part)]
+            for i, score in zip(indices, scores, strict=True):
+                results[i] = score
         return results
 
     def score_batches(

@@ -61,14 +61,15 @@ class Rows:
         pad_id: int,
         device: Any,
         shared: bool = False,
+        width: int = 1,
     ) -> Rows:
-        """Pad rows; with `shared`, each is scored from the end of its prefix to its own end."""
+        """Pad rows to `width` or the longest; with `shared`, each is scored from the end of its prefix to its own."""
         prefixes = None
         if shared:
             prefixes = _prefixes([row[:start] for row, (start, _) in zip(rows, spans, strict=True)], pad_id, device)
             rows = [row[start:] for row, (start, _) in zip(rows, spans, strict=True)]
             spans = [(0, len(row)) for row in rows]
-        ids_BL, mask_BL = _padded(rows, pad_id)
+        ids_BL, mask_BL = _padded(rows, pad_id, width)
         bounds_B2 = torch.tensor(spans, dtype=torch.long).reshape(-1, 2)
         first_B1 = bounds_B2[:, :1] if shared else bounds_B2[:, :1].clamp(min=1)
         position_L = torch.arange(ids_BL.shape[1])
@@ -193,9 +194,9 @@ def _prefixes(prefixes: Sequence[Sequence[int]], pad_id: int, device: Any) -> Pr
     return Prefixes(ids_GP.flip(1).to(device), mask_GP.flip(1).to(device), of_row_B.to(device))
 
 
-def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+def _padded(rows: Sequence[Sequence[int]], pad_id: int, width: int = 1) -> tuple[Tensor, Tensor]:
     """Right-padded ids [B, L] and their mask."""
-    width = max(1, *map(len, rows))
+    width = max(width, *map(len, rows))
     ids_BL = torch.full((len(rows), width), pad_id, dtype=torch.long)
     for i, row in enumerate(rows):
         ids_BL[i, : len(row)] = torch.as_tensor(row, dtype=torch.long)

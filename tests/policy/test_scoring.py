@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from prepo_cli.policy import output_matrix, scoring
+from prepo_cli.policy import policy as policy_module
+from prepo_cli.policy.policy import ScoreBatch
 from prepo_cli.policy.rows import Rows
 from tests.models import CONFIGS, VOCAB, make_policy, naive_scores
 
@@ -28,6 +30,24 @@ def test_scores_equal_naive_whatever_the_batch(architecture: str, max_tokens: in
         naive_logprobs, naive_entropies = naive_scores(policy.model, row, *span, temperature)
         np.testing.assert_allclose(logprobs, naive_logprobs, atol=2e-5)
         np.testing.assert_allclose(entropies, naive_entropies, atol=2e-5)
+
+
+@pytest.mark.parametrize("at_once", [1, 64, 10_000])
+def test_slices_of_a_batch_are_padded_as_it_is(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_policy()
+    whole = policy.score(ROWS, SPANS, TEMPERATURES, 10_000, with_entropy=True)
+    seen: list[torch.Tensor] = []
+    policy.scorer.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
+    )
+    monkeypatch.setattr(policy_module, "CPU_TOKENS", at_once)
+    sliced = policy.score(ROWS, SPANS, TEMPERATURES, 10_000, with_entropy=True)
+    size = max(1, at_once // 30)
+    assert [ids_BL.shape for ids_BL in seen] == [(min(size, 5 - start), 30) for start in range(0, 5, size)]
+    for ours, expected in zip(sliced, whole, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    sharing = ScoreBatch([[1, 2, 3], [1, 2, 4]], [(2, 3), (2, 3)], [1.0, 1.0], shared=True)
+    assert list(sharing.slices(1)) == [sharing]
 
 
 def test_a_head_that_does_not_split_falls_back_to_full_logits(monkeypatch: pytest.MonkeyPatch) -> None:
