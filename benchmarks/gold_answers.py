@@ -55,7 +55,7 @@ def check(dataset: PromptDataset, judge: Judge) -> dict[str, Any]:
     golds = [dataset.answer(row) for row in range(len(dataset))]
     boxed = [f"\\boxed{{{joined(gold)}}}" for gold in golds]
     other = [boxed[different(golds, row)] for row in range(len(golds))]
-    worked = [worked_solution(row) for row in dataset.usable()]
+    worked = [worked_solution(row) for row in dataset.part(range(len(dataset))).to_pylist()]
     has_worked = [row for row, text in enumerate(worked) if text is not None]
 
     def run(rows: Sequence[int], completion: Callable[[int], str], accepted: bool) -> dict[str, Any]:

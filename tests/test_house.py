@@ -30,6 +30,7 @@ FLOORS = [
     "prepo_cli.terminal",
     "prepo_cli.startup",
     "prepo_cli.signals",
+    "prepo_cli.background",
     "prepo_cli.files",
     "prepo_cli.manifest",
     "prepo_cli.ownership",

@@ -129,9 +129,14 @@ class PromptDataset:
         part._row = lru_cache(maxsize=CACHED_ROWS)(part._fetch)
         return part
 
-    def usable(self) -> Any:
-        """The rows that passed validation, as a `datasets.Dataset`."""
-        return self.table if self._rows is None else self.table.select(self._rows)
+    def part(self, rows: range, columns: Iterable[str] | None = None) -> pa.Table:
+        """These usable rows, all of their columns or only some, as an Arrow table."""
+        table = (self.table if columns is None else self.table.select_columns(list(columns))).with_format("arrow")
+        if self._rows is None:
+            return table[rows.start : rows.stop]
+        # Taken from a slice, they need no index of the whole table and are read far faster than scattered rows.
+        numbers = self._rows[rows.start : rows.stop]
+        return table[int(numbers[0]) : int(numbers[-1]) + 1].take(numbers - numbers[0])
 
     def batches(self, columns: Iterable[str]) -> Iterator[pa.Table]:
         """The usable rows of these columns, in Arrow tables of up to `ROWS_AT_ONCE`; fields come with their columns.

@@ -1,23 +1,26 @@
 """Compute columns for a dataset chunk by chunk, and write them beside the dataset's own.
 
-While a job runs, `OUTPUT.partial/` keeps the finished chunks, and the same command resumes from them. The dataset and
-the new columns are streamed into the output file, so memory does not grow with the number of rows. output.py says where
-they may be written.
+While a job runs, `OUTPUT.partial/` keeps the finished chunks, and the same command resumes from them. One chunk is
+computed while the next is prepared and the last is written, each in a thread of its own. The dataset and the new
+columns are streamed into the output file, so memory does not grow with the number of rows. output.py says where they
+may be written.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from prepo_cli.background import ahead, behind
 from prepo_cli.chunks import Chunks
 from prepo_cli.data.loading import PromptDataset
 from prepo_cli.engines.base import Progress
@@ -26,6 +29,7 @@ from prepo_cli.files import atomic_path, finite
 from prepo_cli.terminal import progress, say
 
 ROWS_PER_WRITE = 2048
+T = TypeVar("T")
 
 
 class AddedColumns:
@@ -46,11 +50,17 @@ class AddedColumns:
         self._finished.open()
 
     def compute(
-        self, columns: Callable[[range, Progress], pa.Table], unit: str = "prompts", units_per_row: int = 1
+        self,
+        prepare: Callable[[range], T],
+        columns: Callable[[range, T, Progress], pa.Table],
+        unit: str = "prompts",
+        units_per_row: int = 1,
     ) -> tuple[int, float]:
         """Compute the missing chunks; returns the number of rows computed and the seconds that took.
 
-        `columns` returns the new columns of a range of rows, and reports its progress in `unit`s.
+        Args:
+            prepare: what can be done for a range of rows while an earlier one is computed; called in another thread.
+            columns: returns the new columns of a range of rows that is prepared, and reports its progress in `unit`s.
         """
         missing = [number for number in range(len(self.chunks)) if number not in self._finished]
         rows, total = sum(len(self.chunks[number]) for number in missing), len(self.dataset)
@@ -58,26 +68,29 @@ class AddedColumns:
             say(f"resuming: {total - rows:,} of {total:,} prompts are already scored")
         started = perf_counter()
         try:
-            with progress("score", rows * units_per_row, unit) as advance:
-                for number in missing:
-                    self._finished.write(number, columns(self.chunks[number], advance))
+            with (
+                progress("score", rows * units_per_row, unit) as advance,
+                behind(self._finished.write) as write,
+                closing(ahead(prepare(self.chunks[number]) for number in missing)) as prepared,
+            ):
+                for number, ready in zip(missing, prepared, strict=True):
+                    write(number, columns(self.chunks[number], ready, advance))
         except KeyboardInterrupt:
             say(f"finished chunks are kept in {self._finished.folder}; run the same command to resume")
             raise
         return rows, perf_counter() - started
 
-    def parts(self) -> Iterator[pa.Table]:
-        """The new columns, chunk by chunk."""
-        return (self._finished.read(number) for number in range(len(self.chunks)))
+    def parts(self, names: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The new columns, or only some of them, chunk by chunk."""
+        return (self._finished.read(number, names) for number in range(len(self.chunks)))
 
     def whole(self) -> Iterator[tuple[pa.Table, pa.Table]]:
         """The dataset's rows and their new columns, some chunks at a time."""
-        rows = self.dataset.usable().with_format("arrow")
         at_once = max(1, ROWS_PER_WRITE // len(self.chunks[0]))
         for first in range(0, len(self.chunks), at_once):
             chunks = self.chunks[first : first + at_once]
             new = pa.concat_tables([self._finished.read(first + i) for i in range(len(chunks))])
-            yield rows[chunks[0].start : chunks[-1].stop], new
+            yield self.dataset.part(range(chunks[0].start, chunks[-1].stop)), new
 
     def write(self) -> None:
         """Stream rows and new columns into the output file, then delete the chunks."""

@@ -6,7 +6,7 @@ training, a prompt is answered with the same random numbers, which narrows the i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -65,8 +65,15 @@ class Evaluator:
 
     def evaluate_rows(self, rows: Iterable[int], progress: Progress | None = None) -> Evaluation:
         """Answer the prompts of these rows of the dataset k times."""
-        started = perf_counter()
-        found, k = [self.prompts.get(row) for row in rows], self.sampling.k
+        return self.evaluate_prompts(self.render(rows), progress)
+
+    def render(self, rows: Iterable[int]) -> list[Prompt | None]:
+        """The prompts of these rows, None where one is too long; their tokens are kept for `evaluate_prompts`."""
+        return [self.prompts.get(row) for row in rows]
+
+    def evaluate_prompts(self, found: Sequence[Prompt | None], progress: Progress | None = None) -> Evaluation:
+        """Answer these prompts k times."""
+        started, k = perf_counter(), self.sampling.k
         prompts = [prompt for prompt in found if prompt is not None]
         left_out = len(found) - len(prompts)
         if progress is not None and left_out:

@@ -7,6 +7,7 @@ completion's number, so an interrupted and resumed scoring writes the same file 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -29,6 +30,7 @@ from prepo_cli.policy.loading import model_source
 from prepo_cli.rewards.judge import Judge
 from prepo_cli.statistics import wilson
 from prepo_cli.terminal import say
+from strategies.types import Prompt
 
 SCHEMA = pa.schema(
     [
@@ -76,7 +78,8 @@ def _score(config: PassRateConfig) -> dict[str, Any]:
         )
         try:
             added = AddedColumns(dataset, config.output, mark, evaluator.chunks)
-            rows, seconds = added.compute(partial(_columns, evaluator, context.to_json()), "rollouts", config.k)
+            columns = partial(_columns, evaluator, context.to_json())
+            rows, seconds = added.compute(evaluator.render, columns, "rollouts", config.k)
         finally:
             engine.close()
     report = {"output": str(config.output), "context": asdict(context), "skipped_rows": dataset.skipped}
@@ -85,10 +88,12 @@ def _score(config: PassRateConfig) -> dict[str, Any]:
     return report | {"seconds": seconds, "prompts_per_second": rows / max(seconds, 1e-9)}
 
 
-def _columns(evaluator: Evaluator, context: str, rows: range, advance: Progress) -> pa.Table:
+def _columns(
+    evaluator: Evaluator, context: str, rows: range, prompts: Sequence[Prompt | None], advance: Progress
+) -> pa.Table:
     """The new columns of some rows; counts that are of no single row are kept as metadata."""
-    result, k = evaluator.evaluate_rows(rows, advance), evaluator.sampling.k
-    asked = np.array([evaluator.prompts.get(row) is not None for row in rows])
+    result, k = evaluator.evaluate_prompts(prompts, advance), evaluator.sampling.k
+    asked = np.array([prompt is not None for prompt in prompts])
     right_P = result.correct_PK.sum(axis=1)
     measured = [right_P / k, *wilson(right_P, k), np.full(len(right_P), k), result.lengths_PK.mean(axis=1)]
     counts = {"truncated": int(result.truncated_PK.sum()), "timeouts": result.timeouts, "errors": result.errors}
@@ -110,7 +115,7 @@ def _report(added: AddedColumns, config: PassRateConfig) -> dict[str, Any]:
     prompts_C = np.zeros(config.k + 1, dtype=np.int64)
     totals = {"truncated": 0, "timeouts": 0, "errors": 0}
     tokens = 0.0
-    for part in added.parts():
+    for part in added.parts(["pass_rate", "pass_length"]):
         right = pc.multiply(part["pass_rate"].drop_null(), config.k).to_numpy()
         prompts_C += np.bincount(np.rint(right).astype(np.int64), minlength=config.k + 1)
         tokens += config.k * (pc.sum(part["pass_length"]).as_py() or 0.0)
@@ -143,6 +148,6 @@ def _by_perplexity(added: AddedColumns) -> list[dict[str, Any]]:
     features = added.dataset.table.features
     if "ppl" not in features or not features["ppl"].dtype.startswith(("float", "int")):
         return []
-    pairs = [(old["ppl"].cast(pa.float64()).to_numpy(), new["pass_rate"].to_numpy()) for old, new in added.whole()]
-    ppl_P, rate_P = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    ppl_P = np.concatenate([rows["ppl"].cast(pa.float64()).to_numpy() for rows in added.dataset.batches(["ppl"])])
+    rate_P = np.concatenate([part["pass_rate"].to_numpy() for part in added.parts(["pass_rate"])])
     return by_perplexity(ppl_P, rate_P)

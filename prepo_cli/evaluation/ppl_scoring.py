@@ -1,22 +1,25 @@
 """Score the perplexity of a dataset's prompts and write it beside the dataset's own columns.
 
-Only perplexities are held in memory; the dataset's columns are streamed, and an interrupted scoring resumes.
+Prompts are rendered in a thread, a chunk ahead of the one that is scored. Only perplexities are held in memory, 8 bytes
+a row; the dataset's columns are streamed, and an interrupted scoring resumes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prepo_cli.data.loading import PromptDataset, load_configured_prompts
-from prepo_cli.data.rendering import Rendered, Renderer
+from prepo_cli.data.rendering import Renderer
 from prepo_cli.engines import ENGINES, build_engine
 from prepo_cli.engines.base import Progress
 from prepo_cli.errors import RunError
@@ -26,6 +29,7 @@ from prepo_cli.evaluation.score_context import PerplexityContext
 from prepo_cli.evaluation.settings import DEFAULT_CONTEXT, ScoringConfig, digest_model
 from prepo_cli.policy.loading import load_model_spec, load_policy, model_source, verify_model
 from prepo_cli.policy.policy import NOT_FINITE, Policy, perplexities
+from prepo_cli.policy.rows import Span
 from prepo_cli.terminal import say
 
 CHUNK_ROWS = 2048
@@ -52,13 +56,15 @@ def _score(config: ScoringConfig) -> tuple[dict[str, Any], npt.NDArray[np.float6
     chunks = [range(start, min(start + CHUNK_ROWS, len(dataset))) for start in range(0, len(dataset), CHUNK_ROWS)]
     added = AddedColumns(dataset, config.output, fingerprint(config, dataset), chunks)
     scorer = _Scorer(config, dataset)
-    rows, seconds = added.compute(scorer.columns)
-    columns = pa.concat_tables([part.select(["ppl", "ppl_tokens"]) for part in added.parts()])
-    ppl_N2 = np.column_stack([columns["ppl"].to_numpy(), columns["ppl_tokens"].to_numpy()])
+    rows, seconds = added.compute(scorer.render, scorer.columns)
+    ppl_N, tokens = np.empty(len(dataset)), 0
+    for chunk, part in zip(chunks, added.parts(["ppl", "ppl_tokens"]), strict=True):
+        ppl_N[chunk.start : chunk.stop] = part["ppl"].to_numpy()
+        tokens += pc.sum(part["ppl_tokens"]).as_py()
     added.write()
     report = {"output": str(config.output), "context": json.loads(scorer.context.to_json())}
-    report |= {"skipped_rows": dataset.skipped} | distribution(ppl_N2)
-    return report | {"seconds": seconds, "prompts_per_second": rows / max(seconds, 1e-9)}, ppl_N2[:, 0]
+    report |= {"skipped_rows": dataset.skipped} | distribution(ppl_N, tokens)
+    return report | {"seconds": seconds, "prompts_per_second": rows / max(seconds, 1e-9)}, ppl_N
 
 
 def fingerprint(config: ScoringConfig, dataset: PromptDataset) -> str:
@@ -67,25 +73,33 @@ def fingerprint(config: ScoringConfig, dataset: PromptDataset) -> str:
     settings["engine"] = config.engine.name
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
     digest_model(digest, Path(model_source(config.model.model_name_or_path)))
-    prompts = dataset.usable().select_columns([dataset.prompt_column.partition(".")[0]]).with_format("arrow")
-    for batch in prompts.iter(DIGEST_ROWS):
-        digest.update(json.dumps(batch.to_pylist(), default=str).encode())
+    column = dataset.prompt_column.partition(".")[0]
+    for start in range(0, len(dataset), DIGEST_ROWS):
+        prompts = dataset.part(range(start, min(start + DIGEST_ROWS, len(dataset))), [column])
+        digest.update(json.dumps(prompts.to_pylist(), default=str).encode())
     return digest.hexdigest()
 
 
-def distribution(ppl_N2: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """Count, mean, median, extremes and deciles of the known perplexities.
+def distribution(ppl_N: npt.NDArray[np.float64], tokens: int) -> dict[str, Any]:
+    """Counts, and mean, median, extremes and deciles of the known perplexities; `tokens` are those scored.
 
-    >>> distribution(np.array([[2.0, 5], [4.0, 7], [np.nan, 0]]))["mean"]
+    >>> distribution(np.array([2.0, 4.0, np.nan]), 12)["mean"]
     3.0
     """
-    known = ppl_N2[~np.isnan(ppl_N2[:, 0]), 0]
-    report: dict[str, Any] = {"prompts": len(ppl_N2), "scored": len(known), "tokens": int(ppl_N2[:, 1].sum())}
+    known = ppl_N[~np.isnan(ppl_N)]
+    report: dict[str, Any] = {"prompts": len(ppl_N), "scored": len(known), "tokens": tokens}
     if len(known):
         report |= {"mean": float(known.mean()), "median": float(np.median(known))}
         report |= {"min": float(known.min()), "max": float(known.max())}
         report["deciles"] = np.quantile(known, np.arange(1, 10) / 10).tolist()
     return report
+
+
+class _Prompt(NamedTuple):
+    """A prompt's token ids, in a tenth of a list's memory, and which of them are scored."""
+
+    ids_T: npt.NDArray[np.int32]
+    span: Span
 
 
 class _Scorer:
@@ -115,9 +129,13 @@ class _Scorer:
             )
             self.perplexity = partial(engine_perplexity, engine)
 
-    def columns(self, rows: range, advance: Progress) -> pa.Table:
+    def render(self, rows: range) -> list[_Prompt | None]:
+        """The rows' prompts, None where one is too long."""
+        return [self._prompt(row) for row in rows]
+
+    def columns(self, rows: range, prompts: Sequence[_Prompt | None], advance: Progress) -> pa.Table:
         """The new columns of some rows."""
-        ppl_N2 = self.chunk(rows, advance)
+        ppl_N2 = self._perplexities(rows, prompts, advance)
         return pa.table(
             {
                 "ppl": pa.array(ppl_N2[:, 0], mask=np.isnan(ppl_N2[:, 0])),
@@ -126,36 +144,38 @@ class _Scorer:
             }
         )
 
-    def chunk(self, rows: range, advance: Progress) -> npt.NDArray[np.float64]:
+    def _perplexities(
+        self, rows: range, prompts: Sequence[_Prompt | None], advance: Progress
+    ) -> npt.NDArray[np.float64]:
         """Perplexity and scored tokens of each row, [rows, 2]; NaN and 0 for prompts that are too long.
 
         Raises:
             RunError: one isn't finite.
         """
-        rendered = {i: prompt for i, row in enumerate(rows) if (prompt := self._render(row)) is not None}
-        fits = list(rendered)
+        fitting = {i: prompt for i, prompt in enumerate(prompts) if prompt is not None}
+        order = sorted(fitting, key=lambda i: len(fitting[i].ids_T))
         result_N2 = np.full((len(rows), 2), np.nan)
         result_N2[:, 1] = 0
-        fits.sort(key=lambda i: len(rendered[i].token_ids))
-        for start in range(0, len(fits), BATCH_ROWS):
-            batch = fits[start : start + BATCH_ROWS]
-            ids = [rendered[i].token_ids for i in batch]
-            result_N2[batch] = self.perplexity(ids, [rendered[i].scored_span(self.scope) for i in batch])
+        for start in range(0, len(order), BATCH_ROWS):
+            batch = order[start : start + BATCH_ROWS]
+            ids = [fitting[i].ids_T.tolist() for i in batch]
+            result_N2[batch] = self.perplexity(ids, [fitting[i].span for i in batch])
             for i in batch:
                 if result_N2[i, 1] and not np.isfinite(result_N2[i, 0]):
                     name = self.dataset.prompt(rows[i]).id
                     raise RunError(f"the perplexity of prompt '{name}' is {result_N2[i, 0]:g}: {NOT_FINITE}")
             advance(len(batch))
-        advance(len(rows) - len(fits))
+        advance(len(rows) - len(order))
         return result_N2
 
-    def _render(self, row: int) -> Rendered | None:
-        """The row's prompt, or None if it is too long."""
+    def _prompt(self, row: int) -> _Prompt | None:
         messages = self.dataset.messages(row)
         if self.longest is not None and self.renderer.is_longer(messages, self.longest):
             return None
         rendered = self.renderer(messages)
-        return rendered if self.longest is None or len(rendered.token_ids) <= self.longest else None
+        if self.longest is not None and len(rendered.token_ids) > self.longest:
+            return None
+        return _Prompt(np.array(rendered.token_ids, dtype=np.int32), rendered.scored_span(self.scope))
 
 
 def engine_perplexity(engine: Any, rows: list[list[int]], spans: list[tuple[int, int]]) -> npt.NDArray[np.float64]:

@@ -20,6 +20,9 @@ NOT_FINITE = (
     "the model, or try --dtype float32 (training: model.dtype=float32) or a lower "
     "training.learning_rate"
 )
+CPU_TOKENS = 4096
+"""Padded tokens that a CPU scores at once: a small model's activations of more leave its caches, and are so large that
+the kernel maps and zeroes memory anew for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ class Policy:
     ) -> Scores:
         """Log-probs and entropies of each row's tokens in [start, end), except the first token of a row."""
         results: list[Any] = [None] * len(rows)
+        if self.device.type == "cpu":
+            max_batch_tokens = min(max_batch_tokens, CPU_TOKENS)
         for indices, batch in self.score_batches(rows, spans, temperatures, max_batch_tokens, with_entropy):
             for i, scores in zip(indices, self.score_batch(batch), strict=True):
                 results[i] = scores

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,6 +101,51 @@ def test_an_interrupted_scoring_resumes_and_equals_an_uninterrupted_one(
     result = RUNNER.invoke(app, ["score-ppl", str(dataset), "--output", str(broken)])
     assert "resuming: 2 of 5 prompts are already scored" in result.stderr
     assert pq.read_table(broken).equals(pq.read_table(whole))
+
+
+def test_ctrl_c_while_a_prompt_is_rendered_keeps_what_is_scored(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ppl_scoring, "CHUNK_ROWS", 1)
+    whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
+    assert RUNNER.invoke(app, ["score-ppl", str(dataset), "--output", str(whole)]).exit_code == 0
+    render = Renderer.__call__
+
+    def interrupted(self: Renderer, messages: Any) -> Any:
+        if messages[0]["content"] == QUESTIONS[3]:
+            assert threading.current_thread() is not threading.main_thread()
+            os.kill(os.getpid(), signal.SIGINT)
+        return render(self, messages)
+
+    monkeypatch.setattr(Renderer, "__call__", interrupted)
+    result = RUNNER.invoke(app, ["score-ppl", str(dataset), "--output", str(broken)])
+    assert result.exit_code == 130
+    assert "run the same command to resume" in result.stderr
+    monkeypatch.setattr(Renderer, "__call__", render)
+    result = RUNNER.invoke(app, ["score-ppl", str(dataset), "--output", str(broken)])
+    # The fourth is not rendered before the third is needed, and then the first is scored and the second being written.
+    assert re.search(r"resuming: [234] of 5 prompts are already scored", result.stderr)
+    assert broken.read_bytes() == whole.read_bytes()
+
+
+def test_a_prompt_that_the_template_rejects_ends_in_one_line(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the thread that renders raises is what the command says."""
+    monkeypatch.setattr(ppl_scoring, "CHUNK_ROWS", 2)
+    template = "{{ raise_exception('no') if 'Anna' in messages[-1]['content'] else messages[-1]['content'] }}"
+    load = ppl_scoring.load_policy
+
+    def strict(*arguments: Any) -> Any:
+        policy = load(*arguments)
+        policy.tokenizer.chat_template = template
+        return policy
+
+    monkeypatch.setattr(ppl_scoring, "load_policy", strict)
+    result = RUNNER.invoke(app, ["score-ppl", str(dataset), "--output", str(tmp_path / "out.jsonl")])
+    assert result.exit_code == 2
+    assert "the model's chat template rejects messages with roles user (no)" in result.stderr.splitlines()[-1]
+    assert (tmp_path / "out.jsonl.partial" / "chunk-000000.parquet").is_file()
 
 
 def test_finished_chunks_of_other_settings_are_not_mixed_in(dataset: Path, tmp_path: Path) -> None:

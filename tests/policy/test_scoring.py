@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from prepo_cli.policy import output_matrix, scoring
+from prepo_cli.policy import policy as policy_module
 from prepo_cli.policy.rows import Rows
 from tests.models import CONFIGS, VOCAB, make_policy, naive_scores
 
@@ -50,6 +51,19 @@ def test_prompts_share_what_is_before_their_questions() -> None:
     for row, span, (logprobs, _) in zip(rows, spans, policy.score(rows, spans, [1.0] * 32, 10_000), strict=True):
         naive, _ = naive_scores(policy.model, row, *span, 1.0)
         np.testing.assert_allclose(logprobs, naive, atol=2e-5)
+
+
+def test_a_cpu_scores_no_more_tokens_at_once_than_suit_its_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_policy()
+    whole = policy.score(ROWS, SPANS, TEMPERATURES, 10_000, with_entropy=True)
+    seen: list[int] = []
+    policy.scorer.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    monkeypatch.setattr(policy_module, "CPU_TOKENS", 40)
+    for ours, expected in zip(policy.score(ROWS, SPANS, TEMPERATURES, 10_000, True), whole, strict=True):
+        np.testing.assert_allclose(ours, expected, atol=2e-5)
+    assert len(seen) > 1 and max(seen) <= 40
 
 
 def test_a_head_that_does_not_split_falls_back_to_full_logits(monkeypatch: pytest.MonkeyPatch) -> None:
