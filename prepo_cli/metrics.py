@@ -92,7 +92,7 @@ STEPS = (
     Metric("cost/seconds", "seconds", "training time so far, excluding evaluations and checkpoints"),
     Metric("timing_s/select", "seconds", "selector, budget and filter, including perplexity scoring"),
     Metric("timing_s/generate", "seconds", "generating rollouts and decoding them to text"),
-    Metric("timing_s/reward", "seconds", "scoring completions"),
+    Metric("timing_s/reward", "seconds", "scoring completions, apart from what was checked during generation"),
     Metric(
         "timing_s/logprob", "seconds", "computing log-probs and entropies before the update, advantages and weights"
     ),

@@ -242,10 +242,15 @@ class FakeUpdater:
         return UpdateStats(tokens=sum(s.num_tokens for s in trained), optimizer_steps=int(bool(trained)))
 
 
-def judged(questions: Sequence[str], texts: Sequence[str], columns: Any) -> Scores:
+class FakeJudge:
     """Reward 1 for the text '1', else 0."""
-    correct_N = np.array([text == "1" for text in texts])
-    return Scores(correct_N.astype(np.float64), {"fake": correct_N.astype(np.float64)}, correct_N, 0, 0)
+
+    def begin(self, completion: str, answer: Any) -> None:
+        """Nothing takes long."""
+
+    def __call__(self, questions: Sequence[str], texts: Sequence[str], columns: Any) -> Scores:
+        correct_N = np.array([text == "1" for text in texts])
+        return Scores(correct_N.astype(np.float64), {"fake": correct_N.astype(np.float64)}, correct_N, 0, 0)
 
 
 class FakeRun(Run):
@@ -271,7 +276,7 @@ class FakeRun(Run):
         rendered = SimpleNamespace(dataset=dataset, rendered=lambda row: Rendered([row], (0, 1)))
         engine = FakeEngine(self.all_prompts)
         self.collector = Collector(
-            self.config.training, self.strategies, self.stream, rendered, engine, judged, lambda ids: str(ids[0])
+            self.config.training, self.strategies, self.stream, rendered, engine, FakeJudge(), lambda ids: str(ids[0])
         )
         self.updater = FakeUpdater()
         self.team = SimpleNamespace(take_tokens_scored=lambda: 0)

@@ -45,7 +45,10 @@ class Rollout:
 
 
 Progress = Callable[[int], Any]
-"""Called with the number of rollouts that have just finished."""
+"""Called with the number of rollouts, or prompts, that have just been dealt with."""
+Finished = Callable[[int, int, Rollout], Any]
+"""Called with each rollout once it is complete, others being generated still: the number of its request, that of its
+seed, and the rollout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,7 @@ class EngineSetup:
 class Generator(Protocol):
     """Anything that generates rollouts."""
 
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
+    def generate(self, requests: Sequence[Request], finished: Finished | None = None) -> list[list[Rollout]]:
         """The rollouts of each request, in the order of its seeds."""
         ...
 

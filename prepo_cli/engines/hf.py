@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from prepo_cli.engines.bands import Bands
-from prepo_cli.engines.base import EngineSetup, Progress, Request, Rollout
+from prepo_cli.engines.base import EngineSetup, Finished, Request, Rollout
 from prepo_cli.engines.decoding import Decoding
 from prepo_cli.engines.memory import cache_bytes_per_token, tokens_that_fit
 from prepo_cli.engines.records import Row
@@ -46,7 +46,7 @@ class HfEngine:
         assert isinstance(setup.model, Policy), "the hf engine needs a policy with its weights, not a model spec"
         return cls(setup.model, setup.config.max_batch_tokens)
 
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
+    def generate(self, requests: Sequence[Request], finished: Finished | None = None) -> list[list[Rollout]]:
         """The rollouts of each request, in the order of its seeds.
 
         Raises:
@@ -56,8 +56,8 @@ class HfEngine:
 
         def done(row: Row, rollout: Rollout) -> None:
             results[row.index][row.number] = rollout
-            if progress is not None:
-                progress(1)
+            if finished is not None:
+                finished(row.index, row.number, rollout)
 
         self.policy.model.eval()
         with torch.inference_mode():

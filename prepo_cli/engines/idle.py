@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from prepo_cli.engines.base import EngineSetup, Progress, Request, Rollout
+from prepo_cli.engines.base import EngineSetup, Finished, Request, Rollout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ class IdleEngine:
         """Ignores the setup."""
         return cls()
 
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
+    def generate(self, requests: Sequence[Request], finished: Finished | None = None) -> list[list[Rollout]]:
         """No rollouts: all requests go to the main process's engine."""
         assert not requests
         return []

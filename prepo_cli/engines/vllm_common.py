@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from prepo_cli.engines.base import Progress, Request, Rollout
+from prepo_cli.engines.base import Finished, Request, Rollout
 from prepo_cli.errors import RunError, UsageError
 
 TESTED = "0.32.0"
@@ -70,7 +70,7 @@ class VllmBase(ABC):
     def __init__(self, eos_token_ids: frozenset[int], max_model_len: int) -> None:
         self._eos_token_ids, self._max_model_len = eos_token_ids, max_model_len
 
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
+    def generate(self, requests: Sequence[Request], finished: Finished | None = None) -> list[list[Rollout]]:
         """The rollouts of each request, in the order of its seeds."""
         check_requests(requests, self._max_model_len)
         sent = [r for r, request in enumerate(requests) if request.seeds]
@@ -79,8 +79,9 @@ class VllmBase(ABC):
         def store(job: int, answer: Answer) -> None:
             r = sent[job]
             results[r] = read_rollouts(requests[r], answer.completions, self._eos_token_ids)
-            if progress is not None:
-                progress(len(results[r]))
+            if finished is not None:
+                for number, rollout in enumerate(results[r]):
+                    finished(r, number, rollout)
 
         self._answer(
             [Job(requests[r].prompt_ids, sampling_settings(requests[r], self._eos_token_ids)) for r in sent], store

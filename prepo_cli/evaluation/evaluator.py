@@ -17,6 +17,7 @@ from prepo_cli.data.columns import gold_text, prompt_text
 from prepo_cli.data.loading import PromptDataset
 from prepo_cli.data.prompts import Prompts
 from prepo_cli.engines.base import Generator, Progress, Request, Rollout
+from prepo_cli.evaluation.reading import Reader
 from prepo_cli.evaluation.results import Evaluation, join
 from prepo_cli.rewards.answers import final_answer
 from prepo_cli.rewards.judge import Judge, columns_of
@@ -78,9 +79,18 @@ class Evaluator:
         left_out = len(found) - len(prompts)
         if progress is not None and left_out:
             progress(left_out * k)
-        groups = self.engine.generate([self._request(prompt) for prompt in prompts], progress) if prompts else []
+        reader = Reader(
+            self._decode, self.judge, [self.dataset.fields(prompt.index).get("answer") for prompt in prompts]
+        )
+
+        def finished(request: int, number: int, rollout: Rollout) -> None:
+            reader(request, number, rollout)
+            if progress is not None:
+                progress(1)
+
+        groups = self.engine.generate([self._request(prompt) for prompt in prompts], finished) if prompts else []
         rollouts = [rollout for group in groups for rollout in group]
-        texts = [str(self.tokenizer.decode(rollout.token_ids, skip_special_tokens=True)) for rollout in rollouts]
+        texts = [text for group in reader.texts(groups) for text in group]
         row_of_rollout = [prompt.index for prompt in prompts for _ in range(k)]
         columns = columns_of([self.dataset.fields(row) for row in row_of_rollout])
         columns["completion_ids"] = [rollout.token_ids for rollout in rollouts]
@@ -102,6 +112,9 @@ class Evaluator:
             timeouts=scores.timeouts,
             errors=scores.errors,
         )
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
 
     def _request(self, prompt: Prompt) -> Request:
         sampling, token_ids = self.sampling, self.prompts.rendered(prompt.index).token_ids

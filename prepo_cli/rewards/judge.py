@@ -6,7 +6,6 @@ function (`RewardConfig.verdict_function`) on its own scale.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,10 +17,11 @@ import numpy.typing as npt
 from prepo_cli.errors import UsageError
 from prepo_cli.machine import cores
 from prepo_cli.rewards.answers import alternatives
+from prepo_cli.rewards.checks import MathChecks
 from prepo_cli.rewards.functions import MATH, find
 from prepo_cli.rewards.messages import Prompt
 from prepo_cli.rewards.own import Batch, OwnFunctions
-from prepo_cli.rewards.pool import Call, Lost, WorkerPool
+from prepo_cli.rewards.pool import Lost, WorkerPool
 from prepo_cli.rewards.verify import Job, prepare
 from prepo_cli.rewards.worker import Role
 from prepo_cli.sections import RewardConfig
@@ -75,6 +75,7 @@ class Judge:
         self._timeout_s, self._told = config.timeout_s, False
         size = config.workers or min(MAX_WORKERS, cores())
         self._pool = WorkerPool(Role({}, MATH_BYTES), size, f"reward '{MATH}'")
+        self._checks = MathChecks(self._pool, config.timeout_s)
         self._own = OwnFunctions(config, size) if any(":" in name for name in config.functions) else None
 
     def __call__(
@@ -96,6 +97,16 @@ class Judge:
         correct_N = by_function[self._verdict] >= self._correct_reward - TOLERANCE  # NaN, not applicable: not correct
         return Scores(total_N, by_function, correct_N, batch.timeouts, batch.errors)
 
+    def begin(self, completion: str, answer: Any) -> None:
+        """Begin to judge a completion that a later call will be asked for; of all functions, only `math` begins early.
+
+        The user's own functions may compare completions, so they get all at once.
+        """
+        golds = alternatives(answer) if MATH in self._functions else ()
+        job = prepare(golds, completion) if golds else False
+        if isinstance(job, Job):
+            self._checks.begin(job)
+
     @property
     def needs_answers(self) -> bool:
         """Whether a function requires gold answers: one that is built in, or names `answer` without a default."""
@@ -104,6 +115,7 @@ class Judge:
 
     def close(self) -> None:
         """Stop the workers."""
+        self._checks.close()
         self._pool.close()
         if self._own is not None:
             self._own.close()
@@ -138,19 +150,19 @@ class Judge:
                 positions.setdefault(prepared, []).append(i)
             else:
                 values_N[i] = prepared
-        calls = [Call(json.dumps(job), self._timeout_s) for job in positions]
-        indices_of = list(positions.values())
+        outcomes = self._checks.outcomes(positions)
         late = 0
-        for number, outcome in self._pool.run(calls):
+        for job, indices in positions.items():
+            outcome = outcomes[job]
             if isinstance(outcome, Lost):
                 late += outcome.kind == "timeout"
-                batch.count(outcome.kind, len(indices_of[number]))
+                batch.count(outcome.kind, len(indices))
             else:
-                values_N[indices_of[number]] = outcome["values"][0]
-        if late > len(calls) / 2 and late >= MANY and not self._told:
+                values_N[indices] = outcome["values"][0]
+        if late > len(positions) / 2 and late >= MANY and not self._told:
             self._told = True
             say(
-                f"{late} of {len(calls)} distinct answers took longer than {self._timeout_s:g} s "
+                f"{late} of {len(positions)} distinct answers took longer than {self._timeout_s:g} s "
                 "to check (rewards.timeout_s) and count as wrong, which slows the run down (shown "
                 "once)"
             )

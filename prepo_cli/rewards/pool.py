@@ -14,6 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from threading import Event
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +28,8 @@ MAX_CHUNK = 32
 CHUNKS_PER_WORKER = 4
 STARTS = 3
 """Workers that may fail to start in a row."""
+HEARTBEAT_S = 0.5
+"""How soon a run notices that it is to stop."""
 SERVER_LOST = "the process that forks them died or hangs"
 CURE = "; check the machine's memory and process limit"
 Waiting = deque[deque[int]]
@@ -73,14 +76,18 @@ class WorkerPool:
         Raises:
             StartError: it does not get ready.
         """
-        for _ in self._until(lambda: bool(self._workers) and self._workers[0].ready is not None, [], deque(), 1):
+        for _ in self._until(
+            lambda: bool(self._workers) and self._workers[0].ready is not None, [], deque(), 1, Event()
+        ):
             pass
         return self._workers[0].ready or {}
 
-    def run(self, calls: Sequence[Call], width: int | None = None) -> Generator[tuple[int, Outcome], None, None]:
+    def run(
+        self, calls: Sequence[Call], width: int | None = None, stopped: Event | None = None
+    ) -> Generator[tuple[int, Outcome], None, None]:
         """The outcome of each call with its number, as they come; at most `width` workers take part.
 
-        Closing the generator before its end stops the workers.
+        Closing the generator before its end stops the workers; in another thread, `stopped` does so.
 
         Raises:
             StartError: the workers do not start.
@@ -88,7 +95,10 @@ class WorkerPool:
         width = min(width or self.size, self.size)
         size = max(1, min(MAX_CHUNK, len(calls) // (width * CHUNKS_PER_WORKER)))
         waiting = deque(deque(range(start, min(start + size, len(calls)))) for start in range(0, len(calls), size))
-        return self._until(lambda: not waiting and not any(w.queue for w in self._workers), calls, waiting, width)
+        ended = stopped or Event()
+        return self._until(
+            lambda: not waiting and not any(w.queue for w in self._workers), calls, waiting, width, ended
+        )
 
     def close(self) -> None:
         """Stop all workers; the next call starts new ones."""
@@ -100,10 +110,13 @@ class WorkerPool:
         _stop_all(self._servers, os.getpid())
 
     def _until(
-        self, done: Callable[[], bool], calls: Sequence[Call], waiting: Waiting, width: int
+        self, done: Callable[[], bool], calls: Sequence[Call], waiting: Waiting, width: int, stopped: Event
     ) -> Generator[tuple[int, Outcome], None, None]:
         try:
             while not done():
+                if stopped.is_set():
+                    self.close()
+                    return
                 self._hand_out(calls, waiting, width)
                 yield from self._collect(calls, waiting)
         except BaseException:
@@ -144,7 +157,7 @@ class WorkerPool:
         busy = [worker for worker in self._workers if worker.queue or worker.ready is None]
         pause = min((worker.deadline for worker in busy), default=0.0) - monotonic()
         heard = set()
-        for key, _ in self._selector.select(max(0.0, pause)):
+        for key, _ in self._selector.select(min(max(0.0, pause), HEARTBEAT_S)):
             worker: Worker = key.data
             if worker not in self._workers:  # lost a moment ago
                 continue

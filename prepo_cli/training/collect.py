@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from prepo_cli.data.prompts import Prompts
 from prepo_cli.data.stream import PromptStream
 from prepo_cli.engines.base import Generator, Request
+from prepo_cli.evaluation.reading import Reader
 from prepo_cli.rewards.judge import Judge, Scores, columns_of
 from prepo_cli.rewards.metrics import refuse_unscored
 from prepo_cli.sections import TrainingConfig
@@ -79,12 +80,15 @@ class _Roller:
         rendered = [collector.prompts.rendered(prompt.index).token_ids for prompt in prompts]
         active = [i for i, count in enumerate(counts) if count]
         requests = [self._request(prompts[i], rendered[i], counts[i], ctx) for i in active]
+        answers = [collector.prompts.dataset.fields(prompts[i].index).get("answer") for i in active]
+        reader = Reader(collector.decode, collector.judge, answers)
+        generated = collector.engine.generate(requests, reader)
         groups: list[list[Sample]] = [[] for _ in prompts]
-        for i, rollouts in zip(active, collector.engine.generate(requests), strict=True):
+        for i, rollouts, texts in zip(active, generated, reader.texts(generated), strict=True):
             collector.lengths.observe(prompts[i].index, [len(rollout.token_ids) for rollout in rollouts])
             groups[i] = [
-                Sample(prompts[i], list(rendered[i]), rollout, collector.decode(rollout.token_ids), ctx.temperature)
-                for rollout in rollouts
+                Sample(prompts[i], list(rendered[i]), rollout, text, ctx.temperature)
+                for rollout, text in zip(rollouts, texts, strict=True)
             ]
         return groups
 

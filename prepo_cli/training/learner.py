@@ -15,7 +15,7 @@ import torch
 
 from prepo_cli.distributed.layout import Layout
 from prepo_cli.distributed.processes import Processes
-from prepo_cli.engines.base import Engine, Progress, Request, Rollout
+from prepo_cli.engines.base import Engine, Finished, Request, Rollout
 from prepo_cli.engines.hf import HfEngine
 from prepo_cli.policy.adapters import ADAPTERS, export_adapters
 from prepo_cli.policy.policy import Policy, ScoreBatch, Scores
@@ -54,12 +54,12 @@ class Learner:
         self.frozen_weights = frozen_weights
         self.options = LossOptions.of(config.training)
 
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
+    def generate(self, requests: Sequence[Request], finished: Finished | None = None) -> list[list[Rollout]]:
         """Rollouts of each request by this process's engine."""
         if not self.engine.shares_weights:
-            return self.engine.generate(requests, progress) if requests else []
+            return self.engine.generate(requests, finished) if requests else []
         with self.layout.gathered(), self.processes.accelerator.autocast():
-            return self.engine.generate(requests, progress)
+            return self.engine.generate(requests, finished)
 
     def decode(self, token_ids: list[int]) -> str:
         """A completion as text, without special tokens."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prepo_cli.distributed.processes import Processes
-from prepo_cli.engines.base import Progress, Request, Rollout
+from prepo_cli.engines.base import Finished, Request, Rollout
 from prepo_cli.errors import RunError
 from prepo_cli.policy.policy import NOT_FINITE, ScoreBatch, Scores, perplexities
 from prepo_cli.policy.rows import Span
@@ -30,27 +30,29 @@ class Team:
         self.processes, self.learner, self.max_batch_tokens = processes, learner, max_batch_tokens
         self.tokens_scored = 0
 
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
-        """Rollouts of each request; several processes report progress only at the end of a call.
+    def generate(self, requests: Sequence[Request], finished: Finished | None = None) -> list[list[Rollout]]:
+        """Rollouts of each request; where each process has an engine, `finished` is called at the end.
 
         Raises:
             RunError: a log-prob isn't finite.
         """
-        results = self._generate(requests, progress)
+        results = self._generate(requests, finished)
         refuse_infinite(rollout.logprobs for group in results for rollout in group)
         return results
 
-    def _generate(self, requests: Sequence[Request], progress: Progress | None) -> list[list[Rollout]]:
+    def _generate(self, requests: Sequence[Request], finished: Finished | None) -> list[list[Rollout]]:
         if self.processes.count == 1 or self.learner.engine.serves_all:
-            return self.learner.generate(requests, progress)
+            return self.learner.generate(requests, finished)
         shares = split_by_cost([expected_cost(request) for request in requests], self.processes.count)
         parts = self.processes.call(self.learner.generate, [([requests[i] for i in share], None) for share in shares])
         results: list[Any] = [None] * len(requests)
         for share, part in zip(shares, parts, strict=True):
             for i, rollouts in zip(share, part, strict=True):
                 results[i] = rollouts
-        if progress is not None:
-            progress(sum(len(request.seeds) for request in requests))
+        if finished is not None:
+            for r, group in enumerate(results):
+                for number, rollout in enumerate(group):
+                    finished(r, number, rollout)
         return results
 
     def greedy(self, requests: Sequence[Request]) -> list[list[Rollout]]:

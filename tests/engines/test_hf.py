@@ -119,7 +119,12 @@ def test_rollouts_end_with_any_end_token_and_only_there() -> None:
         assert not rollout.truncated or len(rollout.token_ids) == 15
 
 
-def test_progress_counts_every_rollout_once() -> None:
-    seen: list[int] = []
-    HfEngine(make_policy(), 60).generate(requests(5), seen.append)
-    assert sum(seen) == 5 * len(PROMPTS)
+def test_every_rollout_is_handed_over_once() -> None:
+    seen: dict[tuple[int, int], list[int]] = {}
+
+    def finished(request: int, number: int, rollout: Rollout) -> None:
+        assert (request, number) not in seen
+        seen[request, number] = rollout.token_ids
+
+    groups = HfEngine(make_policy(), 60).generate(requests(5), finished)
+    assert seen == {(r, n): rollout.token_ids for r, group in enumerate(groups) for n, rollout in enumerate(group)}

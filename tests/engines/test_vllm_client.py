@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from prepo_cli.engines import vllm_connections, vllm_http, vllm_server
-from prepo_cli.engines.base import Request
+from prepo_cli.engines.base import Request, Rollout
 from prepo_cli.engines.vllm_server import VllmServerEngine
 from prepo_cli.engines.vllm_transfer import pieces
 from prepo_cli.errors import RunError, UsageError
@@ -61,9 +61,10 @@ def test_requests_run_concurrently_and_return_in_order(fake: FakeVllm, tmp_path:
     fake.hook = lambda path, when: time.sleep(0.005)
     engine = connect(fake, tmp_path)
     engine.sync(weights(5))
-    seen: list[int] = []
-    check(MANY, engine.generate(MANY, seen.append), 5)
-    assert sum(seen) == 2 * len(MANY) and len(seen) == len(MANY)
+    seen: dict[tuple[int, int], Rollout] = {}
+    groups = engine.generate(MANY, lambda request, number, rollout: seen.update({(request, number): rollout}))
+    check(MANY, groups, 5)
+    assert seen == {(r, n): rollout for r, group in enumerate(groups) for n, rollout in enumerate(group)}
     assert 8 < fake.most_busy <= vllm_server.IN_FLIGHT
 
 
@@ -182,7 +183,7 @@ def test_a_server_that_was_down_for_a_while(fake: FakeVllm, tmp_path: Path) -> N
     fake.hook = go_down
     helper = threading.Thread(target=come_back)
     helper.start()
-    check(MANY, engine.generate(MANY, finished.append), 5)
+    check(MANY, engine.generate(MANY, lambda *of_rollout: finished.append(of_rollout)), 5)
     helper.join()
     assert fake.paths.count("/collective_rpc") >= 2
 
@@ -241,7 +242,7 @@ def test_an_interrupt_aborts_everything(fake: FakeVllm, tmp_path: Path) -> None:
         answered.append(path)
         return 0 if answered.count("/v1/completions") > 20 and path == "/v1/completions" else None
 
-    def interrupt(_: int) -> None:
+    def interrupt(request: int, number: int, rollout: Rollout) -> None:
         raise KeyboardInterrupt
 
     fake.hook = hang_after_some

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from prepo_cli.engines.base import Progress, Request, Rollout
+from prepo_cli.engines.base import Finished, Request, Rollout
 from strategies.types import Prompt
 
 EOS = 0
@@ -78,10 +78,15 @@ class SumEngine:
     calls: list[list[Request]] = field(default_factory=list)
     closed: bool = False
 
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
+    def generate(self, requests: Sequence[Request], finished: Finished | None = None) -> list[list[Rollout]]:
         self.before(len(self.calls))
         self.calls.append(list(requests))
-        return [[self._answer(request, seed, progress) for seed in request.seeds] for request in requests]
+        groups = [[self._answer(request, seed) for seed in request.seeds] for request in requests]
+        if finished is not None:
+            for r, group in enumerate(groups):
+                for number, rollout in enumerate(group):
+                    finished(r, number, rollout)
+        return groups
 
     def sync(self, model: Any) -> None:
         """Nothing to take over."""
@@ -89,12 +94,10 @@ class SumEngine:
     def close(self) -> None:
         self.closed = True
 
-    def _answer(self, request: Request, seed: int, progress: Progress | None) -> Rollout:
+    def _answer(self, request: Request, seed: int) -> Rollout:
         total = sum(map(int, "".join(map(chr, request.prompt_ids)).split("+")))
         draw = np.random.default_rng(seed).random()
         cut = draw > 0.9
         text = CUT if cut else f"\\boxed{{{total if draw < self.skill else total + 1}}}"
         token_ids = [ord(character) for character in text] + ([] if cut else [EOS])
-        if progress is not None:
-            progress(1)
         return Rollout(token_ids, np.zeros(len(token_ids), dtype=np.float32), None, cut)

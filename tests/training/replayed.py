@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from prepo_cli.config import resolve
-from prepo_cli.engines.base import Progress, Request, Rollout
+from prepo_cli.engines.base import Finished, Request, Rollout
 from prepo_cli.policy import output_matrix
 from prepo_cli.training import build, train
 from strategies.types import derive_seed
@@ -31,7 +31,7 @@ class Replay:
         self.tokenizer = policy.tokenizer
         self.eos = min(policy.eos_token_ids)
 
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[list[Rollout]]:
+    def generate(self, requests: Sequence[Request], finished: Finished | None = None) -> list[list[Rollout]]:
         return [[self._answer(request, seed) for seed in request.seeds] for request in requests]
 
     def _answer(self, request: Request, seed: int) -> Rollout:

@@ -100,10 +100,10 @@ def test_requests_keep_their_own_number_temperature_and_length(running: Running)
         Request(PROMPTS[3], [2**64 - 1, 6], 2.0, 11),
         Request(PROMPTS[0], [9, 10], 0.0, 4),
     ]
-    seen: list[int] = []
-    together = running.engine.generate(asked, seen.append)
+    seen: list[tuple[int, int]] = []
+    together = running.engine.generate(asked, lambda request, number, rollout: seen.append((request, number)))
     assert [len(group) for group in together] == [3, 1, 0, 2, 2]
-    assert sum(seen) == 8
+    assert sorted(seen) == [(r, n) for r, group in enumerate(together) for n in range(len(group))]
     assert max(len(r.token_ids) for group in together for r in group) > 7
     for request, group in zip(asked, together, strict=True):
         assert all(len(r.token_ids) <= request.max_tokens for r in group)
@@ -174,7 +174,7 @@ def test_what_vllm_would_reject_or_alter_is_an_error(running: Running) -> None:
 
 @with_one_architecture
 def test_an_interrupted_request_leaves_nothing_behind(running: Running) -> None:
-    def interrupt(_: int) -> None:
+    def interrupt(*of_rollout: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
