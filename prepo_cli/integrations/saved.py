@@ -1,4 +1,4 @@
-"""The strategies' state inside another trainer's checkpoint: a folder `prepo`, whole or absent, with nothing pickled."""
+"""The strategies' state in another trainer's checkpoint: a folder `prepo`, whole or absent, with nothing pickled."""
 
 from __future__ import annotations
 

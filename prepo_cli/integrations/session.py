@@ -72,6 +72,12 @@ class Session:
             self._ctx = replace(ctx, temperature=self.strategies.temperature(ctx))
         return self._ctx
 
+    def charge(self, rollouts: int, tokens_generated: int, tokens_scored: int) -> None:
+        """Charge what a trainer computes besides the rollouts of groups: scoring passes, and rollouts left unused."""
+        self.costs.rollouts_total += rollouts
+        self.costs.tokens_generated += tokens_generated
+        self.costs.tokens_scored += tokens_scored
+
     def collect(self, roll: Roll[Outcome]) -> Collected[Outcome]:
         """Roll out the step's batch, and charge it."""
         self._collected = Rounds(self.strategies, self.stream, self.shape, roll).collect(self._ctx, self._watch)
@@ -100,7 +106,7 @@ class Session:
         """End the step after its update; `entropy` is the update's own, used where the batch's was not computed.
 
         Returns:
-            The step's metrics, under the names of prepo's own trainer.
+            The step's metrics, under the names of prepo's own trainer; those of `costs` are totals.
         """
         assert self._report is not None
         report = self._report
@@ -113,7 +119,6 @@ class Session:
             "temperature": report.temperature,
             "timing_s/select": self._watch.seconds["select"],
             **self.strategies.metrics(),
-            **self.costs.metrics(),
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def strategy_set(given: Given, run: RunInfo, temperature: float = 1.0) -> Strate
     layers = [slots] if recipe is None else [_slots_of(recipe), slots]
     specs = resolve_slots(*layers)
     if specs["temperature_schedule"] == CONSTANT:
-        specs["temperature_schedule"] = f"{CONSTANT}:temperature={temperature}"
+        specs["temperature_schedule"] = f"{CONSTANT}:value={temperature}"
     return StrategySet(specs, run)
 
 
