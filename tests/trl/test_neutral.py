@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from tests.trl.worlds import NEUTRAL, coin, lines, task, trainer, weights
+from tests.trl.worlds import FIGURES, NEUTRAL, coin, lines, task, trainer, weights
 
 CASES: dict[str, dict[str, Any]] = {
     "as TRL has it": {},
@@ -22,7 +22,6 @@ CASES: dict[str, dict[str, Any]] = {
     "the set's own order": {"shuffle_dataset": False, "loss_type": "bnpo", "max_steps": 5},
     "adapters": {"options": {"peft_config": LoraConfig(target_modules=["q_proj", "v_proj"])}, "beta": 0.1},
 }  # fmt: skip
-FIGURES = ("loss", "grad_norm", "entropy", "reward", "reward_std", "completions/mean_length", "num_tokens")
 
 
 @pytest.mark.parametrize("case", CASES)
