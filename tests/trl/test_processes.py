@@ -64,5 +64,7 @@ def test_processes_that_choose_differently_are_stopped() -> None:
     accelerator = SimpleNamespace(num_processes=2, device="cpu", gather=lambda mine: torch.cat([mine, other]))
     roller = Roller(SimpleNamespace(accelerator=accelerator), lambda rows: {}, Verdict(0, 1.0), lambda *costs: None)
     ctx = StepContext(step=4, total_steps=9, epoch=0, round=1, seed=0)
-    with pytest.raises(RunError, match="step 4, round 1: the strategies of 2 processes chose differently; a strategy must"):
+    with pytest.raises(
+        RunError, match="step 4, round 1: the strategies of 2 processes chose differently; a strategy must"
+    ):
         roller([Prompt(3, "p")], [4], ctx)
