@@ -23,6 +23,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"data": task(8).to_iterable_dataset()},
         "train_dataset is a IterableDataset, but strategies choose by row number: pass a datasets.Dataset",
     ),
+    "no prompts": (
+        {"data": task(8).rename_column("prompt", "question")},
+        "train_dataset has no column 'prompt', only question, answer; rename one",
+    ),
     "several objectives": (
         {"multi_objective_aggregation": "normalize_then_sum"},
         "multi_objective_aggregation='normalize_then_sum' has no single reward for strategies to see; set "
