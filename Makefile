@@ -3,15 +3,15 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 VLLM_BIN := .venv-vllm/bin
 VLLM_INSTALLED := .venv-vllm/installed
-BENCH := .venv/bench
+TRL := .venv/trl
 # A worker for each core, each with one thread (tests/conftest.py); neighbors stay together as they share fixtures.
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
-PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos fuzz distributed walk)
+PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos fuzz distributed walk trl)
 
 KILLS ?= 30
 CASES ?= 1250
 
-.PHONY: help install demo test test-walk test-distributed test-browser test-vllm chaos check docs bench bench-large bench-check clean
+.PHONY: help install demo test test-walk test-distributed test-browser test-trl test-vllm chaos check docs bench bench-large bench-check clean
 
 help:
 	@echo "make install   set up .venv (once)"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-walk run examples/first_hour.sh, in short form, and the notebook"
 	@echo "make test-distributed run the tests of training in several processes"
 	@echo "make test-browser run the tests of the comparison page, in Chromium"
+	@echo "make test-trl  run the tests of the strategies inside TRL"
 	@echo "make test-vllm run the tests that need vLLM, on its CPU build, in .venv-vllm"
 	@echo "make chaos     kill a run KILLS times (default: 30) and fuzz nine kinds of input with CASES cases each (default: 1250)"
 	@echo "make check     ruff, mypy, docs, tests"
@@ -56,6 +57,15 @@ test-walk: install
 test-distributed: install
 	$(BIN)/python -m pytest $(PARALLEL) tests/distributed
 
+# TRL, all of whose requirements prepo has itself, is kept apart from what the other tests import.
+$(TRL)/trl: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target $(TRL) -c constraints.txt trl
+	@touch $@
+
+# Tests of a file share what processes have trained.
+test-trl: $(TRL)/trl
+	PYTHONPATH=$(CURDIR)/$(TRL) $(BIN)/python -m pytest $(PARALLEL) --dist loadfile tests/trl
+
 # They are also part of "make test", which skips them if Chromium is not installed.
 test-browser: install
 	@command -v chromium >/dev/null || { echo "make: 'chromium' not found; install it (on Debian: apt-get install chromium)" >&2; exit 1; }
@@ -90,13 +100,8 @@ docs: install
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# TRL, all of whose requirements prepo has itself, is kept apart from what the tests import.
-$(BENCH)/trl: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target $(BENCH) -c constraints.txt trl
-	@touch $@
-
-bench bench-large: $(BENCH)/trl
-	PYTHONPATH=$(CURDIR)/$(BENCH) $(BIN)/python -m benchmarks $(if $(filter bench-large,$@),--large)
+bench bench-large: $(TRL)/trl
+	PYTHONPATH=$(CURDIR)/$(TRL) $(BIN)/python -m benchmarks $(if $(filter bench-large,$@),--large)
 
 bench-check: install
 	$(BIN)/python -m benchmarks --check

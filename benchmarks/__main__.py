@@ -37,12 +37,13 @@ ROUNDS = {
     "generation": 3,
     "against_trl": 5,
     "against_trl_15m": 3,
+    "trl_adapter": 5,
 }
 """The benchmarks that give ratios, and how often each measures its variants."""
 QUICK_ROUNDS = 3
 NAMES = tuple(ROUNDS)
 GROWTH = "growth"
-NEEDS_TRL = ("against_trl", "against_trl_15m")
+NEEDS_TRL = ("against_trl", "against_trl_15m", "trl_adapter")
 RESULTS = Path(__file__).with_name("results.json")
 WORSE = 1.2
 PACKAGES = ("torch", "transformers", "accelerate", "trl")

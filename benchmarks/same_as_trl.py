@@ -3,7 +3,7 @@
 The batch has 6 prompts with 8 rollouts of random tokens and lengths under the embedded model. Off-policy, the old
 log-probs differ from the current ones by noise, so that many ratios are clipped.
 
-    pip install -e '.[bench]'
+    pip install -e '.[trl]'
     python -m benchmarks.same_as_trl
 """
 
