@@ -32,7 +32,8 @@ from prepo_cli.policy.policy import NOT_FINITE, Policy, perplexities
 from prepo_cli.policy.rows import Span
 from prepo_cli.terminal import say
 
-CHUNK_ROWS = 2048
+CHUNK_ROWS = 512
+"""Rows that are rendered while as many are scored, and that are saved together."""
 BATCH_ROWS = 256
 DIGEST_ROWS = 10_000
 
@@ -70,7 +71,7 @@ def _score(config: ScoringConfig) -> tuple[dict[str, Any], npt.NDArray[np.float6
 def fingerprint(config: ScoringConfig, dataset: PromptDataset) -> str:
     """Hex digest of all that the perplexities depend on: settings, the model's files and the dataset's prompts."""
     settings = config.model_dump(mode="json", exclude={"output", "batch_tokens", "engine"})
-    settings["engine"] = config.engine.name
+    settings |= {"engine": config.engine.name, "chunk_rows": CHUNK_ROWS}
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
     digest_model(digest, Path(model_source(config.model.model_name_or_path)))
     column = dataset.prompt_column.partition(".")[0]
