@@ -297,7 +297,7 @@ class FakeRun(Run):
     def record_skipped(self, step: int, update: UpdateStats) -> None:
         """Nothing is skipped."""
 
-    def log_step(self, metrics: dict[str, Any], seconds: Any, step: Collected, weights_NT: FloatArray) -> None:
+    def log_step(self, metrics: dict[str, Any], seconds: Any, step: Collected[Sample], weights_NT: FloatArray) -> None:
         self.progress.costs.seconds = 0.0  # which differ between equal runs
         self.strategies.record.logged = metrics | self.progress.costs.metrics()
 

@@ -26,10 +26,24 @@ Rows = npt.NDArray[np.int32]
 
 
 class PromptStream:
-    """The source that selectors draw from. `get` returns a row's prompt, or None if the prompt is unusable."""
+    """The source that selectors draw from.
 
-    def __init__(self, num_prompts: int, seed: int, get: Callable[[int], Prompt | None]) -> None:
+    Args:
+        num_prompts: number of rows.
+        seed: of the epochs' random orders.
+        get: returns a row's prompt, or None if the prompt is unusable.
+        order: returns all rows in the order of an epoch; by default a random one.
+    """
+
+    def __init__(
+        self,
+        num_prompts: int,
+        seed: int,
+        get: Callable[[int], Prompt | None],
+        order: Callable[[int], Rows] | None = None,
+    ) -> None:
         self._num_prompts, self._seed, self._get = num_prompts, seed, get
+        self._shuffled = self._random if order is None else order
         self._epoch = self._position = 0
         self._moved: Rows = np.empty(0, dtype=np.int32)
         self._order = self._shuffled(0)
@@ -142,7 +156,7 @@ class PromptStream:
         self._order = np.concatenate([self._order[~taken], self._moved])
         self._crossed_epochs = False
 
-    def _shuffled(self, epoch: int) -> Rows:
+    def _random(self, epoch: int) -> Rows:
         order = np.arange(self._num_prompts, dtype=np.int32)
         np.random.default_rng(derive_seed(self._seed, "stream", epoch)).shuffle(order)
         return order

@@ -16,19 +16,24 @@ EPSILON = 1e-6
 
 
 def advantages(
-    rewards_N: npt.NDArray[np.float64], group_N: npt.NDArray[np.integer[Any]], scale_rewards: str = "group"
+    rewards_N: npt.NDArray[np.float64],
+    group_N: npt.NDArray[np.integer[Any]],
+    scale_rewards: str = "group",
+    epsilon: float = EPSILON,
 ) -> npt.NDArray[np.float64]:
     """Advantages [N] of rollouts with rewards [N] in groups numbered [N]; not finite if sums of rewards overflow.
+
+    `epsilon` is what other trainers add to the deviation: TRL 1e-4.
 
     >>> advantages(np.array([1.0, 0.0, 1.0, 1.0]), np.array([0, 0, 1, 1]), "none")
     array([ 0.5, -0.5,  0. ,  0. ])
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        return _advantages(rewards_N, group_N, scale_rewards)
+        return _advantages(rewards_N, group_N, scale_rewards, epsilon)
 
 
 def _advantages(
-    rewards_N: npt.NDArray[np.float64], group_N: npt.NDArray[np.integer[Any]], scale_rewards: str
+    rewards_N: npt.NDArray[np.float64], group_N: npt.NDArray[np.integer[Any]], scale_rewards: str, epsilon: float
 ) -> npt.NDArray[np.float64]:
     _, group_N = np.unique(group_N, return_inverse=True)
     counts_G = np.bincount(group_N)
@@ -42,6 +47,6 @@ def _advantages(
     if scale_rewards == "none":
         return centered_N
     if scale_rewards == "batch":
-        return centered_N / (float(np.std(rewards_N, ddof=1)) + EPSILON) if len(rewards_N) > 1 else centered_N
+        return centered_N / (float(np.std(rewards_N, ddof=1)) + epsilon) if len(rewards_N) > 1 else centered_N
     variance_G = np.bincount(group_N, centered_N**2) / np.maximum(counts_G - 1, 1)
-    return np.asarray(centered_N / (np.sqrt(variance_G)[group_N] + EPSILON))
+    return np.asarray(centered_N / (np.sqrt(variance_G)[group_N] + epsilon))

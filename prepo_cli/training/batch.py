@@ -11,18 +11,19 @@ from prepo_cli.data.columns import gold_text, prompt_text
 from prepo_cli.data.loading import PromptDataset
 from prepo_cli.evaluation.folder import REWARD_PREFIX
 from prepo_cli.rewards.metrics import reward_metrics
-from prepo_cli.training.advantages import advantages
+from prepo_cli.training.advantages import EPSILON, advantages
 from prepo_cli.training.costs import Costs
-from prepo_cli.training.rollouts import Collected, Groups, Sample
+from prepo_cli.training.rollouts import Collected, Groups, R, Rolled, Sample
 from prepo_cli.training.update_stats import UpdateStats
 from strategies.types import Batch, FloatArray, IntArray, StepContext, StepReport
 
 
-def assign_advantages(groups: Groups, scale_rewards: str) -> None:
+def assign_advantages(groups: Sequence[Sequence[Rolled]], scale_rewards: str, epsilon: float = EPSILON) -> None:
     """Set the advantage of each rollout in its group."""
     samples = [sample for group in groups for sample in group]
     rewards_N = np.array([sample.reward for sample in samples], dtype=np.float64)
-    for sample, advantage in zip(samples, advantages(rewards_N, _group_numbers(groups), scale_rewards), strict=True):
+    normalized_N = advantages(rewards_N, group_numbers(groups), scale_rewards, epsilon)
+    for sample, advantage in zip(samples, normalized_N, strict=True):
         sample.advantage = float(advantage)
 
 
@@ -37,7 +38,7 @@ def make_batch(groups: Groups) -> Batch:
         entropy_NT = np.zeros(mask_NT.shape, dtype=np.float32)
         entropy_NT[mask_NT] = np.concatenate([np.zeros(0, dtype=np.float32), *known])
     return Batch(
-        group_N=_group_numbers(groups),
+        group_N=group_numbers(groups),
         rewards_N=np.array([sample.reward for sample in samples], dtype=np.float64),
         advantages_N=np.array([sample.advantage for sample in samples], dtype=np.float64),
         entropy_NT=entropy_NT,
@@ -76,39 +77,45 @@ def step_report(
 
 
 def step_metrics(
-    report: StepReport, step: Collected, update: UpdateStats, learning_rate: float, prompts_left_out: int
+    report: StepReport, step: Collected[Sample], update: UpdateStats, learning_rate: float, prompts_left_out: int
 ) -> dict[str, Any]:
     """The step's line in metrics.jsonl; shares are over all groups rolled out, dropped ones included."""
-    groups, samples = step.groups, step.samples
-    rewards = [np.array([sample.reward for sample in group]) for group in groups]
-    lengths_N = np.array([sample.num_tokens for sample in samples])
     return {
         "step": report.step,
         "epoch": report.epoch,
-        "reward": float(np.mean([sample.reward for sample in samples])),
-        "reward_std": float(np.mean([_deviation(r) for r in rewards])),
         "reward_trained": report.reward,
+        **rollout_metrics(step),
         **reward_metrics(step.scores),
-        "frac_reward_zero_std": float(np.mean([r.min() == r.max() for r in rewards])),
-        "frac_all_correct": _share(groups, lambda group: all(s.correct for s in group)),
-        "frac_all_wrong": _share(groups, lambda group: not any(s.correct for s in group)),
         "entropy": report.entropy,
         "temperature": report.temperature,
-        "completions/mean_length": float(lengths_N.mean()),
-        "completions/clipped_ratio": float(np.mean([sample.rollout.truncated for sample in samples])),
-        "prompts/mean_length": float(np.mean([len(group[0].prompt_ids) for group in groups])),
+        "prompts/mean_length": float(np.mean([len(group[0].prompt_ids) for group in step.groups])),
         "prompts/left_out": prompts_left_out,
-        "rounds": step.rounds,
-        "groups_rolled": len(groups),
-        "groups_trained": len(step.trained),
-        "rollouts_trained": sum(map(len, step.trained)),
         "updated": report.updated,
         "learning_rate": learning_rate,
         **update.metrics(),
     }
 
 
-def rollout_rows(step: Collected, dataset: PromptDataset, scored: Mapping[int, float]) -> dict[str, list[Any]]:
+def rollout_metrics(step: Collected[R]) -> dict[str, float]:
+    """What shows of a step's rollouts in any trainer."""
+    groups, shown = step.groups, [rollout.completion() for rollout in step.samples]
+    rewards = [np.array([rollout.reward for rollout in group]) for group in groups]
+    return {
+        "reward": float(np.mean([seen.reward for seen in shown])),
+        "reward_std": float(np.mean([_deviation(r) for r in rewards])),
+        "frac_reward_zero_std": float(np.mean([r.min() == r.max() for r in rewards])),
+        "frac_all_correct": _share(groups, lambda group: all(rollout.correct for rollout in group)),
+        "frac_all_wrong": _share(groups, lambda group: not any(rollout.correct for rollout in group)),
+        "completions/mean_length": float(np.mean([seen.num_tokens for seen in shown])),
+        "completions/clipped_ratio": float(np.mean([seen.truncated for seen in shown])),
+        "rounds": step.rounds,
+        "groups_rolled": len(groups),
+        "groups_trained": len(step.trained),
+        "rollouts_trained": sum(map(len, step.trained)),
+    }
+
+
+def rollout_rows(step: Collected[Sample], dataset: PromptDataset, scored: Mapping[int, float]) -> dict[str, list[Any]]:
     """Columns of rollouts/step_*.parquet; the dataset has the texts of the prompts.
 
     `ppl` is the prompt's perplexity: by row in `scored`, else as stored in the dataset, else NaN.
@@ -138,7 +145,8 @@ def rollout_rows(step: Collected, dataset: PromptDataset, scored: Mapping[int, f
     }
 
 
-def _group_numbers(groups: Groups) -> IntArray:
+def group_numbers(groups: Sequence[Sequence[Rolled]]) -> IntArray:
+    """The number of each rollout's group [N]."""
     return np.array([number for number, group in enumerate(groups) for _ in group], dtype=np.int64)
 
 
@@ -151,5 +159,5 @@ def _deviation(rewards_N: FloatArray) -> float:
         return float(rewards_N.std(ddof=1)) if len(rewards_N) > 1 else 0.0
 
 
-def _share(groups: Groups, test: Callable[[Sequence[Sample]], bool]) -> float:
+def _share(groups: Sequence[Sequence[R]], test: Callable[[Sequence[R]], bool]) -> float:
     return sum(map(test, groups)) / len(groups)

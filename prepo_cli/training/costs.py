@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from prepo_cli.training.rollouts import Collected
+from prepo_cli.training.rollouts import Collected, R
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Costs:
     tokens_scored: int = 0
     seconds: float = 0.0
 
-    def charge(self, step: Collected, tokens_scored: int, seconds: float) -> None:
+    def charge(self, step: Collected[R], tokens_scored: int, seconds: float) -> None:
         """Add a step; `tokens_scored` are those of passes other than sampling and the update."""
         self.rollouts_total += len(step.samples)
         self.rollouts_trained += sum(map(len, step.trained))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,30 @@ from strategies.types import Completion, FloatArray, Group, Prompt
 
 Fate = Literal["trained", "masked", "filtered", "surplus"]
 """Trained on; masked out because it was truncated; dropped by the filter; in a group beyond a full batch."""
+
+
+class Rolled(Protocol):
+    """What rounds, advantages and costs need to know of a rollout, whichever trainer made it."""
+
+    fate: Fate
+    advantage: float
+
+    @property
+    def prompt(self) -> Prompt: ...
+    @property
+    def reward(self) -> float: ...
+    @property
+    def correct(self) -> bool: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def kept(self) -> bool: ...
+    def completion(self) -> Completion:
+        """The rollout as strategies see it."""
+        ...
+
+
+R = TypeVar("R", bound=Rolled)
 
 
 @dataclass(slots=True)
@@ -69,34 +93,34 @@ Groups = Sequence[Sequence[Sample]]
 """Rollouts by prompt and round."""
 
 
-def record(group: Sequence[Sample]) -> Group:
+def record(group: Sequence[Rolled]) -> Group:
     """A group as strategies see it."""
-    return Group(group[0].prompt, tuple(sample.completion() for sample in group))
+    return Group(group[0].prompt, tuple(rollout.completion() for rollout in group))
 
 
 @dataclass(slots=True)
-class Collected:
+class Collected(Generic[R]):
     """All groups of a step in the order they were rolled out, and their scores by batch."""
 
-    groups: list[list[Sample]] = field(default_factory=list)
+    groups: list[list[R]] = field(default_factory=list)
     rounds: int = 0
     scores: list[Scores] = field(default_factory=list)
 
     @property
-    def samples(self) -> list[Sample]:
+    def samples(self) -> list[R]:
         """Every rollout generated."""
         return [sample for group in self.groups for sample in group]
 
     @property
-    def kept(self) -> list[list[Sample]]:
+    def kept(self) -> list[list[R]]:
         """The rollouts of the training batch, masked ones included: what advantages are taken over."""
         return _nonempty([s for s in group if s.kept] for group in self.groups)
 
     @property
-    def trained(self) -> list[list[Sample]]:
+    def trained(self) -> list[list[R]]:
         """The rollouts that the loss is taken over."""
         return _nonempty([s for s in group if s.fate == "trained"] for group in self.groups)
 
 
-def _nonempty(groups: Iterable[list[Sample]]) -> list[list[Sample]]:
+def _nonempty(groups: Iterable[list[R]]) -> list[list[R]]:
     return [group for group in groups if group]

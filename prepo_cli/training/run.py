@@ -35,7 +35,7 @@ from prepo_cli.training.limits import Limits
 from prepo_cli.training.log import RunLog
 from prepo_cli.training.probe import PolicyProbe
 from prepo_cli.training.progress import Progress
-from prepo_cli.training.rollouts import Collected
+from prepo_cli.training.rollouts import Collected, Sample
 from prepo_cli.training.skips import SAVED_STEPS, skipped_rows
 from prepo_cli.training.stored_pass_rates import account_for_pass_rates, check_pass_rates
 from prepo_cli.training.stored_ppl import check_stored_ppl
@@ -116,7 +116,7 @@ class Run:
             self.monitor.after_sync()
 
     def log_step(
-        self, metrics: dict[str, Any], seconds: dict[str, float], step: Collected, weights_NT: FloatArray
+        self, metrics: dict[str, Any], seconds: dict[str, float], step: Collected[Sample], weights_NT: FloatArray
     ) -> None:
         """Write and show a step's metrics and rollouts; raises RunError if the engine's weights look stale."""
         timings = {**seconds, "checkpoint": self._checkpoint_seconds, "log": self._log_seconds}
@@ -238,7 +238,7 @@ class Run:
         self.collector.lengths.load_state_dict(state["lengths"])
         self.updater.skips.load_state_dict(state["skips"])
 
-    def _warn(self, metrics: Mapping[str, Any], step: Collected) -> None:
+    def _warn(self, metrics: Mapping[str, Any], step: Collected[Sample]) -> None:
         """Say what shows for the first time that the run does not learn."""
         for symptom, figures in self.symptoms.observe(metrics).items():
             say(f"warning: step {metrics['step']}: {advice(symptom, figures, self.config)}")

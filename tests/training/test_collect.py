@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from prepo_cli.training.collect import refill_size
 from prepo_cli.training.rollouts import Collected, Sample
+from prepo_cli.training.rounds import refill_size
 from strategies import Prompt
 from tests.fakes import FakeRun, make_rollout, make_run
 
@@ -26,7 +26,7 @@ def group(zero_variance: bool) -> list[Sample]:
     return samples
 
 
-def after(kept: int, dropped: int) -> Collected:
+def after(kept: int, dropped: int) -> Collected[Sample]:
     return Collected(groups=[*(group(False) for _ in range(kept)), *(group(True) for _ in range(dropped))])
 
 

@@ -21,7 +21,7 @@ from prepo_cli.errors import UsageError
 from prepo_cli.manifest import verify
 from prepo_cli.training import build
 from prepo_cli.training.collect import Collector
-from prepo_cli.training.rollouts import Collected
+from prepo_cli.training.rollouts import Collected, Sample
 from prepo_cli.training.stopwatch import Stopwatch
 from prepo_cli.training.train import train
 from strategies.types import StepContext
@@ -88,7 +88,7 @@ def test_an_interrupt_saves_the_step_and_can_be_resumed(
 ) -> None:
     collect = Collector.collect
 
-    def interrupt_in_second_step(self: Collector, ctx: StepContext, watch: Stopwatch) -> Collected:
+    def interrupt_in_second_step(self: Collector, ctx: StepContext, watch: Stopwatch) -> Collected[Sample]:
         if ctx.step == 1:
             os.kill(os.getpid(), signal.SIGINT)
         return collect(self, ctx, watch)
