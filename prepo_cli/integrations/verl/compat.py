@@ -91,9 +91,8 @@ TRAINER: Mapping[str, tuple[str, ...]] = {
     "prepare_step": (),
     "step": ("metrics", "timing_raw"),
     "_compute_advantage": ("batch", "metrics"),
+    "_update_critic": ("batch", "metrics"),
     "_update_actor": ("batch", "metrics"),
-    "on_step_end": (),
-    "_consume_sync_metrics": (),
     "_save_checkpoint": (),
     "_load_checkpoint": (),
 }
@@ -101,7 +100,6 @@ REPLAY_BUFFER: Mapping[str, tuple[str, ...]] = {
     "__init__": ("trainer_mode", "sampler_kwargs", "poll_interval", "refill_fn"),
     "sample": ("global_steps", "partition_id", "batch_size"),
     "_sync_metadata_from_transfer_queue": (),
-    "_clear_groups": ("partition_id", "uids"),
     "_materialize_batch": ("partition_id", "selected_prompt_uids", "partition_snapshot"),
     "_wait_for_next_poll": ("partition_id", "last_debug_time"),
 }

@@ -1,0 +1,85 @@
+"""verl's training set as selectors see it: rows as prompts, in the order in which verl itself would take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+from verl.trainer.ppo.utils import create_rl_sampler
+from verl.utils.dataset.rl_dataset import collate_fn
+
+from prepo_cli.data.columns import NUMBER_COLUMNS, number_of
+from prepo_cli.data.stream import PromptStream, Rows
+from prepo_cli.errors import UsageError
+from strategies.types import Prompt
+
+SOURCE = "data_source"
+"""verl's name of the column that says where a row comes from."""
+
+
+class TrainingSet:
+    """Rows of verl's dataset by number.
+
+    Besides `data_source`, the columns `difficulty`, `rank`, `ppl` and `pass_rate` are shown to strategies. A dataset
+    class of the user's own that keeps no table as `dataframe` has none of them.
+    """
+
+    def __init__(self, dataset: Any, data_config: DictConfig) -> None:
+        self._dataset, self._data_config = dataset, data_config
+        table = getattr(dataset, "dataframe", None)
+        names = [] if table is None else [name for name in (SOURCE, *NUMBER_COLUMNS) if name in table.column_names]
+        self._table = table.select_columns(names) if names else None
+        self.columns = frozenset("source" if name == SOURCE else name for name in names)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def prompt(self, index: int) -> Prompt:
+        """The row as strategies see it."""
+        row = {} if self._table is None else self._table[index]
+        source = row.get(SOURCE)
+        numbers = {name: number_of(row[name], name) for name in NUMBER_COLUMNS if name in row}
+        return Prompt(index=index, id=str(index), source=None if source is None else str(source), **numbers)
+
+    def batch(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """The rows of these prompts as verl's dataloader collates them."""
+        columns: dict[str, Any] = collate_fn([self._dataset[prompt.index] for prompt in prompts])
+        return columns
+
+    def stream(self, seed: int) -> PromptStream:
+        """The rows in verl's own order, epoch by epoch.
+
+        Raises:
+            UsageError: there are fewer rows than a step takes.
+        """
+        step = self._data_config.get("gen_batch_size", None) or self._data_config.train_batch_size
+        if len(self) < step:
+            raise UsageError(f"the training set has {len(self):,} rows, fewer than the {step:,} of a step; add rows")
+        return PromptStream(len(self), seed, self.prompt, Order(self._data_config, self._dataset, step))
+
+
+class Order:
+    """The row numbers of an epoch as verl's dataloader takes them, without the incomplete batch at the end."""
+
+    def __init__(self, data_config: DictConfig, dataset: Any, batch: int) -> None:
+        self._config, self._dataset, self._batch = data_config, dataset, batch
+        self._epochs = iter(())
+        self._next = -1
+
+    def __call__(self, epoch: int) -> Rows:
+        """All rows of the epoch; an epoch's order follows from those before it, so going back starts anew."""
+        if self._next < 0 or epoch < self._next:
+            self._epochs, self._next = self._draw(), 0
+        while True:
+            order = next(self._epochs)
+            self._next += 1
+            if self._next > epoch:
+                return order
+
+    def _draw(self) -> Iterator[Rows]:
+        sampler = create_rl_sampler(self._config, self._dataset)
+        whole = len(self._dataset) // self._batch * self._batch
+        while True:
+            yield np.fromiter(iter(sampler), dtype=np.int32)[:whole]
