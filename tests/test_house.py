@@ -45,6 +45,7 @@ FLOORS = [
     "prepo_cli.comparison",
     "prepo_cli.watch",
     "prepo_cli.training",
+    "prepo_cli.integrations",
     "prepo_cli.api",
     "prepo_cli.commands",
     "prepo_cli.main",
