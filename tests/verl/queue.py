@@ -21,6 +21,7 @@ class MemoryQueue:
         self.writes: list[tuple[str, ...]] = []
 
     def install(self, monkeypatch: Any) -> None:
+        monkeypatch.setattr(transfer_queue, "init", lambda *_: None)
         for name in ("kv_list", "kv_put", "kv_batch_put", "kv_batch_get", "kv_clear"):
             monkeypatch.setattr(transfer_queue, name, getattr(self, name))
         monkeypatch.setattr(transfer_queue, "async_kv_put", self.async_kv_put)

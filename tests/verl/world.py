@@ -107,7 +107,7 @@ class Server:
         self.temperatures.append(sampling_params["temperature"])
         rng = draw(prompt, number)
         tokens = rng.integers(10, 200, size=int(rng.integers(1, RESPONSE_LENGTH + 1))).tolist()
-        return TokenOutput(token_ids=tokens, extra_fields={"min_global_steps": 0, "max_global_steps": 0})
+        return TokenOutput(token_ids=tokens, log_probs=[-0.5] * len(tokens), extra_fields={"min_global_steps": 0, "max_global_steps": 0})
 
 
 class Judge:
@@ -131,9 +131,7 @@ class AgentLoops:
     """verl's agent loop worker, run until all of its rollouts have ended."""
 
     def __init__(self, config: DictConfig, server: Server, judge: Judge) -> None:
-        self.worker = WORKER.__new__(WORKER)
-        super(WORKER, self.worker).__init__(config, server, None, [judge])
-        self.worker.background_tasks = set()
+        self.worker = WORKER(config, server, None, [judge])
         self.batches: list[TensorDict] = []
 
     def generate_sequences(self, batch: TensorDict) -> None:
@@ -176,8 +174,8 @@ class Worker:
             {
                 "keys": list(batch.keys),
                 "padding": [tag.get("is_padding", False) for tag in batch.tags],
-                "uid": data["uid"].tolist(),
-                "index": data["index"].tolist(),
+                "uid": list(data["uid"]),
+                "index": list(data["index"]),
             }
             | {
                 name: [row.numpy() for row in data[name].unbind(0)]

@@ -28,13 +28,14 @@ class PrepoReplayBuffer(ReplayBuffer):
         if partition_id != TRAIN:
             batch: tuple[KVBatchMeta, dict[str, Any]] = super().sample(global_steps, partition_id, batch_size)
             return batch
-        kept = set(self.collect())
+        keys = self.collect()
         tags = self.partitions[TRAIN]
-        dropped = [key for key in tags if key not in kept]
+        dropped = list(tags.keys() - set(keys))
         if dropped:
             tq.kv_clear(keys=dropped, partition_id=TRAIN)
-        prompts = list(self.prompt_global_steps[TRAIN])
-        return self._materialize_batch(TRAIN, prompts, {key: tag for key, tag in tags.items() if key in kept}), {}
+        # In the order of the rounds; verl's is that in which rollouts happen to end.
+        kept = {key: tags[key] for key in keys}
+        return self._materialize_batch(TRAIN, list(self.prompt_global_steps[TRAIN]), kept), {}
 
     def wait(self, uids: Sequence[str]) -> Tags:
         """Block until every rollout of these prompts has ended; returns the tags of all trajectories."""

@@ -93,6 +93,8 @@ TRAINER: Mapping[str, tuple[str, ...]] = {
     "_compute_advantage": ("batch", "metrics"),
     "_update_critic": ("batch", "metrics"),
     "_update_actor": ("batch", "metrics"),
+    "on_step_end": (),
+    "_consume_sync_metrics": (),
     "_save_checkpoint": (),
     "_load_checkpoint": (),
 }

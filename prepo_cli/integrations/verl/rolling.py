@@ -8,10 +8,8 @@ from uuid import uuid4
 
 from prepo_cli.integrations.session import Outcome
 from prepo_cli.integrations.verl.queue import Tags, read, rename_group
+from prepo_cli.rewards.judge import TOLERANCE
 from strategies.types import Prompt, StepContext
-
-TOLERANCE = 1e-6
-"""A value this far below `correct_reward` still counts as correct, because sums of floats are rarely exact."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from verl.trainer.ppo.utils import create_rl_sampler
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from prepo_cli.data.columns import NUMBER_COLUMNS, number_of
+from prepo_cli.data.rendering import Rendered, Renderer
 from prepo_cli.data.stream import PromptStream, Rows
 from prepo_cli.errors import UsageError
 from strategies.types import Prompt
@@ -26,8 +28,8 @@ class TrainingSet:
     class of the user's own that keeps no table as `dataframe` has none of them.
     """
 
-    def __init__(self, dataset: Any, data_config: DictConfig) -> None:
-        self._dataset, self._data_config = dataset, data_config
+    def __init__(self, dataset: Any, data_config: DictConfig, tokenizer: Any) -> None:
+        self._dataset, self._data_config, self._tokenizer = dataset, data_config, tokenizer
         table = getattr(dataset, "dataframe", None)
         names = [] if table is None else [name for name in (SOURCE, *NUMBER_COLUMNS) if name in table.column_names]
         self._table = table.select_columns(names) if names else None
@@ -42,6 +44,14 @@ class TrainingSet:
         source = row.get(SOURCE)
         numbers = {name: number_of(row[name], name) for name in NUMBER_COLUMNS if name in row}
         return Prompt(index=index, id=str(index), source=None if source is None else str(source), **numbers)
+
+    def rendered(self, index: int) -> Rendered:
+        """The row's prompt as tokens."""
+        return self._renderer(self._dataset[index]["raw_prompt"])
+
+    @cached_property
+    def _renderer(self) -> Renderer:
+        return Renderer(self._tokenizer, template_kwargs=self._data_config.get("apply_chat_template_kwargs", {}))
 
     def batch(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """The rows of these prompts as verl's dataloader collates them."""

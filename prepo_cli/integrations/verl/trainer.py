@@ -7,8 +7,10 @@ rounds, through verl's own refill function; the weights are multiplied with the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from prepo_cli.integrations.session import Session
 from prepo_cli.integrations.setup import strategy_set
 from prepo_cli.integrations.verl.agent_loop import AGENT, NAME, TEMPERATURE
 from prepo_cli.integrations.verl.buffer import PrepoReplayBuffer
+from prepo_cli.integrations.verl.probe import VerlProbe
 from prepo_cli.integrations.verl.rolling import Limits, Plan, Roller
 from prepo_cli.integrations.verl.settings import read_settings, refuse, refuse_strategies
 from prepo_cli.integrations.verl.source import TrainingSet
@@ -61,7 +64,7 @@ class PrepoTrainer(PPOTrainerSync):
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
         config, settings = self.config, self.settings
-        self.training_set = TrainingSet(self.train_dataset, config.data)
+        self.training_set = TrainingSet(self.train_dataset, config.data, self.tokenizer)
         run = RunInfo(
             num_prompts=len(self.training_set),
             total_steps=self.total_training_steps,
@@ -76,18 +79,34 @@ class PrepoTrainer(PPOTrainerSync):
         for note in strategies.notes():
             say(note)
         shape = BatchShape(run.prompts_per_step, run.num_generations, settings.max_rounds)
-        self.session = Session(strategies, self.training_set.stream(run.seed), shape)
+        probe = VerlProbe(self, self.training_set, lambda tokens: self.session.charge(0, 0, tokens))
+        self.session = Session(strategies, self.training_set.stream(run.seed), shape, probe)
 
     def prepare_step(self) -> dict[str, Any]:
         """Submit nothing yet: the replay buffer does, round by round."""
         return {}
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
-        ctx = self.session.begin()
-        self._rollout.temperature = ctx.temperature  # by which verl divides logits wherever it computes log-probs
-        batch = super().step(metrics, timing_raw)
-        metrics.update(self.session.end(None))
+        with self._charged():
+            ctx = self.session.begin()
+            self._rollout.temperature = ctx.temperature  # by which verl divides logits wherever it computes log-probs
+            batch = super().step(metrics, timing_raw)
+            metrics.update(self.session.end(None))
         return batch
+
+    def on_step_end(self) -> None:
+        with self._charged():
+            super().on_step_end()
+
+    def _consume_sync_metrics(self) -> dict[str, Any]:
+        """Also the costs, as the step is over now."""
+        return super()._consume_sync_metrics() | self.session.costs.metrics()
+
+    @contextmanager
+    def _charged(self) -> Iterator[None]:
+        started = perf_counter()
+        yield
+        self.session.costs.seconds += perf_counter() - started
 
     def _collect(self) -> list[str]:
         """Roll out the step's batch; the keys of the trajectories to train on.
