@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +28,8 @@ from verl.trainer.ppo.v1 import AgentLoopWorkerTQ, get_trainer_cls
 from verl.utils import tensordict_utils as tu
 from verl.workers.rollout.replica import TokenOutput
 
+from strategies.types import Prompt
+
 MODEL = Path(__file__).parents[2] / "prepo_cli" / "assets" / "model"
 CONFIG = Path(verl.trainer.__file__).parent / "config"
 WORKER = AgentLoopWorkerTQ.__ray_metadata__.modified_class
@@ -34,11 +38,11 @@ RESPONSE_LENGTH = 12
 END = 2
 
 
-def config(folder: Path, *overrides: str, rows: int = 24) -> DictConfig:
-    """verl's own configuration of a run with groups of 4 on `rows` questions."""
+def config(folder: Path, *overrides: str, rows: int = 24, prompts: Sequence[Prompt] | None = None) -> DictConfig:
+    """verl's own configuration of a run with groups of 4 on `rows` questions, or on one for each prompt."""
+    folder.mkdir(exist_ok=True)
     path = folder / f"train-{rows}.parquet"
-    if not path.exists():
-        write_rows(path, rows)
+    write_rows(path, prompts or [Prompt(i, f"q{i}", "even odd".split()[i % 2], i / rows, ppl=50 - i) for i in range(rows)])
     with initialize_config_dir(config_dir=str(CONFIG), version_base=None):
         return compose(
             "ppo_trainer",
@@ -71,18 +75,21 @@ def config(folder: Path, *overrides: str, rows: int = 24) -> DictConfig:
         )
 
 
-def write_rows(path: Path, rows: int) -> None:
+def write_rows(path: Path, prompts: Sequence[Prompt]) -> None:
     Dataset.from_list(
         [
             {
-                "prompt": [{"role": "user", "content": f"What is {i} + {i}?"}],
-                "data_source": "even" if i % 2 == 0 else "odd",
-                "reward_model": {"style": "rule", "ground_truth": str(2 * i)},
-                "ppl": 50.0 - i,
-                "difficulty": i / rows,
-                "extra_info": {"index": i},
+                "prompt": [{"role": "user", "content": f"What is {p.index} + {p.index}?"}],
+                "data_source": p.source,
+                "reward_model": {"style": "rule", "ground_truth": str(2 * p.index)},
+                "extra_info": {"index": p.index},
+                "id": p.id,
+                "ppl": p.ppl,
+                "difficulty": p.difficulty,
+                "rank": p.rank,
+                "pass_rate": p.pass_rate,
             }
-            for i in range(rows)
+            for p in prompts
         ]
     ).to_parquet(path)
 
@@ -138,6 +145,8 @@ class AgentLoops:
         self.batches.append(batch.clone())
 
         async def run() -> None:
+            # One thread ends its work in order, so that the server is asked in the same order in every run.
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
             await self.worker.generate_sequences(batch)
             await asyncio.gather(*self.worker.background_tasks)
 
@@ -156,16 +165,21 @@ class Worker:
     def compute_log_prob(self, batch: KVBatchMeta) -> KVBatchMeta:
         self.temperatures.append(batch.extra_info["temperature"])
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["input_ids"])
-        drawn = [draw("log-probs", row.tolist()).random((2, len(row))) for row in data["input_ids"].unbind(0)]
+        scored = [
+            self.score(row.tolist(), tag, batch.extra_info["temperature"])
+            for row, tag in zip(data["input_ids"].unbind(0), batch.tags, strict=True)
+        ]
         columns = {
-            name: torch.nested.as_nested_tensor(
-                [torch.from_numpy(sign * values[i]).float() for values in drawn], layout=torch.jagged
-            )
-            for i, (name, sign) in enumerate([("log_probs", -1), ("entropy", 1)])
+            name: torch.nested.as_nested_tensor([torch.from_numpy(row[i]).float() for row in scored], layout=torch.jagged)
+            for i, name in enumerate(("log_probs", "entropy"))
         }
         return tq.kv_batch_put(
             keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(columns, batch_size=len(batch))
         )
+
+    def score(self, ids: list[int], tag: dict[str, Any], temperature: float) -> np.ndarray:
+        """Log-prob and entropy [2, L], whose entries are those of the next token."""
+        return draw("log-probs", ids).random((2, len(ids))) * [[-1], [1]]
 
     def update_actor(self, batch: KVBatchMeta) -> dict[str, Any]:
         self.temperatures.append(batch.extra_info["temperature"])
@@ -194,8 +208,10 @@ class Worker:
 class World:
     """A trainer of verl's that is ready for `fit`."""
 
-    def __init__(self, config: DictConfig, judge: Judge | None = None) -> None:
-        self.server, self.judge, self.worker = Server(), judge or Judge(), Worker()
+    def __init__(
+        self, config: DictConfig, judge: Judge | None = None, server: Any = None, worker: Worker | None = None
+    ) -> None:
+        self.server, self.judge, self.worker = server or Server(), judge or Judge(), worker or Worker()
         self.trainer = trainer = get_trainer_cls(config.trainer.v1.trainer_mode)(config)
         trainer._init_tokenizer()
         trainer._init_dataloader()
@@ -208,7 +224,6 @@ class World:
         trainer.replay_buffer.poll_interval = 0.0
         self.loops = AgentLoops(config, self.server, self.judge)
         trainer._load_checkpoint()
-        self.log: list[dict[str, Any]] = []
 
     def fit(self) -> World:
         """Train to the end, with verl's own loop."""

@@ -17,23 +17,25 @@ from prepo_cli.data.stream import PromptStream, Rows
 from prepo_cli.errors import UsageError
 from strategies.types import Prompt
 
-SOURCE = "data_source"
-"""verl's name of the column that says where a row comes from."""
+SOURCES = ("data_source", "source")
+"""Columns that say where a row comes from; the first is verl's own name."""
 
 
 class TrainingSet:
     """Rows of verl's dataset by number.
 
-    Besides `data_source`, the columns `difficulty`, `rank`, `ppl` and `pass_rate` are shown to strategies. A dataset
+    Strategies see the columns `id`, `data_source` or `source`, `difficulty`, `rank`, `ppl` and `pass_rate`. A dataset
     class of the user's own that keeps no table as `dataframe` has none of them.
     """
 
     def __init__(self, dataset: Any, data_config: DictConfig, tokenizer: Any) -> None:
         self._dataset, self._data_config, self._tokenizer = dataset, data_config, tokenizer
         table = getattr(dataset, "dataframe", None)
-        names = [] if table is None else [name for name in (SOURCE, *NUMBER_COLUMNS) if name in table.column_names]
+        known = ("id", *SOURCES, *NUMBER_COLUMNS)
+        names = [] if table is None else [name for name in known if name in table.column_names]
         self._table = table.select_columns(names) if names else None
-        self.columns = frozenset("source" if name == SOURCE else name for name in names)
+        self._source = next((name for name in SOURCES if name in names), None)
+        self.columns = frozenset(names) - set(SOURCES) | ({"source"} if self._source else set())
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -41,9 +43,13 @@ class TrainingSet:
     def prompt(self, index: int) -> Prompt:
         """The row as strategies see it."""
         row = {} if self._table is None else self._table[index]
-        source = row.get(SOURCE)
         numbers = {name: number_of(row[name], name) for name in NUMBER_COLUMNS if name in row}
-        return Prompt(index=index, id=str(index), source=None if source is None else str(source), **numbers)
+        return Prompt(
+            index=index,
+            id=str(row.get("id", index)),
+            source=None if self._source is None else str(row[self._source]),
+            **numbers,
+        )
 
     def rendered(self, index: int) -> Rendered:
         """The row's prompt as tokens."""
