@@ -12,16 +12,14 @@ import numpy.typing as npt
 import pytest
 from verl.workers.rollout.replica import TokenOutput
 
-from prepo_cli.integrations.verl import trainer as adapter
-from prepo_cli.integrations.verl.source import Order
+from prepo_cli.integrations import verl_trainer as adapter
+from prepo_cli.integrations.verl_data import Order
 from strategies.types import RunInfo
 from tests.fakes import MAX_ROUNDS, FakeProbe, Record, make_prompts, make_run
 from tests.integrations.conformance import Generator, Watched, fake_entropies
 from tests.verl.queue import MemoryQueue
 from tests.verl.world import MODEL, Judge, Worker, World, config
 
-VOCABULARY = 512
-"""Tokens that the embedded model knows."""
 
 
 class VerlWorld:
@@ -33,7 +31,7 @@ class VerlWorld:
         self.slots, self.folder, self.monkeypatch = slots, folder, monkeypatch
         self.tokenizer = AutoTokenizer.from_pretrained(MODEL)
         self.prompts = make_prompts()
-        self.run = make_run(vocab_size=len(self.tokenizer), columns=make_run().columns | {"id"})
+        self.run = make_run(num_generations=4, vocab_size=len(self.tokenizer), columns=make_run().columns | {"id"})
         self._maker = Generator(self.run, self.prompts)
         self._config = self._make_config()
         self.order = Order(self._config.data, self.prompts, self.run.prompts_per_step)

@@ -22,7 +22,7 @@ from tests.verl.conforming import VerlWorld
 def test_strategies_see_and_do_what_they_do_in_prepos_own_loop(
     mix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_like_prepos_own_loop(VerlWorld(MIXES[mix], tmp_path, monkeypatch), MIXES[mix], 9)
+    check_like_prepos_own_loop(VerlWorld(MIXES[mix], tmp_path, monkeypatch), MIXES[mix], 6)
 
 
 @pytest.mark.parametrize("mix", ["dapo", "top-ups", "everything"])

@@ -21,7 +21,7 @@ import transfer_queue as tq
 import verl.trainer
 from datasets import Dataset
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import AgentLoopWorkerTQ, get_trainer_cls
@@ -44,7 +44,7 @@ def config(folder: Path, *overrides: str, rows: int = 24, prompts: Sequence[Prom
     path = folder / f"train-{rows}.parquet"
     write_rows(path, prompts or [Prompt(i, f"q{i}", "even odd".split()[i % 2], i / rows, ppl=50 - i) for i in range(rows)])
     with initialize_config_dir(config_dir=str(CONFIG), version_base=None):
-        return compose(
+        composed = compose(
             "ppo_trainer",
             overrides=[
                 "trainer.device=cpu",
@@ -73,6 +73,8 @@ def config(folder: Path, *overrides: str, rows: int = 24, prompts: Sequence[Prom
                 *overrides,
             ],
         )
+    OmegaConf.resolve(composed)
+    return composed
 
 
 def write_rows(path: Path, prompts: Sequence[Prompt]) -> None:
@@ -105,7 +107,6 @@ class Server:
     def __init__(self) -> None:
         self.answers: Counter[tuple[int, ...]] = Counter()
         self.temperatures: list[float] = []
-        self.failing: set[int] = set()
 
     async def generate(self, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any) -> TokenOutput:
         prompt = tuple(prompt_ids)
@@ -123,6 +124,7 @@ class Judge:
     def __init__(self, never: int = 0, always: int = 10**9) -> None:
         self.never, self.always = never, always
         self.failing: set[int] = set()
+        self.seen: list[tuple[int, list[int], float]] = []
         self.compute_score = SimpleNamespace(remote=self.judge)
 
     async def judge(self, data: Any) -> dict[str, Any]:
@@ -131,6 +133,7 @@ class Judge:
             raise RuntimeError(f"row {row} fails")
         answer = data.batch["responses"][0].tolist()
         reward = 0.0 if row < self.never else 1.0 if row >= self.always else float(sum(answer) % 3 == 0)
+        self.seen.append((row, answer, reward))
         return {"reward_score": reward, "reward_extra_info": {"acc": reward}}
 
 

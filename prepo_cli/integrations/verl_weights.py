@@ -10,7 +10,7 @@ import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
-from prepo_cli.integrations.verl.queue import rows
+from prepo_cli.integrations.verl_queue import rows
 from strategies.types import Batch, FloatArray
 
 EMPTY = Batch(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0), None, np.zeros((0, 0), dtype=np.bool_))

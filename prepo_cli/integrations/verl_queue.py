@@ -34,11 +34,7 @@ class Trajectories:
 
 
 def split(key: str) -> tuple[str, int, int]:
-    """A trajectory's uid, session and output.
-
-    >>> split("3f2a_0_1")
-    ('3f2a', 0, 1)
-    """
+    """A trajectory's uid, session and output."""
     uid, session, output = key.rsplit("_", 2)
     return uid, int(session), int(output)
 

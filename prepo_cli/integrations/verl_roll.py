@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from prepo_cli.integrations.session import Outcome
-from prepo_cli.integrations.verl.queue import Tags, read, rename_group
+from prepo_cli.integrations.verl_queue import Tags, read, rename_group
 from prepo_cli.rewards.judge import TOLERANCE
 from strategies.types import Prompt, StepContext
 

@@ -20,17 +20,17 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.utils import tensordict_utils as tu
 
-from prepo_cli.errors import UsageError
+from prepo_cli.errors import RunError, UsageError
 from prepo_cli.integrations import saved
 from prepo_cli.integrations.session import Session
 from prepo_cli.integrations.setup import strategy_set
-from prepo_cli.integrations.verl.agent_loop import AGENT, NAME, TEMPERATURE
-from prepo_cli.integrations.verl.buffer import PrepoReplayBuffer
-from prepo_cli.integrations.verl.probe import VerlProbe
-from prepo_cli.integrations.verl.rolling import Limits, Plan, Roller
-from prepo_cli.integrations.verl.settings import read_settings, refuse, refuse_strategies
-from prepo_cli.integrations.verl.source import TrainingSet
-from prepo_cli.integrations.verl.weights import EMPTY, apply_weights
+from prepo_cli.integrations.verl_agent_loop import AGENT, NAME, TEMPERATURE
+from prepo_cli.integrations.verl_buffer import PrepoReplayBuffer
+from prepo_cli.integrations.verl_probe import VerlProbe
+from prepo_cli.integrations.verl_roll import Limits, Plan, Roller
+from prepo_cli.integrations.verl_settings import read_settings, refuse, refuse_strategies
+from prepo_cli.integrations.verl_data import TrainingSet
+from prepo_cli.integrations.verl_weights import EMPTY, apply_weights
 from prepo_cli.terminal import say
 from prepo_cli.training.rounds import BatchShape
 from strategies.types import RunInfo
@@ -113,10 +113,15 @@ class PrepoTrainer(PPOTrainerSync):
 
         If the filter kept nothing, they are those of one group, since verl counts something in every step. It is not
         trained on.
+
+        Raises:
+            RunError: every rollout failed.
         """
         limits = Limits(self.config.data.max_response_length, self.settings.correct_reward)
         roller = Roller(self._submit, self.replay_buffer.wait, limits)
         collected = self.session.collect(roller)
+        if not roller.keys:
+            raise RunError(f"every rollout of step {self.global_steps} failed; verl's log above has their errors")
         trained = [
             (key, number)
             for number, group in enumerate(collected.trained)

@@ -13,8 +13,8 @@ from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from prepo_cli.data.rendering import Rendered
-from prepo_cli.integrations.verl.queue import rows
-from prepo_cli.integrations.verl.source import TrainingSet
+from prepo_cli.integrations.verl_queue import rows
+from prepo_cli.integrations.verl_data import TrainingSet
 from prepo_cli.policy.policy import perplexities
 from strategies.types import FloatArray, Prompt
 

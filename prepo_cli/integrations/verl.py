@@ -6,13 +6,13 @@ verl finds them through the entry point `verl.plugins`, or with VERL_USE_EXTERNA
 
 from __future__ import annotations
 
-from prepo_cli.integrations.verl.compat import check_verl
+from prepo_cli.integrations.verl_hooks import check_verl
 
 check_verl()
 
 # After the check, as they build on what it checks.
-from prepo_cli.integrations.verl.agent_loop import TemperatureAgentLoop  # noqa: E402
-from prepo_cli.integrations.verl.buffer import PrepoReplayBuffer  # noqa: E402
-from prepo_cli.integrations.verl.trainer import PrepoTrainer  # noqa: E402
+from prepo_cli.integrations.verl_agent_loop import TemperatureAgentLoop  # noqa: E402
+from prepo_cli.integrations.verl_buffer import PrepoReplayBuffer  # noqa: E402
+from prepo_cli.integrations.verl_trainer import PrepoTrainer  # noqa: E402
 
 __all__ = ["PrepoReplayBuffer", "PrepoTrainer", "TemperatureAgentLoop"]

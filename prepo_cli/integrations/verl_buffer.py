@@ -10,7 +10,7 @@ import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-from prepo_cli.integrations.verl.queue import TRAIN, Tags
+from prepo_cli.integrations.verl_queue import TRAIN, Tags
 
 
 class PrepoReplayBuffer(ReplayBuffer):
