@@ -15,11 +15,9 @@ from prepo_cli.data.loading import load_prompts
 from prepo_cli.integrations.trl import PrepoGRPOTrainer
 from prepo_cli.models import EMBEDDED_MODEL
 from prepo_cli.policy.loading import load_tokenizer
+from tests.integrations.conformance import NEUTRAL as NEUTRAL
 
-NEUTRAL = {
-    "selector": "full", "budget": "uniform", "filter": "keep-all", "weighting": "uniform",
-    "temperature_schedule": "constant",
-}  # fmt: skip
+FIGURES = ("loss", "grad_norm", "entropy", "reward", "reward_std", "completions/mean_length", "num_tokens")
 
 
 def task(rows: int, **columns: Callable[[int], Any]) -> Dataset:

@@ -1,0 +1,70 @@
+"""Two processes, over gloo, that train one job after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from prepo_cli.errors import RunError
+from prepo_cli.integrations.trl_checks import Verdict
+from prepo_cli.integrations.trl_roll import Roller
+from strategies import Prompt, StepContext
+from tests.trl.launching import OUTPUT, found, rows, same_state, same_weights, together
+from tests.trl.script import Job
+
+SMALL: dict[str, Any] = {"per_device_train_batch_size": 4}
+CHOOSING: dict[str, Any] = {
+    "everything": "everything",
+    "dapo": "dapo",
+    "prepo": "prepo",
+    "calibrated": "calibrated",
+    "top-ups": {"selector": "mopps", "budget": "pilot-commit"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all of them have trained, each in a folder of its own."""
+    base = tmp_path_factory.mktemp("processes")
+    jobs = [
+        Job(str(base / "plain"), None, steps=10, settings=SMALL),
+        Job(str(base / "neutral"), "neutral", steps=10, settings=SMALL),
+        *(
+            Job(str(base / name), given, steps=4, settings=SMALL | {"loss_type": "grpo"})
+            for name, given in CHOOSING.items()
+        ),
+    ]
+    assert together(base, jobs) == 0, (base / OUTPUT).read_text()[-4000:]
+    return base
+
+
+def test_neutral_strategies_are_plain_trl(folder: Path) -> None:
+    plain, neutral = found(folder / "plain"), found(folder / "neutral")
+    figures = [[line[:7] for line in end["figures"]] for end in (plain, neutral)]
+    assert figures[0] == figures[1] and len(figures[0]) == 10
+    assert same_weights(plain, neutral)
+    assert not same_weights(plain, found(folder / "prepo"))
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_processes_choose_the_same_and_end_with_the_same_weights(name: str, folder: Path) -> None:
+    assert rows(folder / name, 0) == rows(folder / name, 1)
+    one, other = found(folder / name, 0), found(folder / name, 1)
+    assert same_weights(one, other)
+    assert same_state(one["state"], other["state"])
+
+
+def test_processes_that_choose_differently_are_stopped() -> None:
+    """Rather than to wait for each other forever."""
+    other = torch.tensor([123])
+    accelerator = SimpleNamespace(num_processes=2, device="cpu", gather=lambda mine: torch.cat([mine, other]))
+    roller = Roller(SimpleNamespace(accelerator=accelerator), lambda rows: {}, Verdict(0, 1.0), lambda *costs: None)
+    ctx = StepContext(step=4, total_steps=9, epoch=0, round=1, seed=0)
+    with pytest.raises(
+        RunError, match="step 4, round 1: the strategies of 2 processes chose differently; a strategy must"
+    ):
+        roller([Prompt(3, "p")], [4], ctx)
