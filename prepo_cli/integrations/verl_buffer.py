@@ -43,5 +43,6 @@ class PrepoReplayBuffer(ReplayBuffer):
         while True:
             self._sync_metadata_from_transfer_queue()
             if self.finished_keys[TRAIN] | self.failure_keys[TRAIN] >= set(uids):
-                return self.partitions[TRAIN]
+                tags: Tags = self.partitions[TRAIN]
+                return tags
             last_debug_time = self._wait_for_next_poll(TRAIN, last_debug_time)

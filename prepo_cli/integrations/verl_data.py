@@ -33,7 +33,7 @@ class TrainingSet:
         table = getattr(dataset, "dataframe", None)
         known = ("id", *SOURCES, *NUMBER_COLUMNS)
         names = [] if table is None else [name for name in known if name in table.column_names]
-        self._table = table.select_columns(names) if names else None
+        self._table = None if table is None or not names else table.select_columns(names)
         self._source = next((name for name in SOURCES if name in names), None)
         self.columns = frozenset(names) - set(SOURCES) | ({"source"} if self._source else set())
 
@@ -43,7 +43,7 @@ class TrainingSet:
     def prompt(self, index: int) -> Prompt:
         """The row as strategies see it."""
         row = {} if self._table is None else self._table[index]
-        numbers = {name: number_of(row[name], name) for name in NUMBER_COLUMNS if name in row}
+        numbers: dict[str, Any] = {name: number_of(row[name], name) for name in NUMBER_COLUMNS if name in row}
         return Prompt(
             index=index,
             id=str(row.get("id", index)),
@@ -81,12 +81,11 @@ class Order:
 
     def __init__(self, data_config: DictConfig, dataset: Any, batch: int) -> None:
         self._config, self._dataset, self._batch = data_config, dataset, batch
-        self._epochs = iter(())
-        self._next = -1
+        self._epochs, self._next = self._draw(), 0
 
     def __call__(self, epoch: int) -> Rows:
         """All rows of the epoch; an epoch's order follows from those before it, so going back starts anew."""
-        if self._next < 0 or epoch < self._next:
+        if epoch < self._next:
             self._epochs, self._next = self._draw(), 0
         while True:
             order = next(self._epochs)

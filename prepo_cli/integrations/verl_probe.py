@@ -13,8 +13,8 @@ from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from prepo_cli.data.rendering import Rendered
-from prepo_cli.integrations.verl_queue import rows
 from prepo_cli.integrations.verl_data import TrainingSet
+from prepo_cli.integrations.verl_queue import rows
 from prepo_cli.policy.policy import perplexities
 from strategies.types import FloatArray, Prompt
 
@@ -46,7 +46,7 @@ class VerlProbe:
         return ppl_N
 
     def _score(self, rendered: Sequence[Rendered]) -> list[torch.Tensor]:
-        filled = [*rendered, *rendered[:1] * (-len(rendered) % self._multiple())]
+        filled = [*rendered, *[rendered[0]] * (-len(rendered) % self._multiple())]
         keys = [f"prompt_{i}_0" for i in range(len(filled))]
         contents = [_sequence(each.token_ids) for each in filled]
         tags = [{"seq_len": len(each.token_ids)} for each in filled]

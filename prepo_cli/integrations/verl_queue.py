@@ -69,7 +69,7 @@ def _values(keys: list[str]) -> dict[str, dict[str, Any]]:
         return {}
     fields = ["rm_scores", "response_mask", "extra_fields"]
     data = tq.kv_batch_get(keys=keys, partition_id=TRAIN, select_fields=fields)
-    columns = {name: [getattr(value, "data", value) for value in data[name]] for name in fields if name in data.keys()}
+    columns = {name: [getattr(value, "data", value) for value in data[name]] for name in fields if name in data}
     return {key: {name: column[i] for name, column in columns.items()} for i, key in enumerate(keys)}
 
 

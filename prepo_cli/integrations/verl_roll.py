@@ -43,9 +43,7 @@ class Roller:
         limits: what counts as truncated, and as correct.
     """
 
-    def __init__(
-        self, submit: Callable[[Plan], None], wait: Callable[[Sequence[str]], Tags], limits: Limits
-    ) -> None:
+    def __init__(self, submit: Callable[[Plan], None], wait: Callable[[Sequence[str]], Tags], limits: Limits) -> None:
         self._submit, self._wait, self._limits = submit, wait, limits
         self._uids: dict[tuple[int, int], str] = {}
         self.keys: list[list[str]] = []

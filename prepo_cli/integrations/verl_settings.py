@@ -5,7 +5,8 @@ prepo:
   selector: ...          # budget, filter, weighting, temperature_schedule
   max_rounds: 10
 
-Without that section the environment variable PREPO_CONFIG holds the same keys as YAML: PREPO_CONFIG='{recipe: greso}'.
+A recipe alone may be written `prepo: greso`. Without that section the environment variable PREPO_CONFIG holds the same
+as YAML: PREPO_CONFIG=greso, or PREPO_CONFIG='{recipe: greso, max_rounds: 5}'.
 """
 
 from __future__ import annotations
@@ -54,16 +55,21 @@ def read_settings(config: DictConfig) -> Settings:
     Raises:
         UsageError: an unknown key, or a value of the wrong type.
     """
-    section = config.get("prepo", None)
-    where, content = "prepo", {} if section is None else OmegaConf.to_container(section, resolve=True)
-    if section is None and VARIABLE in os.environ:
+    where, content = "prepo", config.get("prepo", None)
+    if content is None and VARIABLE in os.environ:
         where, content = VARIABLE, _parsed(os.environ[VARIABLE])
+    if OmegaConf.is_config(content):
+        content = OmegaConf.to_container(content, resolve=True)
+    if content is None or isinstance(content, str):
+        content = {"recipe": content}
     if not isinstance(content, dict):
-        raise UsageError(f"{where} must hold keys and values, such as {{recipe: greso}}, not '{content}'")
+        raise UsageError(f"{where} must be a recipe, or keys and values such as {{recipe: greso}}, not {content}")
     for key in content:
         if key not in Settings.model_fields:
             known = list(Settings.model_fields)
-            raise UsageError(f"unknown key '{key}' in {where}{did_you_mean(str(key), known)}; known: {', '.join(known)}")
+            raise UsageError(
+                f"unknown key '{key}' in {where}{did_you_mean(str(key), known)}; known: {', '.join(known)}"
+            )
     try:
         return Settings.model_validate(content)
     except ValidationError as error:
@@ -91,7 +97,9 @@ def refuse(config: DictConfig) -> None:
             "after it; set reward.reward_model.enable_resource_pool=True, or use a rule"
         )
     if config.algorithm.filter_groups.enable:
-        raise UsageError("algorithm.filter_groups and prepo both filter groups; set prepo.filter=nonzero-variance alone")
+        raise UsageError(
+            "algorithm.filter_groups and prepo both filter groups; set prepo.filter=nonzero-variance alone"
+        )
     if config.trainer.v1.sampler.sync_refill_failed_groups:
         raise UsageError(
             "trainer.v1.sampler.sync_refill_failed_groups belongs to verl's own replay buffer; leave it off: "

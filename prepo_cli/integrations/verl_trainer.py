@@ -26,10 +26,10 @@ from prepo_cli.integrations.session import Session
 from prepo_cli.integrations.setup import strategy_set
 from prepo_cli.integrations.verl_agent_loop import AGENT, NAME, TEMPERATURE
 from prepo_cli.integrations.verl_buffer import PrepoReplayBuffer
+from prepo_cli.integrations.verl_data import TrainingSet
 from prepo_cli.integrations.verl_probe import VerlProbe
 from prepo_cli.integrations.verl_roll import Limits, Plan, Roller
 from prepo_cli.integrations.verl_settings import read_settings, refuse, refuse_strategies
-from prepo_cli.integrations.verl_data import TrainingSet
 from prepo_cli.integrations.verl_weights import EMPTY, apply_weights
 from prepo_cli.terminal import say
 from prepo_cli.training.rounds import BatchShape
@@ -100,7 +100,8 @@ class PrepoTrainer(PPOTrainerSync):
 
     def _consume_sync_metrics(self) -> dict[str, Any]:
         """Also the costs, as the step is over now."""
-        return super()._consume_sync_metrics() | self.session.costs.metrics()
+        metrics: dict[str, Any] = super()._consume_sync_metrics()
+        return metrics | self.session.costs.metrics()
 
     @contextmanager
     def _charged(self) -> Iterator[None]:

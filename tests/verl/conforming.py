@@ -21,7 +21,6 @@ from tests.verl.queue import MemoryQueue
 from tests.verl.world import MODEL, Judge, Worker, World, config
 
 
-
 class VerlWorld:
     """A run of verl's trainer that stops and is gone on with as often as it is asked for steps."""
 
@@ -61,7 +60,7 @@ class VerlWorld:
         self._done += count
         trainer.total_training_steps = self._done  # where it stops and saves; the strategies know of 20 steps
         logged: list[dict[str, float]] = []
-        self.monkeypatch.setattr("verl.trainer.ppo.v1.trainer_base.Tracking", lambda **_: _Tracker(logged))
+        self.monkeypatch.setattr("verl.trainer.ppo.v1.trainer_base.Tracking", lambda **_: Tracker(logged))
         world.fit()
         self._costs = {name: value for name, value in logged[-1].items() if name.startswith("cost/")}
         return made[0].records
@@ -92,7 +91,7 @@ class VerlWorld:
         )
 
 
-class _Tracker:
+class Tracker:
     def __init__(self, logged: list[dict[str, float]]) -> None:
         self._logged = logged
 

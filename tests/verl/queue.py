@@ -1,4 +1,4 @@
-"""A TransferQueue in memory: the functions of `transfer_queue` that verl's trainer, agent loops and replay buffer call."""
+"""A TransferQueue in memory: the functions of `transfer_queue` that verl and the adapter call."""
 
 from __future__ import annotations
 

@@ -55,4 +55,6 @@ def test_two_runs_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def trained(update: dict[str, Any]) -> list[Any]:
     """What the actor was given, by row and session."""
     rows = zip(update["index"], update["keys"], update["padding"], *(update[name] for name in FIELDS), strict=True)
-    return sorted([index, key.split("_")[1:], pad, *(row.tolist() for row in found)] for index, key, pad, *found in rows)
+    return sorted(
+        [index, key.split("_")[1:], pad, *(row.tolist() for row in found)] for index, key, pad, *found in rows
+    )

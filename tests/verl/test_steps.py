@@ -152,7 +152,8 @@ def test_what_is_trained_on_and_its_advantages(world: World) -> None:
             for (tokens, _), advantage in zip(group, normalized([reward for _, reward in group]), strict=True)
         ]
         assert sorted(found) == sorted((row, tokens) for row, tokens, _ in expected)
-        assert all(not advantages.any() for advantages, pad in zip(update["advantages"], update["padding"]) if pad)
+        padding = [row for row, pad in zip(update["advantages"], update["padding"], strict=True) if pad]
+        assert not any(row.any() for row in padding)
         for row, tokens, advantage in expected:
             advantages, entropies = found[row, tokens]
             np.testing.assert_allclose(advantages, advantage * np.where(entropies > 0.5, 2.0, 1.0), rtol=1e-5)

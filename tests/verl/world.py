@@ -35,14 +35,15 @@ CONFIG = Path(verl.trainer.__file__).parent / "config"
 WORKER = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 """verl's agent loop worker as it was before Ray wrapped it."""
 RESPONSE_LENGTH = 12
-END = 2
 
 
 def config(folder: Path, *overrides: str, rows: int = 24, prompts: Sequence[Prompt] | None = None) -> DictConfig:
     """verl's own configuration of a run with groups of 4 on `rows` questions, or on one for each prompt."""
     folder.mkdir(exist_ok=True)
     path = folder / f"train-{rows}.parquet"
-    write_rows(path, prompts or [Prompt(i, f"q{i}", "even odd".split()[i % 2], i / rows, ppl=50 - i) for i in range(rows)])
+    write_rows(
+        path, prompts or [Prompt(i, f"q{i}", ["even", "odd"][i % 2], i / rows, ppl=50 - i) for i in range(rows)]
+    )
     with initialize_config_dir(config_dir=str(CONFIG), version_base=None):
         composed = compose(
             "ppo_trainer",
@@ -115,7 +116,11 @@ class Server:
         self.temperatures.append(sampling_params["temperature"])
         rng = draw(prompt, number)
         tokens = rng.integers(10, 200, size=int(rng.integers(1, RESPONSE_LENGTH + 1))).tolist()
-        return TokenOutput(token_ids=tokens, log_probs=[-0.5] * len(tokens), extra_fields={"min_global_steps": 0, "max_global_steps": 0})
+        return TokenOutput(
+            token_ids=tokens,
+            log_probs=[-0.5] * len(tokens),
+            extra_fields={"min_global_steps": 0, "max_global_steps": 0},
+        )
 
 
 class Judge:
@@ -173,7 +178,9 @@ class Worker:
             for row, tag in zip(data["input_ids"].unbind(0), batch.tags, strict=True)
         ]
         columns = {
-            name: torch.nested.as_nested_tensor([torch.from_numpy(row[i]).float() for row in scored], layout=torch.jagged)
+            name: torch.nested.as_nested_tensor(
+                [torch.from_numpy(row[i]).float() for row in scored], layout=torch.jagged
+            )
             for i, name in enumerate(("log_probs", "entropy"))
         }
         return tq.kv_batch_put(
@@ -235,4 +242,7 @@ class World:
 
     def rows(self) -> list[list[int]]:
         """The rows of each batch that was submitted."""
-        return [batch["index"] if isinstance(batch["index"], list) else tu.get(batch, "index") for batch in self.loops.batches]
+        return [
+            batch["index"] if isinstance(batch["index"], list) else tu.get(batch, "index")
+            for batch in self.loops.batches
+        ]
