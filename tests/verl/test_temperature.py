@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from verl.experimental.agent_loop.agent_loop import register
-from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 from verl.utils import tensordict_utils as tu
 
 from strategies import TemperatureSchedule
 from strategies.types import StepContext
+from tests.verl.loud import LOUD
 from tests.verl.queue import MemoryQueue
 from tests.verl.world import World, config
 
 PREPO = "trainer.v1.trainer_mode=prepo"
 BASE = "actor_rollout_ref.rollout.temperature=0.8"
-LOUD: list[float] = []
 
 
 class Rising(TemperatureSchedule):
@@ -24,16 +22,6 @@ class Rising(TemperatureSchedule):
 
     def temperature(self, ctx: StepContext) -> float:
         return 0.8 + ctx.step / 10
-
-
-@register("loud")
-class Loud(SingleTurnAgentLoop):
-    """verl's agent loop, which also notes the temperature that it is given."""
-
-    async def run(self, sampling_params: dict[str, float], **row: object) -> object:
-        LOUD.append(sampling_params["temperature"])
-        assert set(sampling_params) >= {"top_p", "top_k"} and "__temperature__" not in row
-        return await super().run(sampling_params, **row)
 
 
 def test_every_step_samples_and_trains_at_its_own_temperature(tmp_path: Path, queue: MemoryQueue) -> None:

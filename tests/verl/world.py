@@ -41,9 +41,7 @@ def config(folder: Path, *overrides: str, rows: int = 24, prompts: Sequence[Prom
     """verl's own configuration of a run with groups of 4 on `rows` questions, or on one for each prompt."""
     folder.mkdir(exist_ok=True)
     path = folder / f"train-{rows}.parquet"
-    write_rows(
-        path, prompts or [Prompt(i, f"q{i}", ["even", "odd"][i % 2], i / rows, ppl=50 - i) for i in range(rows)]
-    )
+    write_rows(path, prompts or [Prompt(i, f"q{i}", ["even", "odd"][i % 2], i / rows, ppl=50 - i) for i in range(rows)])
     with initialize_config_dir(config_dir=str(CONFIG), version_base=None):
         composed = compose(
             "ppo_trainer",
