@@ -88,7 +88,7 @@ TRAINER: Mapping[str, tuple[str, ...]] = {
     "_add_prompts_to_generate": ("num_prompts",),
     "_next_train_batch": ("num_prompts",),
     "_submit_batch_to_rollout": ("batch",),
-    "prepare_step": (),
+    "_add_batch_to_generate": (),
     "step": ("metrics", "timing_raw"),
     "_compute_advantage": ("batch", "metrics"),
     "_update_critic": ("batch", "metrics"),

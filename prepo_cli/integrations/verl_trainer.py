@@ -82,9 +82,8 @@ class PrepoTrainer(PPOTrainerSync):
         probe = VerlProbe(self, self.training_set, lambda tokens: self.session.charge(0, 0, tokens))
         self.session = Session(strategies, self.training_set.stream(run.seed), shape, probe)
 
-    def prepare_step(self) -> dict[str, Any]:
+    def _add_batch_to_generate(self) -> None:
         """Submit nothing yet: the replay buffer does, round by round."""
-        return {}
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
         with self._charged():
