@@ -7,12 +7,12 @@ VERL_BIN := .venv-verl/bin
 VERL_INSTALLED := .venv-verl/installed
 # A worker for each core, each with one thread (tests/conftest.py); neighbors stay together as they share fixtures.
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
-PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos fuzz distributed walk)
+PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos fuzz distributed walk trl)
 
 KILLS ?= 30
 CASES ?= 1250
 
-.PHONY: help install demo test test-walk test-distributed test-browser test-vllm test-verl chaos check docs bench bench-check clean
+.PHONY: help install demo test test-walk test-distributed test-browser test-trl test-verl test-vllm chaos check docs bench bench-check clean
 
 help:
 	@echo "make install   set up .venv (once)"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-walk run examples/first_hour.sh, in short form, and the notebook"
 	@echo "make test-distributed run the tests of training in several processes"
 	@echo "make test-browser run the tests of the comparison page, in Chromium"
+	@echo "make test-trl  run the tests of the strategies inside TRL, which it installs into .venv"
 	@echo "make test-vllm run the tests that need vLLM, on its CPU build, in .venv-vllm"
 	@echo "make test-verl run the tests of the adapter for verl, without Ray, in .venv-verl"
 	@echo "make chaos     kill a run KILLS times (default: 30) and fuzz nine kinds of input with CASES cases each (default: 1250)"
@@ -56,6 +57,12 @@ test-walk: install
 
 test-distributed: install
 	$(BIN)/python -m pytest $(PARALLEL) tests/distributed
+
+# TRL takes the versions that prepo is pinned to, so it needs no environment of its own. Tests of a file share what
+# processes have trained.
+test-trl: install
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[trl]'
+	$(BIN)/python -m pytest $(PARALLEL) --dist loadfile tests/trl
 
 # They are also part of "make test", which skips them if Chromium is not installed.
 test-browser: install
@@ -107,7 +114,7 @@ docs: install
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# TRL is installed for its benchmark alone.
+# TRL is installed for its benchmarks.
 bench bench-check: install
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks $(if $(filter bench-check,$@),--check --rounds 3)

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.paired import ROOT, Ratio, ratios
 from prepo_cli.terminal import results, ruled
 
-NAMES = ("output_matrix", "update", "score", "against_trl")
+NAMES = ("output_matrix", "update", "score", "against_trl", "trl_adapter")
 RESULTS = Path(__file__).with_name("results.json")
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- ratios -->", "<!-- end of ratios -->"
