@@ -31,7 +31,16 @@ def test_the_log_has_prepos_metrics_under_its_names(
     assert set(plain[-1]) <= set(ours[-1]), "something of verl's own log is missing"
     known = [*metrics.STEPS, *(m for each in metrics.of_strategies().values() for m in each)]
     assert [name for name in sorted(added) if not metrics.described(name, known)] == []
-    slots = ("cost/", "selector/", "filter/", "weighting/", "temperature", "rounds", "reward_trained", "timing_s/select")
+    slots = (
+        "cost/",
+        "selector/",
+        "filter/",
+        "weighting/",
+        "temperature",
+        "rounds",
+        "reward_trained",
+        "timing_s/select",
+    )
     assert [slot for slot in slots if not any(name.startswith(slot) for name in added)] in ([], ["filter/"])
     costs = [line["cost/rollouts_total"] for line in ours]
     assert costs == sorted(costs) and costs[-1] == len(world.judge.seen)
