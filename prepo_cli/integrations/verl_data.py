@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,23 +19,29 @@ from strategies.types import Prompt
 
 SOURCES = ("data_source", "source")
 """Columns that say where a row comes from; the first is verl's own name."""
+CACHED_ROWS = 100_000
+"""Prompts whose tokens are kept."""
 
 
 class TrainingSet:
     """Rows of verl's dataset by number.
 
-    Strategies see the columns `id`, `data_source` or `source`, `difficulty`, `rank`, `ppl` and `pass_rate`. A dataset
-    class of the user's own that keeps no table as `dataframe` has none of them.
+    Strategies see the columns `id`, `data_source` or `source`, `difficulty`, `rank`, `ppl` and `pass_rate`, and the
+    length of prompts of plain text. A dataset class of the user's own that keeps no table as `dataframe` has none of
+    them.
     """
 
     def __init__(self, dataset: Any, data_config: DictConfig, tokenizer: Any) -> None:
         self._dataset, self._data_config, self._tokenizer = dataset, data_config, tokenizer
         table = getattr(dataset, "dataframe", None)
-        known = ("id", *SOURCES, *NUMBER_COLUMNS)
-        names = [] if table is None else [name for name in known if name in table.column_names]
-        self._table = None if table is None or not names else table.select_columns(names)
+        present = [] if table is None else table.column_names
+        names = [name for name in ("id", *SOURCES, *NUMBER_COLUMNS) if name in present]
         self._source = next((name for name in SOURCES if name in names), None)
         self.columns = frozenset(names) - set(SOURCES) | ({"source"} if self._source else set())
+        self._table = None if table is None else table.select_columns([*names, data_config.prompt_key])
+        media = {data_config.get(f"{kind}_key", f"{kind}s") for kind in ("image", "video", "audio")}
+        self._has_lengths = bool(present) and not media & set(present) and tokenizer.is_fast
+        self.rendered = lru_cache(maxsize=CACHED_ROWS)(self._render)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -48,12 +54,15 @@ class TrainingSet:
             index=index,
             id=str(row.get("id", index)),
             source=None if self._source is None else str(row[self._source]),
+            num_tokens=len(self.rendered(index).token_ids) if self._has_lengths else None,
             **numbers,
         )
 
-    def rendered(self, index: int) -> Rendered:
+    def _render(self, index: int) -> Rendered:
         """The row's prompt as tokens."""
-        return self._renderer(self._dataset[index]["raw_prompt"])
+        if self._table is None:
+            return self._renderer(self._dataset[index]["raw_prompt"])
+        return self._renderer(self._table[index][self._data_config.prompt_key])
 
     @cached_property
     def _renderer(self) -> Renderer:

@@ -186,8 +186,9 @@ def _make_synchronous(config: DictConfig) -> None:
     v1 = config.trainer.v1
     with open_dict(config):
         v1.trainer_mode = "sync"
-        if not (v1.sampler.custom_sampler.path and v1.sampler.custom_sampler.name):
-            v1.sampler.custom_sampler.path, v1.sampler.custom_sampler.name = HERE, "PrepoReplayBuffer"
+        given = v1.sampler.get("custom_sampler", None)
+        if given is None or not (given.path and given.name):
+            v1.sampler.custom_sampler = {"path": HERE, "name": "PrepoReplayBuffer"}
 
 
 def _column(values: Sequence[Any]) -> np.ndarray:

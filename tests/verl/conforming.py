@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from verl.workers.rollout.replica import TokenOutput
 
 from prepo_cli.integrations import verl_trainer as adapter
 from prepo_cli.integrations.verl_data import Order
-from strategies.types import RunInfo
+from strategies.types import Prompt, RunInfo
 from tests.fakes import MAX_ROUNDS, FakeProbe, Record, make_prompts, make_run
 from tests.integrations.conformance import Generator, Watched, fake_entropies
 from tests.verl.queue import MemoryQueue
@@ -29,7 +30,7 @@ class VerlWorld:
 
         self.slots, self.folder, self.monkeypatch = slots, folder, monkeypatch
         self.tokenizer = AutoTokenizer.from_pretrained(MODEL)
-        self.prompts = make_prompts()
+        self.prompts = [self._with_length(prompt) for prompt in make_prompts()]
         self.run = make_run(num_generations=4, vocab_size=len(self.tokenizer), columns=make_run().columns | {"id"})
         self._maker = Generator(self.run, self.prompts)
         self._config = self._make_config()
@@ -75,6 +76,11 @@ class VerlWorld:
             log_probs=rollout.logprobs.tolist(),
             extra_fields={"min_global_steps": 0, "max_global_steps": 0},
         )
+
+    def _with_length(self, prompt: Prompt) -> Prompt:
+        messages = [{"role": "user", "content": f"What is {prompt.index} + {prompt.index}?"}]
+        ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+        return replace(prompt, num_tokens=len(ids))
 
     def _make_config(self) -> Any:
         slots = [f"+prepo.{slot}='{text}'" for slot, text in self.slots.items()]

@@ -10,6 +10,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync, get_trainer_cls
 
 from prepo_cli.errors import UsageError
 from prepo_cli.integrations.verl import PrepoReplayBuffer, PrepoTrainer
+from prepo_cli.integrations.verl_data import TrainingSet
 from prepo_cli.integrations.verl_hooks import TRAINER, check_hooks, check_verl, check_version
 from prepo_cli.integrations.verl_settings import read_settings
 from strategies.errors import StrategyError
@@ -124,3 +125,28 @@ def test_a_hook_that_moved_is_refused() -> None:
         check_hooks(Moved, TRAINER)
     with pytest.raises(UsageError, match=r"has no PPOTrainerSync\.prepare_rounds"):
         check_hooks(PPOTrainerSync, {"prepare_rounds": ()})
+
+
+def test_lengths_of_prompts_are_those_that_verls_agent_loop_sends(tmp_path: Path, queue: MemoryQueue) -> None:
+    world = World(config(tmp_path, PREPO, "trainer.total_training_steps=1")).fit()
+    lengths = {len(prompt) for prompt in world.server.answers}
+    rows = world.rows()[0]
+    assert lengths == {world.trainer.training_set.prompt(row).num_tokens for row in rows}
+
+
+def test_a_dataset_without_a_table_has_rows_alone(tmp_path: Path, queue: MemoryQueue) -> None:
+    trainer = World(config(tmp_path, PREPO)).trainer
+    table = trainer.train_dataset
+
+    class Rows:
+        def __len__(self) -> int:
+            return 24
+
+        def __getitem__(self, index: int) -> dict[str, object]:
+            return table[index]
+
+    found = TrainingSet(Rows(), trainer.config.data, trainer.tokenizer)
+    assert found.columns == frozenset()
+    prompt = found.prompt(5)
+    assert (prompt.id, prompt.source, prompt.num_tokens) == ("5", None, None)
+    assert found.rendered(5).token_ids == trainer.training_set.rendered(5).token_ids
