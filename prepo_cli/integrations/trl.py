@@ -31,6 +31,7 @@ from prepo_cli.integrations.setup import Given, strategy_set
 from prepo_cli.integrations.trl_batch import ROW_SCALE, arranged, weighed
 from prepo_cli.integrations.trl_checks import Verdict, refuse_unsupported
 from prepo_cli.integrations.trl_data import TrlProbe, prompts_of, trl_order
+from prepo_cli.integrations.trl_hooks import check_attributes
 from prepo_cli.integrations.trl_roll import REPLACED, Roller
 from prepo_cli.integrations.trl_rows import loss_mask
 from prepo_cli.integrations.trl_temperature import Temperature
@@ -63,6 +64,7 @@ class PrepoGRPOTrainer(GRPOTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_attributes(self)
         refuse_unsupported(self)
         self._temperature = Temperature(self)
         self._prompts = prompts_of(self.train_dataset, self._tokenizer, self.chat_template_kwargs)

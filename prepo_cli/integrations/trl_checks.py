@@ -22,6 +22,8 @@ def refuse_unsupported(trainer: GRPOTrainer) -> None:
         raise UsageError(
             f"train_dataset is a {type(dataset).__name__}, but strategies choose by row number: pass a datasets.Dataset"
         )
+    if "prompt" not in dataset.column_names:
+        raise UsageError(f"train_dataset has no column 'prompt', only {', '.join(dataset.column_names)}; rename one")
     images = [name for name in IMAGES if name in dataset.column_names]
     if images:
         raise UsageError(f"train_dataset has a column '{images[0]}': prepo supports text alone; remove it")

@@ -27,12 +27,20 @@ HOOKS: dict[str, tuple[str, ...]] = {
     ),
     "training_step": ("self", "model", "inputs", "num_items_in_batch"),
     "prediction_step": ("self", "model", "inputs", "prediction_loss_only", "ignore_keys"),
+    "log": ("self", "logs", "start_time"),
     "_save_checkpoint": ("self", "model", "trial"),
     "_load_optimizer_and_scheduler": ("self", "checkpoint"),
 }
 """Methods of `GRPOTrainer` that the adapter overrides or calls, with the parameters that it relies on, in order."""
 FUNCTIONS: dict[str, tuple[str, ...]] = {"add_fused_lm_head": ("model", "temperature")}
 """Functions of its module, likewise."""
+
+ATTRIBUTES = (
+    *("_tokenizer", "_metrics", "_step", "chat_template_kwargs", "eos_token_ids", "loss_type", "num_generations"),
+    *("mask_truncated_completions", "num_iterations", "ref_model", "reward_func_names", "reward_weights"),
+    *("scale_rewards", "shuffle_dataset", "temperature", "use_vllm"),
+)
+"""What the adapter reads of a trainer that has been made."""
 
 ROW_MEANS = frozenset({"grpo", "sapo", "dr_grpo", "luspo"})
 """Loss types that average over rows, so that rows without effect must not count."""
@@ -73,6 +81,16 @@ def check_hooks(owner: Any, hooks: dict[str, tuple[str, ...]], version: str) -> 
         if found[: len(expected)] != expected:
             raise UsageError(
                 f"TRL {version} has no {name}({', '.join(expected)}), which prepo hooks into; "
+                f"install a release it was tested with: pip install 'trl=={OLDEST}.*'"
+            )
+
+
+def check_attributes(trainer: Any) -> None:
+    """Refuse a trainer that lacks one of `ATTRIBUTES`; raises UsageError that names the first."""
+    for name in ATTRIBUTES:
+        if name not in vars(trainer):
+            raise UsageError(
+                f"TRL {trl.__version__}'s trainer has no {name}, which prepo reads; "
                 f"install a release it was tested with: pip install 'trl=={OLDEST}.*'"
             )
 

@@ -12,6 +12,7 @@ from types import CellType
 from typing import Any
 
 import trl
+from accelerate.utils import is_peft_model
 from trl import GRPOTrainer
 
 from prepo_cli.errors import UsageError
@@ -59,7 +60,7 @@ class Temperature:
 
 def _cell(model: Any) -> CellType:
     """The variable of the fused head's function that holds the temperature."""
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = model.get_base_model() if is_peft_model(model) else model
     forward = vars(base).get("_original_forward", base.forward)  # where accelerate keeps what it wraps
     function = getattr(forward, "__func__", forward)
     names = function.__code__.co_freevars

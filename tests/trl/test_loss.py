@@ -96,6 +96,25 @@ def test_every_loss_type_trains_on_what_was_kept_with_token_weights(loss_type: s
     assert len(losses) == 2 and all(np.isfinite(losses)) and losses[1] > 0
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps_per_generation": 1},
+        {"steps_per_generation": 4, "num_iterations": 2},
+        {"mask_truncated_completions": True, "scale_rewards": "batch"},
+        {"scale_rewards": "none", "importance_sampling_level": "sequence", "pad_to_multiple_of": 4},
+        {"off_policy_mask_threshold": 0.5, "top_entropy_quantile": 0.5, "steps_per_generation": 4},
+    ],
+    ids=str,
+)
+def test_trls_other_settings_go_together_with_rounds_and_weights(changes: dict[str, Any], tmp_path: Path) -> None:
+    slots = {"recipe": "everything", "weighting": f"{MODULE}:ByPlace"}
+    made = trainer(tmp_path, slots, max_steps=4, **changes)
+    made.train()
+    norms = [line["grad_norm"] for line in made.state.log_history if "grad_norm" in line]
+    assert len(norms) == 4 and all(np.isfinite(norms)) and any(norms)
+
+
 def test_advantages_are_those_of_the_kept_rollouts_alone(tmp_path: Path) -> None:
     made, batches = first_batch(tmp_path, {"selector": "full", "filter": f"{MODULE}:OddOnes"})
     by_prompt: dict[tuple[int, ...], list[tuple[float, float]]] = {}

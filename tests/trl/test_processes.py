@@ -6,14 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from prepo_cli.errors import RunError
+from prepo_cli.integrations.trl_batch import _local
 from prepo_cli.integrations.trl_checks import Verdict
 from prepo_cli.integrations.trl_roll import Roller
 from strategies import Prompt, StepContext
-from tests.trl.launching import OUTPUT, found, rows, same_state, same_weights, together
+from tests.trl.launching import OUTPUT, alone, found, rows, same_state, same_weights, together
 from tests.trl.script import Job
 
 SMALL: dict[str, Any] = {"per_device_train_batch_size": 4}
@@ -22,6 +24,7 @@ CHOOSING: dict[str, Any] = {
     "dapo": "dapo",
     "prepo": "prepo",
     "calibrated": "calibrated",
+    "tokens": {"selector": "full", "filter": "nonzero-variance", "weighting": "high-entropy-tokens"},
     "top-ups": {"selector": "mopps", "budget": "pilot-commit"},
 }
 
@@ -56,6 +59,18 @@ def test_processes_choose_the_same_and_end_with_the_same_weights(name: str, fold
     one, other = found(folder / name, 0), found(folder / name, 1)
     assert same_weights(one, other)
     assert same_state(one["state"], other["state"])
+
+
+def test_perplexities_are_those_of_one_process(folder: Path, tmp_path: Path) -> None:
+    """As the first choice shows, which they make alone, before any rollouts and updates."""
+    assert alone(tmp_path, "prepo", steps=1, settings={"loss_type": "grpo"}) == 0
+    assert rows(tmp_path)[0] == rows(folder / "prepo")[0]
+
+
+def test_each_process_gets_the_weights_of_its_own_rows() -> None:
+    weights_NT, places = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([3, 0, 2])
+    parts = [_local(weights_NT, places, SimpleNamespace(num_processes=2, process_index=p), 6) for p in (0, 1)]
+    assert np.concatenate(parts).tolist() == [[3, 4], [1, 1], [5, 6], [1, 2], [1, 1], [1, 1]]
 
 
 def test_processes_that_choose_differently_are_stopped() -> None:

@@ -13,7 +13,7 @@ import prepo_cli
 from prepo_cli.errors import UsageError
 from prepo_cli.integrations import saved
 from prepo_cli.integrations.trl_checks import refuse_unsupported
-from prepo_cli.integrations.trl_hooks import BELOW, HOOKS, OLDEST, check_hooks, check_version
+from prepo_cli.integrations.trl_hooks import BELOW, HOOKS, OLDEST, check_attributes, check_hooks, check_version
 from strategies import StrategyError, StrategySet
 from strategies.types import RunInfo
 from tests.trl.worlds import task, trainer
@@ -22,6 +22,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "a stream": (
         {"data": task(8).to_iterable_dataset()},
         "train_dataset is a IterableDataset, but strategies choose by row number: pass a datasets.Dataset",
+    ),
+    "no prompts": (
+        {"data": task(8).rename_column("prompt", "question")},
+        "train_dataset has no column 'prompt', only question, answer; rename one",
     ),
     "several objectives": (
         {"multi_objective_aggregation": "normalize_then_sum"},
@@ -97,6 +101,14 @@ def test_hooks_that_moved_are_refused() -> None:
     check_hooks(Moved, {"_generate": HOOKS["_generate"]}, "1.17")  # a new parameter at the end does no harm
     with pytest.raises(UsageError, match="_calculate_rewards"):
         check_hooks(Moved, {"_calculate_rewards": HOOKS["_calculate_rewards"]}, "1.17")
+
+
+def test_attributes_that_are_gone_are_refused(tmp_path: Path) -> None:
+    made = trainer(tmp_path, "grpo")
+    check_attributes(made)
+    del made.reward_weights
+    with pytest.raises(UsageError, match="has no reward_weights, which prepo reads; install a release"):
+        check_attributes(made)
 
 
 def test_a_checkpoint_of_plain_trl_is_refused(tmp_path: Path) -> None:
