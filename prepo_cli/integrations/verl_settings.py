@@ -30,7 +30,7 @@ VARIABLE = "PREPO_CONFIG"
 class Settings(BaseModel):
     """What `prepo` may set."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     recipe: str | None = Field(None, description="a recipe by name or file")
     selector: str | None = None
@@ -39,8 +39,8 @@ class Settings(BaseModel):
     weighting: str | None = None
     temperature_schedule: str | None = None
     max_rounds: int = Field(10, ge=1, le=10_000, description="maximum rounds of rollouts per step to fill its batch")
-    correct_reward: float = Field(1.0, description="rollouts with at least this accuracy or reward count as correct")
-    seed: int | None = Field(None, description="of the strategies' random numbers; by default data.seed, else 0")
+    correct_reward: float = Field(1.0, ge=-1e9, le=1e9, description="a rollout with this accuracy or reward is correct")
+    seed: int | None = Field(None, ge=0, le=2**63 - 1, description="of the strategies; by default data.seed, else 0")
 
     @property
     def given(self) -> dict[str, str]:
