@@ -33,7 +33,7 @@ def check_version(found: str) -> None:
 
 
 def check_hooks(owner: Any, hooks: Mapping[str, Iterable[str]]) -> None:
-    """Check that `owner` has these methods, and that each takes these arguments by name.
+    """Check that `owner` has these attributes, and that those which are called take these arguments by name.
 
     >>> class Trainer:
     ...     def step(self, metrics): ...
@@ -49,9 +49,8 @@ def check_hooks(owner: Any, hooks: Mapping[str, Iterable[str]]) -> None:
         method = getattr(owner, name, None)
         if method is None:
             raise UsageError(f"the installed verl has no {owner.__name__}.{name}; prepo runs inside {SUPPORTED}")
-        known = inspect.signature(method).parameters
         for argument in arguments:
-            if argument not in known:
+            if argument not in inspect.signature(method).parameters:
                 raise UsageError(
                     f"{owner.__name__}.{name} of the installed verl does not take '{argument}'; "
                     f"prepo runs inside {SUPPORTED}"
@@ -65,7 +64,7 @@ def check_verl() -> None:
         UsageError: see `check_version` and `check_hooks`.
     """
     check_version(version("verl"))
-    from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopWorker
+    from verl.experimental.agent_loop import agent_loop
     from verl.trainer.ppo.v1 import trainer_base
     from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
     from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
@@ -74,8 +73,9 @@ def check_verl() -> None:
     for owner, hooks in (
         (PPOTrainerSync, TRAINER),
         (ReplayBuffer, REPLAY_BUFFER),
-        (AgentLoopBase, {"run": ("sampling_params",)}),
-        (AgentLoopWorker, {"_run_agent_loop": ("sampling_params", "agent_name")}),
+        (agent_loop, {"register": ("agent_name",), "_agent_loop_registry": ()}),
+        (agent_loop.AgentLoopBase, {"run": ("sampling_params",)}),
+        (agent_loop.AgentLoopWorker, {"_run_agent_loop": ("sampling_params", "agent_name")}),
         (trainer_base, {"register_trainer": ("name",)}),
         (tensordict_utils, {"get_tensordict": ("tensor_dict",), "assign_non_tensor_data": ("key", "val")}),
     ):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
+from torchdata.stateful_dataloader import StatefulDataLoader
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.utils import tensordict_utils as tu
@@ -63,6 +64,8 @@ class PrepoTrainer(PPOTrainerSync):
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
+        # verl saves the state of its dataloader, for which that would start its workers. Nothing is loaded through it.
+        self.train_dataloader = StatefulDataLoader(range(0))
         config, settings = self.config, self.settings
         self.training_set = TrainingSet(self.train_dataset, config.data, self.tokenizer)
         run = RunInfo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def test_the_log_has_prepos_metrics_under_its_names(
 
 def test_a_checkpoint_without_the_strategies_state_is_refused(tmp_path: Path, queue: MemoryQueue) -> None:
     overrides = [PREPO, "+prepo.recipe=greso", "trainer.total_training_steps=1", "trainer.save_freq=1"]
-    World(config(tmp_path, *overrides)).fit()
+    World(config(tmp_path, *overrides, "data.dataloader_num_workers=2")).fit()
+    assert not multiprocessing.active_children(), "verl's dataloader was started to save its state"
     folder = tmp_path / "checkpoints" / "global_step_1"
     assert {path.name for path in folder.iterdir()} == {"actor", "data.pt", "prepo"}
     assert {path.suffix for path in (folder / "prepo").iterdir()} <= {".json", ".npz"}, "something may be pickled"
