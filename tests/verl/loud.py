@@ -1,4 +1,4 @@
-"""An agent loop of the user's own."""
+"""Agent loops of the user's own."""
 
 from __future__ import annotations
 
@@ -18,3 +18,11 @@ class Loud(SingleTurnAgentLoop):
         LOUD.append(sampling_params["temperature"])
         assert set(sampling_params) >= {"top_p", "top_k"} and "__temperature__" not in row
         return await super().run(sampling_params, **row)
+
+
+@register("twice")
+class Twice(SingleTurnAgentLoop):
+    """Answers twice; verl's reward is that of the second answer."""
+
+    async def run(self, sampling_params: dict[str, Any], **row: Any) -> Any:
+        return [await super(Twice, self).run(sampling_params, **row) for _ in range(2)]
