@@ -3,6 +3,8 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 VLLM_BIN := .venv-vllm/bin
 VLLM_INSTALLED := .venv-vllm/installed
+VERL_BIN := .venv-verl/bin
+VERL_INSTALLED := .venv-verl/installed
 TRL := .venv/trl
 # A worker for each core, each with one thread (tests/conftest.py); neighbors stay together as they share fixtures.
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
@@ -11,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos 
 KILLS ?= 30
 CASES ?= 1250
 
-.PHONY: help install demo test test-walk test-distributed test-browser test-trl test-vllm chaos check docs bench bench-large bench-check clean
+.PHONY: help install demo test test-walk test-distributed test-browser test-trl test-verl test-vllm chaos check docs bench bench-large bench-check clean
 
 help:
 	@echo "make install   set up .venv (once)"
@@ -22,13 +24,14 @@ help:
 	@echo "make test-browser run the tests of the comparison page, in Chromium"
 	@echo "make test-trl  run the tests of the strategies inside TRL"
 	@echo "make test-vllm run the tests that need vLLM, on its CPU build, in .venv-vllm"
+	@echo "make test-verl run the tests of the adapter for verl, without Ray, in .venv-verl"
 	@echo "make chaos     kill a run KILLS times (default: 30) and fuzz nine kinds of input with CASES cases each (default: 1250)"
 	@echo "make check     ruff, mypy, docs, tests"
 	@echo "make docs      regenerate the pages that come from the code, and build the site in site/"
 	@echo "make bench     measure what is in docs/performance.md, and write it there (up to 20 minutes)"
 	@echo "make bench-large measure larger sizes too (up to half an hour more)"
 	@echo "make bench-check measure at small sizes, without TRL, and report what got worse; never fails because of it"
-	@echo "make clean     remove .venv, .venv-vllm and caches"
+	@echo "make clean     remove .venv, .venv-vllm, .venv-verl and caches"
 	@echo "PYTHON=...     the Python for .venv, 3.11 or later (default: python3)"
 
 install: $(INSTALLED)
@@ -89,6 +92,22 @@ $(VLLM_INSTALLED): pyproject.toml constraints.txt constraints-vllm.txt
 test-vllm: $(VLLM_INSTALLED)
 	PYTHONDONTWRITEBYTECODE= $(VLLM_BIN)/python -m pytest tests/vllm
 
+# What verl imports besides its own requirements. It also installs its tests as the package "tests", which ours would be.
+$(VERL_INSTALLED): pyproject.toml constraints.txt constraints-verl.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: '$(PYTHON)' not found; choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv-verl
+	@echo "setting up .venv-verl (once); verl takes a few minutes and 2 GB"
+	@sed -n 's/==.*/==/p' constraints-verl.txt | grep -vFf - constraints.txt | cat - constraints-verl.txt > .venv-verl/constraints.txt
+	$(VERL_BIN)/python -m pip install --quiet --no-compile -c .venv-verl/constraints.txt -e '.[verl]' \
+	    cachetools fastapi msgspec pillow pyzmq transferqueue uvicorn hypothesis pytest pytest-xdist
+	@rm -rf .venv-verl/lib/python*/site-packages/tests
+	@$(VERL_BIN)/python -m compileall -qq -j 0 .venv-verl/lib || true
+	@touch $@
+
+# tests/policy too, as verl takes only transformers that are older than those of the other tests.
+test-verl: $(VERL_INSTALLED)
+	$(VERL_BIN)/python -m pytest $(PARALLEL) tests/verl tests/policy
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -107,4 +126,4 @@ bench-check: install
 	$(BIN)/python -m benchmarks --check
 
 clean:
-	rm -rf .venv .venv-vllm site .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-vllm .venv-verl site .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -32,7 +32,7 @@ class PromptStream:
         num_prompts: number of rows.
         seed: of the epochs' random orders.
         get: returns a row's prompt, or None if the prompt is unusable.
-        order: returns all rows in the order of an epoch; by default a random one.
+        order: returns the rows of an epoch in their order; by default all of them, in a random one.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class PromptStream:
                     self._taken.add(row)
                     self._not_rolled_out.append(prompt)
             self._position += 1
-            if self._position == self._num_prompts:
+            if self._position == len(self._order):
                 self._next_epoch()
         return taken
 

@@ -21,7 +21,7 @@ OVERSAMPLE = 1.25
 
 
 class Roll(Protocol[R]):
-    """Rolls out and judges `counts` rollouts of each prompt: a list for each, empty where its count is 0."""
+    """Rolls out and judges `counts` rollouts of each prompt: a list for each, shorter or empty where some failed."""
 
     def __call__(self, prompts: Sequence[Prompt], counts: Sequence[int], ctx: StepContext) -> list[list[R]]: ...
 
@@ -62,7 +62,10 @@ class Rounds(Generic[R]):
                 return step
 
     def _round(self, size: int, ctx: StepContext, watch: Stopwatch) -> list[list[R]]:
-        """Roll out until the round's rollouts are used up or the budget strategy stops topping up."""
+        """Roll out until the round's rollouts are used up or the budget strategy stops topping up.
+
+        A prompt all of whose rollouts failed has no group.
+        """
         strategies, total = self.strategies, size * self.shape.num_generations
         with watch.phase("select"):
             prompts = self.stream.without_repeats(strategies.select(size, self.stream, ctx))
@@ -71,11 +74,14 @@ class Rounds(Generic[R]):
         while any(counts):
             for group, fresh in zip(groups, self.roll(prompts, counts, ctx), strict=True):
                 group += fresh
-            remaining = total - sum(map(len, groups))
-            if remaining <= 0:
+            rolled = [group for group in groups if group]
+            remaining = total - sum(map(len, rolled))
+            if remaining <= 0 or not rolled:
                 break
             with watch.phase("select"):
-                counts = strategies.top_up([record(group) for group in groups], remaining, ctx)
+                further = iter(strategies.top_up([record(group) for group in rolled], remaining, ctx))
+                counts = [next(further) if group else 0 for group in groups]
+        groups = [group for group in groups if group]
         with watch.phase("select"):
             strategies.observe([record(group) for group in groups], ctx)
         return groups
