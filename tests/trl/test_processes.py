@@ -27,6 +27,8 @@ CHOOSING: dict[str, Any] = {
     "tokens": {"selector": "full", "filter": "nonzero-variance", "weighting": "high-entropy-tokens"},
     "top-ups": {"selector": "mopps", "budget": "pilot-commit"},
 }
+ODD: dict[str, Any] = {"num_generations": 3, "per_device_train_batch_size": 3}
+"""Groups of 3, so that a round of one group does not divide among two processes."""
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs = [
         Job(str(base / "plain"), None, steps=10, settings=SMALL),
         Job(str(base / "neutral"), "neutral", steps=10, settings=SMALL),
+        Job(str(base / "odd"), "dapo", steps=4, settings=ODD),
         *(
             Job(str(base / name), given, steps=4, settings=SMALL | {"loss_type": "grpo"})
             for name, given in CHOOSING.items()
@@ -59,6 +62,15 @@ def test_processes_choose_the_same_and_end_with_the_same_weights(name: str, fold
     one, other = found(folder / name, 0), found(folder / name, 1)
     assert same_weights(one, other)
     assert same_state(one["state"], other["state"])
+
+
+def test_rollouts_that_only_fill_up_the_processes_are_charged(folder: Path) -> None:
+    counts = [sum(call[3]) for call in rows(folder / "odd")]
+    assert any(count % 2 for count in counts)
+    costs = found(folder / "odd")["state"]["costs"]
+    assert costs["rollouts_total"] == sum(count + count % 2 for count in counts)
+    assert costs["rollouts_trained"] == 4 * 4 * 3
+    assert same_weights(found(folder / "odd", 0), found(folder / "odd", 1))
 
 
 def test_perplexities_are_those_of_one_process(folder: Path, tmp_path: Path) -> None:
