@@ -8,7 +8,7 @@ VERL_INSTALLED := .venv-verl/installed
 TRL := .venv/trl
 # A worker for each core, each with one thread (tests/conftest.py); neighbors stay together as they share fixtures.
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
-PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos fuzz distributed walk trl)
+PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos fuzz distributed walk trl verl)
 
 KILLS ?= 30
 CASES ?= 1250
