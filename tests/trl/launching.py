@@ -42,7 +42,8 @@ def together(folder: Path, jobs: Sequence[Job], processes: int = 2) -> int:
             str(ROOT / "tests" / "trl" / "script.py"),
             json.dumps([asdict(job) for job in jobs]),
         ],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
