@@ -8,18 +8,19 @@ VERL_INSTALLED := .venv-verl/installed
 TRL := .venv/trl
 # A worker for each core, each with one thread (tests/conftest.py); neighbors stay together as they share fixtures.
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
-PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos fuzz distributed walk trl verl)
+PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos fuzz distributed walk trl verl test_architectures.py)
 
 KILLS ?= 30
 CASES ?= 1250
 
-.PHONY: help install demo test test-walk test-distributed test-browser test-trl test-verl test-vllm chaos check docs bench bench-large bench-check clean
+.PHONY: help install demo test test-walk test-models test-distributed test-browser test-trl test-verl test-vllm chaos check docs bench bench-large bench-check clean
 
 help:
 	@echo "make install   set up .venv (once)"
 	@echo "make demo      train the embedded model; results in runs/demo"
 	@echo "make test      run the tests, except those below"
 	@echo "make test-walk run examples/first_hour.sh, in short form, and the notebook"
+	@echo "make test-models run the tests of training, evaluating and exporting Qwen, Llama and Gemma models"
 	@echo "make test-distributed run the tests of training in several processes"
 	@echo "make test-browser run the tests of the comparison page, in Chromium"
 	@echo "make test-trl  run the tests of the strategies inside TRL"
@@ -66,6 +67,9 @@ test: install
 
 test-walk: install
 	$(BIN)/python -m pytest tests/walk
+
+test-models: install
+	$(BIN)/python -m pytest $(PARALLEL) tests/test_architectures.py
 
 test-distributed: install
 	$(BIN)/python -m pytest $(PARALLEL) tests/distributed
