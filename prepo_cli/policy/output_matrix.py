@@ -28,6 +28,8 @@ from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = 2**25
 """Logits held at once (128 MiB in float32)."""
+CPU_ROWS = 1024
+"""Tokens of a chunk on a CPU, where more make products no faster, and small vocabularies' logits stay in its caches."""
 BLOCK_ELEMENTS = 2**19
 """Logits that a CPU turns into a softmax at once: few enough to stay in its cache."""
 PRODUCT_ROWS = 2**15
@@ -204,6 +206,8 @@ def _logits(head: Head, tokens: Tokens) -> Iterator[tuple[slice, Tensor]]:
     """Raw logits [C, V] of one chunk after the other in float32, in memory that is used again for the next."""
     count, vocab_size = len(tokens.target_M), len(head.weight_VD)
     size = max(1, CHUNK_ELEMENTS // vocab_size)
+    if tokens.states_MD.device.type == "cpu":
+        size = min(size, CPU_ROWS)
     own_CV = head.weight_VD.new_empty(min(size, count), vocab_size)
     logits_CV = own_CV if own_CV.dtype == torch.float32 else torch.empty_like(own_CV, dtype=torch.float32)
     for start in range(0, count, size):

@@ -139,16 +139,18 @@ def test_values_and_gradients_equal_float64(
     spread=st.sampled_from([0.01, 1.0, 30.0]),
     seed=st.integers(0, 1000),
     chunk=st.integers(1, 400),
+    rows=st.integers(1, 40),
     block=st.integers(1, 400),
 )
 def test_whatever_the_shape_and_the_chunks(
-    count: int, vocab: int, scaling: Scaling, spread: float, seed: int, chunk: int, block: int
+    count: int, vocab: int, scaling: Scaling, spread: float, seed: int, chunk: int, rows: int, block: int
 ) -> None:
     """Also with distributions so sharp that most probabilities vanish."""
     case = Case.make(count, vocab, scaling, spread, seed)
     expected = case.naive()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(output_matrix, "CHUNK_ELEMENTS", chunk)
+        patch.setattr(output_matrix, "CPU_ROWS", rows)
         patch.setattr(output_matrix, "BLOCK_ELEMENTS", block)
         ours = case.ours((True, True, True), case.told())
     # Rounding errors of logits grow with them.
