@@ -1,6 +1,6 @@
 """Measure prepo against what it could be, or what others are, and write the ratios and the tables in the docs.
 
-Variants of the same work take turns, each in a process of its own (paired.py).
+Variants of the same work take turns, each in a process of its own (paired.py, turns.py).
 
     python -m benchmarks                     # all at the sizes `full` and `quick`: up to 20 minutes on two cores
     python -m benchmarks --only update       # one
@@ -33,13 +33,13 @@ ROUNDS = {
     "long_sequence": 1,
     "update": 3,
     "score": 5,
-    "schedule": 5,
+    "schedule": 20,
     "generation": 3,
-    "against_trl": 5,
+    "against_trl": 10,
     "against_trl_15m": 3,
-    "trl_adapter": 5,
+    "trl_adapter": 20,
 }
-"""The benchmarks that give ratios, and how often each measures its variants."""
+"""The benchmarks that give ratios, and how often each measures its variants; step by step, how many steps."""
 QUICK_ROUNDS = 3
 NAMES = tuple(ROUNDS)
 GROWTH = "growth"
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="compare with the committed ratios instead of writing")
     arguments = parser.parse_args()
     if arguments.check:
-        names = arguments.only or [name for name in NAMES if name not in NEEDS_TRL]
+        names = arguments.only or NAMES
         check([name for name in names if name != GROWTH], arguments.rounds)
         return
     names = arguments.only or [*NAMES, GROWTH]
@@ -77,7 +77,7 @@ def write(names: Sequence[str], sizes: Sequence[str], rounds: int | None) -> Non
             from benchmarks.growth import points
 
             kept[GROWTH] = {"points": points(note), "measured": measured()}
-        for size in sizes if name != GROWTH else ():
+        for size in () if name == GROWTH else [size for size in sizes if size in benchmark(name).SIZES]:
             count = rounds or (quick_rounds(name) if size == "quick" else ROUNDS[name])
             found = ratios(name, size, count, note)
             if size != "quick":
@@ -109,7 +109,7 @@ def check(names: Sequence[str], rounds: int | None) -> None:
 
 def quick_rounds(name: str) -> int:
     """How often a benchmark measures its variants at the size `quick`."""
-    return min(ROUNDS[name], QUICK_ROUNDS)
+    return ROUNDS[name] if hasattr(benchmark(name), "steps") else min(ROUNDS[name], QUICK_ROUNDS)
 
 
 def read() -> Kept:

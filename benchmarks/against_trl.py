@@ -4,7 +4,7 @@ The embedded model on its own task, 32 prompts with 8 rollouts of at most 128 to
 operations counts. benchmarks/against_trl_15m.py does the same with a model that counts itself. Both generate with
 transformers, in float32, with the loss type `dapo`. Rewards are 0 and 1 in turn, so that every rollout has an
 advantage: prepo trains on no others, which is not what is measured here. TRL's micro-batches have the number of rows
-given in `SIZES`.
+given in `SIZES`. The two trainers take turns, step by step.
 
     python -m benchmarks --only against_trl      # needs trl; "make bench" installs it
 """
@@ -14,12 +14,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
 from benchmarks.paired import Claim, Found, peak_bytes
+from benchmarks.turns import Turn
 from prepo_cli.config import resolve
 from prepo_cli.models import EMBEDDED_MODEL
 
@@ -29,32 +29,45 @@ CLAIMS = (
     Claim("against TRL, embedded model: update", "prepo", "trl", "update", limit=0.35),
     Claim("against TRL, embedded model: peak memory", "prepo", "trl", "bytes", limit=0.6),
 )
-SIZES: dict[str, dict[str, Any]] = {
-    "full": {"prompts": 32, "longest": 128, "trl_rows": 128, "steps": 4, "left_out": 1},
-    "quick": {"prompts": 8, "longest": 128, "trl_rows": 64, "steps": 3, "left_out": 1},
-}
+SIZES: dict[str, dict[str, Any]] = {"full": {"prompts": 32, "longest": 128, "trl_rows": 128}}
 ROLLOUTS = 8
 
 
-def measure(variant: str, **size: int) -> Found:
-    """What a step takes with the embedded model."""
-    return step(variant, lambda folder: EMBEDDED_MODEL, **size)
+def steps(variant: str, turn: Turn, rounds: int, **size: int) -> list[Found]:
+    """What each step takes with the embedded model."""
+    return of_model(variant, turn, rounds, lambda folder: EMBEDDED_MODEL, **size)
 
 
-def step(variant: str, model: Callable[[Path], Path], left_out: int, **size: int) -> Found:
-    """Median seconds of a step, of its generation and its update, and the process's peak memory.
+def of_model(
+    variant: str, turn: Turn, rounds: int, model: Callable[[Path], Path], left_out: int = 1, **size: int
+) -> list[Found]:
+    """Seconds of each step, of its generation and its update, and the process's peak memory.
 
     Args:
         variant: `prepo` or `trl`.
+        turn: called before each step.
+        rounds: how many steps count.
         model: gives the model's folder, which it may write into the folder that it gets.
-        left_out: how many of the first steps don't count.
+        left_out: how many steps are taken before those that count.
         size: see `SIZES`.
     """
     train = _prepo if variant == "prepo" else _trl
     with TemporaryDirectory(prefix="prepo-benchmark-") as folder:
-        steps = train(model(Path(folder)), Path(folder), **size)[left_out:]
-    found = {key: median(step[key] for step in steps) for key in steps[0]}
-    return found | {"bytes": peak_bytes()}
+        found = train(model(Path(folder)), Path(folder), turn, steps=left_out + rounds, **size)[left_out:]
+    return [step | {"bytes": peak_bytes()} for step in found]
+
+
+def take_turns(turn: Turn) -> None:
+    """Let prepo's own loop, in this process, call `turn` before each step."""
+    from prepo_cli.training import loop
+
+    step = loop.train_step
+
+    def after_the_others(run: Any) -> None:
+        turn()
+        step(run)
+
+    loop.train_step = after_the_others
 
 
 def in_turn(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
@@ -62,9 +75,10 @@ def in_turn(prompts: list[Any], completions: list[Any], **columns: Any) -> list[
     return [float(i % 2) for i in range(len(completions))]
 
 
-def _prepo(model: Path, folder: Path, prompts: int, longest: int, steps: int, **_: int) -> list[Found]:
+def _prepo(model: Path, folder: Path, turn: Turn, prompts: int, longest: int, steps: int, trl_rows: int) -> list[Found]:
     from prepo_cli.training.train import train
 
+    take_turns(turn)
     flags = {
         "recipe": "grpo",
         "model.model_name_or_path": str(model),
@@ -92,7 +106,7 @@ def _prepo(model: Path, folder: Path, prompts: int, longest: int, steps: int, **
     ]
 
 
-def _trl(model: Path, folder: Path, prompts: int, longest: int, steps: int, trl_rows: int, **_: int) -> list[Found]:
+def _trl(model: Path, folder: Path, turn: Turn, prompts: int, longest: int, steps: int, trl_rows: int) -> list[Found]:
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -119,6 +133,7 @@ def _trl(model: Path, folder: Path, prompts: int, longest: int, steps: int, trl_
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *args: Any, **options: Any) -> None:
+            turn()
             found.append({"seconds": -perf_counter(), "generate": 0.0, "update": 0.0})
 
         def on_step_end(self, *args: Any, **options: Any) -> None:

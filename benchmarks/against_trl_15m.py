@@ -11,8 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.against_trl import step
+from benchmarks.against_trl import of_model
 from benchmarks.paired import Claim, Found
+from benchmarks.turns import Turn
 from prepo_cli.models import EMBEDDED_MODEL
 
 CLAIMS = (
@@ -21,11 +22,10 @@ CLAIMS = (
     Claim("against TRL, 15M parameters: update", "prepo", "trl", "update"),
     Claim("against TRL, 15M parameters: peak memory", "prepo", "trl", "bytes"),
 )
-FULL = {"prompts": 4, "longest": 256, "trl_rows": 16, "steps": 1, "left_out": 0}
+FULL = {"prompts": 4, "longest": 256, "trl_rows": 16}
 SIZES: dict[str, dict[str, Any]] = {
     "full": FULL,
     "large": FULL | {"prompts": 16},
-    "quick": FULL | {"longest": 32},
 }
 SHAPE = {
     "vocab_size": 32_000, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6,
@@ -33,9 +33,9 @@ SHAPE = {
 }  # fmt: skip
 
 
-def measure(variant: str, **size: int) -> Found:
-    """What a step takes."""
-    return step(variant, save_model, **size)
+def steps(variant: str, turn: Turn, rounds: int, **size: int) -> list[Found]:
+    """What each step takes, the first one included: it is too long for a warm-up to matter."""
+    return of_model(variant, turn, rounds, save_model, left_out=0, **size)
 
 
 def save_model(folder: Path) -> Path:

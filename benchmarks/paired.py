@@ -4,7 +4,8 @@ A benchmark is a module that has `CLAIMS`, the ratios and amounts that it report
 `quick`, and for some `large`); and `measure(variant, **size)`, which does the work in this process and returns what it
 took (`seconds`, `bytes`). The order of the variants is reversed from round to round, so a slow minute of the machine
 does not favor one of them. Measuring processes are forked from one that has imported the benchmark and done nothing
-else, so imports cost their time once. Linux only.
+else, so imports cost their time once. Benchmarks of training steps alternate step by step instead (turns.py). Linux
+only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -50,7 +52,7 @@ class Claim:
 
 
 class Benchmark(Protocol):
-    """A module that measures."""
+    """A module that measures; it has `steps` instead where turns.py says so."""
 
     CLAIMS: tuple[Claim, ...]
     SIZES: Mapping[str, Mapping[str, Any]]
@@ -85,30 +87,52 @@ def ratios(name: str, size: str, rounds: int, note: Note = print) -> dict[str, R
     """A benchmark's ratios and amounts, by the names of its claims."""
     claims = benchmark(name).CLAIMS
     variants = list(dict.fromkeys(v for claim in claims for v in (claim.variant, claim.base) if v is not None))
-    orders = [variants if number % 2 == 0 else variants[::-1] for number in range(rounds)]
-    measured = iter(in_own_processes(name, size, [variant for order in orders for variant in order], note))
-    found = [{variant: next(measured) for variant in order} for order in orders]
+    if hasattr(benchmark(name), "steps"):
+        found = step_by_step(name, size, rounds, variants, note)
+    else:
+        orders = [variants if number % 2 == 0 else variants[::-1] for number in range(rounds)]
+        measured = iter(in_own_processes(name, size, [variant for order in orders for variant in order], note))
+        found = [{variant: next(measured) for variant in order} for order in orders]
     return {claim.name: Ratio.of(claim, found) for claim in claims}
 
 
 def in_own_processes(name: str, size: str, variants: Sequence[str], note: Note = print) -> list[Found]:
     """What each variant takes, one after the other."""
-    command = [sys.executable, "-m", "benchmarks.paired", name, size, *variants]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads())}
     found: list[Found] = []
+    for line in _lines("benchmarks.paired", name, size, *variants):
+        found.append(line)
+        progress = f"{len(found)} of {len(variants)}"
+        note(f"{name}, {size}: {variants[len(found) - 1]}, {line['seconds']:.2f} s ({progress})")
+    return found
+
+
+def step_by_step(
+    name: str, size: str, rounds: int, variants: Sequence[str], note: Note = print
+) -> list[dict[str, Found]]:
+    """What each variant takes in each round, of which each is a step of all variants in turn."""
+    steps = dict[str, list[Found]]()
+    turns = Counter[str]()
+    for variant, found in _lines("benchmarks.turns", name, size, str(rounds), *variants):
+        turns[variant] += 1
+        note(f"{name}, {size}: {variant}, turn {turns[variant]}")
+        if found is not None:
+            steps[variant] = found
+    return [{variant: steps[variant][number] for variant in variants} for number in range(rounds)]
+
+
+def _lines(module: str, *arguments: str) -> Iterator[Any]:
+    """What a module prints as lines of JSON when it is run."""
+    command = [sys.executable, "-m", module, *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads())}
     with TemporaryFile("w+") as errors:
         with subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
         ) as process:
             assert process.stdout is not None
-            for line in process.stdout:
-                found.append(json.loads(line))
-                progress = f"{len(found)} of {len(variants)}"
-                note(f"{name}, {size}: {variants[len(found) - 1]}, {found[-1]['seconds']:.2f} s ({progress})")
+            yield from map(json.loads, process.stdout)
         if process.returncode:
             errors.seek(0)
             raise SystemExit(f"{' '.join(command)} failed:\n{errors.read()}")
-    return found
 
 
 def threads() -> int:

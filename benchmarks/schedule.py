@@ -5,7 +5,7 @@ tokens in each step. `random` is the selector of that name with uniform weights.
 sorts them and weights rollouts by entropy, but rolls out the prompts that `random` chooses: prompts differ in how long
 their answers are, and the schedule's own would be compared with other work. Rewards are 0 and 1 in turn, so that every
 rollout has an advantage and is trained on, and the learning rate is next to nothing, so that the rollouts of both are
-the same in every step. `prepo, own prompts` is the recipe as it is.
+the same in every step. The variants take turns, step by step. `prepo, own prompts` is the recipe as it is.
 
     python -m benchmarks --only schedule
 """
@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.against_trl import in_turn
+from benchmarks.against_trl import in_turn, take_turns
 from benchmarks.paired import Claim, Found
+from benchmarks.turns import Turn
 from prepo_cli.config import resolve
 from prepo_cli.training.train import train
 from strategies.selectors.ppl import PplSchedule
@@ -31,8 +31,8 @@ CLAIMS = (
     Claim("recipe prepo on its own prompts: time per step against random", "prepo, own prompts", "random"),
 )
 SIZES: dict[str, dict[str, Any]] = {
-    "full": {"prompts": 32, "steps": 7},
-    "quick": {"prompts": 16, "steps": 4},
+    "full": {"prompts": 32},
+    "quick": {"prompts": 16},
 }
 VARIANTS = {
     "random": {"recipe": "random"},
@@ -67,14 +67,12 @@ class _Given:
         return self.candidates[:m]
 
 
-def measure(variant: str, prompts: int, steps: int) -> Found:
-    """Median seconds of a step and of its phase `select`, without the first step."""
+def steps(variant: str, turn: Turn, rounds: int, prompts: int) -> list[Found]:
+    """Seconds of each step and of its phase `select`, after a first step that does not count."""
+    take_turns(turn)
     with TemporaryDirectory(prefix="prepo-benchmark-") as folder:
-        lines = run(variant, Path(folder) / "run", prompts, steps)
-    return {
-        "seconds": median(line["timing_s/step"] for line in lines[1:]),
-        "select": median(line["timing_s/select"] for line in lines[1:]),
-    }
+        lines = run(variant, Path(folder) / "run", prompts, 1 + rounds)
+    return [{"seconds": line["timing_s/step"], "select": line["timing_s/select"]} for line in lines[1:]]
 
 
 def run(variant: str, folder: Path, prompts: int, steps: int) -> list[dict[str, Any]]:

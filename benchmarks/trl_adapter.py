@@ -1,7 +1,8 @@
 """What prepo's adapter adds to TRL's own trainer: a step with strategies that do nothing, against plain `GRPOTrainer`.
 
 The embedded model on its own task, 8 rollouts of at most 128 tokens. Both trainers draw the same prompts and rollouts,
-and end with the same weights. CPU seconds of the process depend less on what else the machine does.
+and end with the same weights; they take turns, step by step. CPU seconds of the process depend less on what else the
+machine does.
 
     pip install -e '.[trl]'
     python -m benchmarks --only trl_adapter
@@ -10,13 +11,13 @@ and end with the same weights. CPU seconds of the process depend less on what el
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 from typing import Any
 
 from benchmarks.against_trl import in_turn
 from benchmarks.paired import Claim, Found
+from benchmarks.turns import Turn
 from prepo_cli.models import EMBEDDED_MODEL
 
 CLAIMS = (
@@ -24,19 +25,18 @@ CLAIMS = (
     Claim("prepo's adapter for TRL: step, CPU seconds", "adapter", "trl", "cpu", limit=1.03),
 )
 SIZES: dict[str, dict[str, Any]] = {
-    "large": {"prompts": 32, "longest": 128, "steps": 9, "left_out": 1},
-    "full": {"prompts": 8, "longest": 64, "steps": 9, "left_out": 2},
-    "quick": {"prompts": 8, "longest": 32, "steps": 13, "left_out": 3},
+    "large": {"prompts": 32, "longest": 128},
+    "full": {"prompts": 8, "longest": 64},
 }
-ROLLOUTS, MICRO_BATCHES = 8, 2
+ROLLOUTS, MICRO_BATCHES, LEFT_OUT = 8, 2, 2
 NEUTRAL = {
     "selector": "full", "budget": "uniform", "filter": "keep-all", "weighting": "uniform",
     "temperature_schedule": "constant",
 }  # fmt: skip
 
 
-def measure(variant: str, prompts: int, longest: int, steps: int, left_out: int) -> Found:
-    """Median seconds and CPU seconds of a step, without the first ones."""
+def steps(variant: str, turn: Turn, rounds: int, prompts: int, longest: int) -> list[Found]:
+    """Seconds and CPU seconds of each step, after the first ones, which don't count."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -49,6 +49,7 @@ def measure(variant: str, prompts: int, longest: int, steps: int, left_out: int)
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *args: Any, **options: Any) -> None:
+            turn()
             found.append((-perf_counter(), -process_time()))
 
         def on_step_end(self, *args: Any, **options: Any) -> None:
@@ -58,9 +59,9 @@ def measure(variant: str, prompts: int, longest: int, steps: int, left_out: int)
     with TemporaryDirectory(prefix="prepo-benchmark-") as folder:
         config = GRPOConfig(
             output_dir=str(Path(folder) / "trl"), num_generations=ROLLOUTS, max_completion_length=longest,
-            per_device_train_batch_size=prompts * ROLLOUTS // MICRO_BATCHES, max_steps=steps, seed=0,
-            gradient_accumulation_steps=MICRO_BATCHES, learning_rate=1e-5, beta=0.0, temperature=1.0, top_p=1.0,
-            top_k=0, loss_type="dapo", report_to=[], save_strategy="no", logging_steps=1, disable_tqdm=True,
+            per_device_train_batch_size=prompts * ROLLOUTS // MICRO_BATCHES, max_steps=LEFT_OUT + rounds,
+            seed=0, gradient_accumulation_steps=MICRO_BATCHES, learning_rate=1e-5, beta=0.0, temperature=1.0,
+            top_p=1.0, top_k=0, loss_type="dapo", report_to=[], save_strategy="no", logging_steps=1, disable_tqdm=True,
             bf16=False, use_cpu=True, gradient_checkpointing=False,
         )  # fmt: skip
         kind, more = (PrepoGRPOTrainer, {"strategies": NEUTRAL}) if variant == "adapter" else (GRPOTrainer, {})
@@ -68,10 +69,11 @@ def measure(variant: str, prompts: int, longest: int, steps: int, left_out: int)
             model=AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL, dtype="float32"),
             reward_funcs=in_turn,
             args=config,
-            train_dataset=Dataset.from_list([{"prompt": data.messages(i)} for i in range(prompts * steps)]),
+            train_dataset=Dataset.from_list(
+                [{"prompt": data.messages(i)} for i in range(prompts * (LEFT_OUT + rounds))]
+            ),
             processing_class=load_tokenizer(str(EMBEDDED_MODEL)),
             callbacks=[Clock()],
             **more,
         ).train()
-    seconds, cpu = zip(*found[left_out:], strict=True)
-    return {"seconds": median(seconds), "cpu": median(cpu)}
+    return [{"seconds": seconds, "cpu": cpu} for seconds, cpu in found[LEFT_OUT:]]

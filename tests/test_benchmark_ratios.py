@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as bench
-from benchmarks import generation, growth, output_matrix, page, paired, schedule, update
+from benchmarks import generation, growth, output_matrix, page, paired, schedule, turns, update
 from benchmarks.against_trl import in_turn
 from benchmarks.paired import Claim, Ratio
 from strategies.selectors.random import Random
@@ -41,12 +41,13 @@ def test_benchmarks_say_what_they_measure() -> None:
     names = [claim.name for module in modules for claim in module.CLAIMS]
     assert len(set(names)) == len(names)
     for module in modules:
-        assert module.CLAIMS and callable(module.measure)
-        assert {"full", "quick"} <= set(module.SIZES) <= {"full", "quick", "large"}
+        assert module.CLAIMS and hasattr(module, "measure") != hasattr(module, "steps")
+        assert {"full"} <= set(module.SIZES) <= {"full", "quick", "large"}
         for claim in module.CLAIMS:
             assert claim.variant != claim.base and (claim.limit is None or claim.limit > 0)
             assert claim.unit in ("", "bytes", "tokens/s") and (claim.base is None) == bool(claim.unit)
     assert set(bench.NEEDS_TRL) < set(bench.NAMES) and bench.GROWTH not in bench.NAMES
+    assert not any("quick" in paired.benchmark(name).SIZES for name in bench.NEEDS_TRL), "CI checks the quick ones"
 
 
 def test_variants_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,6 +87,53 @@ def test_a_variant_that_fails_ends_the_measurement(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "argv", ["paired", "any", "full", "1", "0", "1"])
     with pytest.raises(SystemExit, match="any, full: 0 failed"):
         paired.main()
+
+
+def test_steps_take_turns(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def steps(variant: str, turn: turns.Turn, rounds: int, doubled: int) -> list[dict[str, float]]:
+        found = []
+        for number in range(1 + rounds):
+            turn()
+            print("progress")
+            with (tmp_path / "order").open("a") as file:
+                file.write(f"{variant}{number} ")
+            found.append({"seconds": float(number), "process": os.getpid(), "bytes": 2.0 * doubled})
+        return found[1:]
+
+    monkeypatch.setattr(turns, "benchmark", lambda name: SimpleNamespace(SIZES={"full": {"doubled": 4}}, steps=steps))
+    monkeypatch.setattr(sys, "argv", ["turns", "any", "full", "3", "a", "b", "c"])
+    turns.main()
+    assert (tmp_path / "order").read_text() == "a0 b0 c0 a1 b1 c1 a2 b2 c2 a3 b3 c3 "
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    ends = {variant: found for variant, found in lines if found is not None}
+    assert [[step["seconds"] for step in found] for found in ends.values()] == [[1.0, 2.0, 3.0]] * 3
+    assert len({os.getpid(), *(found[0]["process"] for found in ends.values())}) == 4
+    assert [variant for variant, _ in lines] == ["a", "b", "c"] * 5
+
+
+def test_a_variant_that_fails_stops_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps(variant: str, turn: turns.Turn, rounds: int) -> list[dict[str, float]]:
+        for number in range(rounds):
+            turn()
+            assert (variant, number) != ("b", 1)
+        return []
+
+    monkeypatch.setattr(turns, "benchmark", lambda name: SimpleNamespace(SIZES={"full": {}}, steps=steps))
+    monkeypatch.setattr(sys, "argv", ["turns", "any", "full", "9", "a", "b"])
+    with pytest.raises(SystemExit, match="b failed"):
+        turns.main()
+
+
+def test_a_step_is_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines(*arguments: str) -> list[Any]:
+        assert arguments == ("benchmarks.turns", "schedule", "full", "2", "prepo", "random", "prepo, own prompts")
+        took = {"random": [1.0, 4.0], "prepo": [2.0, 4.0], "prepo, own prompts": [3.0, 6.0]}
+        return [["random", None]] + [[v, [{"seconds": s, "select": 0.0} for s in of]] for v, of in took.items()]
+
+    monkeypatch.setattr(paired, "_lines", lines)
+    scheduled, own = paired.ratios("schedule", "full", 2, lambda line: None).values()
+    assert (scheduled.low, scheduled.median, scheduled.high) == (1.0, 1.5, 2.0)
+    assert (own.low, own.high) == (1.5, 3.0)
 
 
 def test_a_measurement_is_of_the_work_alone() -> None:
@@ -236,3 +284,25 @@ def test_the_schedules_work_is_done_for_the_prompts_that_random_chooses() -> Non
 def test_every_group_has_an_advantage() -> None:
     rewards = np.array(in_turn(["prompt"] * 32, ["same"] * 32)).reshape(4, 8)
     assert (rewards.std(axis=1) > 0).all()
+
+
+def test_every_ratio_has_been_measured() -> None:
+    kept = bench.read()
+    for name in bench.NAMES:
+        module = paired.benchmark(name)
+        for size in module.SIZES:
+            entry = kept[name][size]
+            assert list(entry["ratios"]) == [claim.name for claim in module.CLAIMS], (name, size)
+            for claim in module.CLAIMS:
+                ratio = Ratio(**entry["ratios"][claim.name])
+                assert 0 < ratio.low <= ratio.median <= ratio.high
+                assert (ratio.limit, ratio.unit) == (claim.limit, claim.unit)
+    assert {axis: len(of["seconds"]) for axis, of in kept[bench.GROWTH]["points"].items()} == {
+        axis: len(places) for axis, places in growth.AXES.items()
+    }
+
+
+def test_the_page_shows_the_results() -> None:
+    text, kept = page.PAGE.read_text(encoding="utf-8"), bench.read()
+    assert page.ratios(kept, bench.NAMES) in text
+    assert page.growth(kept) in text
