@@ -33,14 +33,14 @@ ROUNDS = {
     "long_sequence": 1,
     "update": 3,
     "score": 5,
-    "schedule": 20,
-    "generation": 3,
+    "schedule": 12,
+    "generation": 2,
     "against_trl": 10,
     "against_trl_15m": 3,
     "trl_adapter": 20,
 }
 """The benchmarks that give ratios, and how often each measures its variants; step by step, how many steps."""
-QUICK_ROUNDS = 3
+QUICK_ROUNDS, QUICK_STEPS = 3, 8
 NAMES = tuple(ROUNDS)
 GROWTH = "growth"
 NEEDS_TRL = ("against_trl", "against_trl_15m", "trl_adapter")
@@ -109,7 +109,7 @@ def check(names: Sequence[str], rounds: int | None) -> None:
 
 def quick_rounds(name: str) -> int:
     """How often a benchmark measures its variants at the size `quick`."""
-    return ROUNDS[name] if hasattr(benchmark(name), "steps") else min(ROUNDS[name], QUICK_ROUNDS)
+    return min(ROUNDS[name], QUICK_STEPS if hasattr(benchmark(name), "steps") else QUICK_ROUNDS)
 
 
 def read() -> Kept:
