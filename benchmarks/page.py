@@ -46,10 +46,9 @@ def ratios(kept: Kept, names: tuple[str, ...]) -> str:
                 goal = shown(ratio["limit"], ratio["unit"]) if size == goals_at else ""
                 label = f"{claim}, *large*" if size == LARGE else claim
                 lines.append(f"| {label} | {median} | {spread} | {entry['rounds']} | {goal} |")
-    whens = [
-        f"Measured {when}" + (f": {', '.join(of)}." if len(measured) > 1 else ".") for when, of in measured.items()
-    ]
-    return "\n".join([*lines, "", *whens])
+    for when, of in measured.items():
+        lines += ["", f"Measured {when}: {', '.join(of)}." if len(measured) > 1 else f"Measured {when}."]
+    return "\n".join(lines)
 
 
 def growth(kept: Kept) -> str:
