@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from prepo_cli.engines.kv_cache import can_regroup, growing_cache
-from prepo_cli.policy.rows import plan
+from prepo_cli.policy.plans import plan
 
 BATCH_TOKENS = 8192
 """Padded tokens of contexts that are computed together; longer ones are computed alone."""
@@ -27,7 +27,7 @@ def prefill(model: Any, contexts: Sequence[Sequence[int]], pad_id: int, device: 
     whole = not can_regroup(growing_cache(model.config))  # such caches take one prefill, in one piece
     lengths = [len(context) for context in contexts]
     everything = [list(range(len(contexts)))] if contexts else []
-    for batch in everything if whole else plan(lengths, BATCH_TOKENS).batches:
+    for batch in everything if whole else [batch.rows for batch in plan(lengths, BATCH_TOKENS).batches]:
         yield batch, *_batch(model, [contexts[i] for i in batch], pad_id, device, whole)
 
 

@@ -28,8 +28,8 @@ from prepo_cli.evaluation.output import claimed
 from prepo_cli.evaluation.score_context import PerplexityContext
 from prepo_cli.evaluation.settings import DEFAULT_CONTEXT, ScoringConfig, digest_model
 from prepo_cli.policy.loading import load_model_spec, load_policy, model_source, verify_model
+from prepo_cli.policy.plans import Span
 from prepo_cli.policy.policy import NOT_FINITE, Policy, perplexities
-from prepo_cli.policy.rows import Span
 from prepo_cli.terminal import say
 
 CHUNK_ROWS = 512

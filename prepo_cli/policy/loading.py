@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from prepo_cli import manifest
 from prepo_cli.errors import UsageError, one_line
+from prepo_cli.machine import keep_freed_memory
 from prepo_cli.models import EMBEDDED_MODEL
 from prepo_cli.policy.adapters import add_adapters
 from prepo_cli.policy.policy import ModelSpec, Policy, max_context_of
@@ -57,6 +58,8 @@ def load_policy(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     adapter = add_adapters(model, config, adapters, seed) if train and config.use_peft else None
     place = torch.device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if place.type == "cpu":
+        keep_freed_memory()
     model.to(place)
     model.eval()
     for parameter in model.parameters():

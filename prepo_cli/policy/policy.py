@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from prepo_cli.policy.adapters import hub_weights
-from prepo_cli.policy.rows import Plan, Rows, Span, plan, plan_shared
+from prepo_cli.policy.plans import PADDED, Arrangement, Plan, Span, cheapest
+from prepo_cli.policy.rows import Rows
 
 FloatArray = npt.NDArray[np.float32]
 NOT_FINITE = (
@@ -33,8 +34,7 @@ class ScoreBatch:
     spans: list[Span]
     temperatures: list[float]
     with_entropy: bool = False
-    shared: bool = False
-    """Whether what is before the spans is computed once for rows in which it is the same."""
+    arrangement: Arrangement = PADDED
 
 
 Scores = list[tuple[FloatArray, FloatArray | None]]
@@ -81,9 +81,9 @@ class Policy:
     def score_batch(self, batch: ScoreBatch) -> Scores:
         """One padded forward pass, or two where prefixes are shared."""
         self.scorer.eval()
-        rows = Rows.of(batch.rows, batch.spans, batch.temperatures, self.pad_token_id, self.device, batch.shared)
+        rows = Rows.of(batch.rows, batch.spans, batch.temperatures, self.pad_token_id, self.device, batch.arrangement)
         logprob_M, entropy_M = self.scorer(rows, batch.with_entropy)
-        counts = rows.chosen_BL.sum(dim=1).tolist()
+        counts = list(rows.counts)
         logprobs = [part.numpy() for part in logprob_M.cpu().split(counts)]
         if not batch.with_entropy:
             return [(part, None) for part in logprobs]
@@ -119,27 +119,19 @@ class Policy:
         Rows end with their spans: nothing that is scored depends on tokens after them.
         """
         rows = [row[: max(end, 1)] for row, (_, end) in zip(rows, spans, strict=True)]
-        planned = self.plan(rows, spans, max_batch_tokens)
-        for indices in planned.batches:
-            yield (
-                indices,
-                ScoreBatch(
-                    [rows[i] for i in indices],
-                    [spans[i] for i in indices],
-                    [temperatures[i] for i in indices],
-                    with_entropy,
-                    planned.shared,
-                ),
+        for planned in self.plan(rows, spans, max_batch_tokens).batches:
+            batch = ScoreBatch(
+                [rows[i] for i in planned.rows],
+                [spans[i] for i in planned.rows],
+                [temperatures[i] for i in planned.rows],
+                with_entropy,
+                planned.arrangement,
             )
+            yield planned.rows, batch
 
     def plan(self, rows: Sequence[Sequence[int]], spans: Sequence[Span], max_batch_tokens: int) -> Plan:
-        """Batches of rows that end with their spans.
-
-        They share what is before these, where the model allows it and it computes less.
-        """
-        if self.scorer.shares_prefixes:
-            return plan_shared(rows, [start for start, _ in spans], max_batch_tokens)
-        return plan([len(row) for row in rows], max_batch_tokens)
+        """Batches of rows that end with their spans, arranged so that the least is computed."""
+        return cheapest(rows, spans, max_batch_tokens, self.scorer.shares_prefixes, self.scorer.packing)
 
     def perplexity(
         self, token_ids: list[list[int]], spans: list[Span], max_batch_tokens: int

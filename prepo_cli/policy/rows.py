@@ -1,11 +1,9 @@
-"""Rows of tokens to be scored: which of them share a forward pass, and as what tensors.
+"""Rows of tokens as tensors: padded, with shared prefixes, or packed (plans.py says when).
 
 Rows are right-padded, so a causal model never sees padding from a token before it, and no attention mask is needed.
-Rows that begin alike, as a group's rollouts do, may share the computation of that prefix: it is computed once, and the
-rest of each row attends to its keys and values. Which way less is computed depends on the lengths, and is counted.
 
-Axis letters: B rows, L padded length, G different prefixes, P padded length of a prefix, M scored tokens (row by row,
-left to right).
+Axis letters: B sequences, a row or a pack of rows each, L padded length, G different prefixes, P padded length of a
+prefix, M scored tokens (row by row, left to right).
 """
 
 from __future__ import annotations
@@ -15,42 +13,76 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-BATCH_OVERHEAD = 512
-"""What a batch costs besides its tokens, as a number of tokens: Python, launches, matrices read once more."""
-
-WORTH_SHARING = 0.9
-"""Prefixes are shared if that computes at most this part: it also copies keys and values, and masks attention."""
-
-COPIED = 0.3
-"""What a row adds to memory for each token of a shared prefix, keys and values, as a part of a token of its own."""
-
-IntArray = npt.NDArray[np.int64]
-Span = tuple[int, int]
-"""First and last + 1 of a row's scored tokens; nothing predicts a row's first token, which is never scored."""
+from prepo_cli.policy.plans import PADDED, Arrangement, IntArray, Span
 
 
 @dataclass(frozen=True)
 class Prefixes:
-    """Left-padded prefixes [G, P], and which of them each row [B] continues."""
+    """Left-padded prefixes [G, P], which of them each row [B] continues, and the mask [B, L] of what continues it."""
 
     ids_GP: Tensor
     mask_GP: Tensor
     of_row_B: Tensor
+    mask_BL: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], spans: Sequence[Span], pad_id: int, device: Any) -> Prefixes:
+        """What is before the spans."""
+        prefixes = [tuple(row[:start]) for row, (start, _) in zip(rows, spans, strict=True)]
+        number = {prefix: g for g, prefix in enumerate(dict.fromkeys(prefixes))}
+        width = max(map(len, number))
+        ids_GP = _padded([prefix[::-1] for prefix in number], pad_id)[:, ::-1].copy()
+        first_G1 = np.array([[width - len(prefix)] for prefix in number])
+        count_B1 = np.array([[end - start] for start, end in spans])
+        arrays = (
+            ids_GP,
+            np.arange(width) >= first_G1,
+            np.array([number[prefix] for prefix in prefixes]),
+            np.arange(max(1, int(count_B1.max()))) < count_B1,
+        )
+        return cls(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+@dataclass(frozen=True)
+class Packs:
+    """The position of each token in its own row, and which tokens it sees [B, 1, L, L]."""
+
+    position_BL: Tensor
+    visible_B1LL: Tensor
+
+    @classmethod
+    def of(cls, place_BL3: Tensor) -> Packs:
+        """From each token's position, the number of its prefix, and the number of its row, 0 in a prefix itself."""
+        position_BL, prefix_BL, row_BL = place_BL3.unbind(dim=2)
+        column_L = torch.arange(place_BL3.shape[1], device=place_BL3.device)
+        visible_BLL = (column_L[:, None] >= column_L) & (prefix_BL[:, :, None] == prefix_BL[:, None])
+        visible_BLL &= (row_BL[:, None] == 0) | (row_BL[:, :, None] == row_BL[:, None])
+        return cls(position_BL, visible_BLL[:, None])
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Right-padded rows [B, L], without their prefixes if these are shared; `chosen_BL` is true on scored tokens."""
+    """What a forward pass computes, and what is scored of it.
+
+    Attributes:
+        ids_BL: tokens, without shared prefixes.
+        state_M: index of the state that predicts each scored token, among those of the pass [B x L]; with shared
+            prefixes these are each prefix's last state and then those of what continues it, but for the last.
+        target_M: the scored tokens.
+        temperature_M: of each scored token.
+        counts: scored tokens of each row.
+    """
 
     ids_BL: Tensor
-    mask_BL: Tensor
-    chosen_BL: Tensor
-    temperature_B: Tensor
+    state_M: Tensor
+    target_M: Tensor
+    temperature_M: Tensor
+    counts: Sequence[int]
     prefixes: Prefixes | None = None
+    packs: Packs | None = None
 
     @classmethod
     def of(
@@ -60,144 +92,77 @@ class Rows:
         temperatures: Sequence[float],
         pad_id: int,
         device: Any,
-        shared: bool = False,
+        arrangement: Arrangement = PADDED,
     ) -> Rows:
-        """Pad rows; with `shared`, each is scored from the end of its prefix to its own end."""
-        prefixes = None
-        if shared:
-            prefixes = _prefixes([row[:start] for row, (start, _) in zip(rows, spans, strict=True)], pad_id, device)
-            rows = [row[start:] for row, (start, _) in zip(rows, spans, strict=True)]
-            spans = [(0, len(row)) for row in rows]
-        ids_BL, mask_BL = _padded(rows, pad_id)
-        bounds_B2 = torch.tensor(spans, dtype=torch.long).reshape(-1, 2)
-        first_B1 = bounds_B2[:, :1] if shared else bounds_B2[:, :1].clamp(min=1)
-        position_L = torch.arange(ids_BL.shape[1])
-        chosen_BL = (position_L >= first_B1) & (position_L < bounds_B2[:, 1:])
-        temperature_B = torch.tensor(temperatures, dtype=torch.float32, device=device)
-        return cls(ids_BL.to(device), mask_BL.to(device), chosen_BL.to(device), temperature_B, prefixes)
+        """Arrange rows; if not padded, each is scored from the end of its prefix to its own end."""
+        spans = [(max(start, 1), max(start, end, 1)) for start, end in spans]
+        prefixes = packs = None
+        if arrangement.packs:
+            ids_BL, state_M, packs = _packed(rows, spans, arrangement.packs, pad_id, device)
+        elif arrangement.shared:
+            prefixes = Prefixes.of(rows, spans, pad_id, device)
+            ids_BL = _padded([row[start:end] for row, (start, end) in zip(rows, spans, strict=True)], pad_id)
+            state_M = _indices([(0, end - start) for start, end in spans], ids_BL.shape[1])
+        else:
+            ids_BL = _padded(rows, pad_id)
+            state_M = _indices([(start - 1, end - 1) for start, end in spans], ids_BL.shape[1])
+        targets = [token for row, (start, end) in zip(rows, spans, strict=True) for token in row[start:end]]
+        counts = [end - start for start, end in spans]
+        return cls(
+            torch.from_numpy(ids_BL).to(device),
+            torch.from_numpy(state_M).to(device),
+            torch.tensor(targets, dtype=torch.long, device=device),
+            torch.from_numpy(np.repeat(np.array(temperatures, dtype=np.float32), counts)).to(device),
+            counts,
+            prefixes,
+            packs,
+        )
+
+    @property
+    def row_M(self) -> Tensor:
+        """Which row each scored token belongs to."""
+        row_M = np.repeat(np.arange(len(self.counts)), self.counts)
+        return torch.from_numpy(row_M).to(self.ids_BL.device)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Batches of indices of rows, and whether the rows of a batch share their prefixes."""
-
-    batches: list[list[int]]
-    shared: bool = False
-
-
-def plan(lengths: Sequence[int], max_tokens: int) -> Plan:
-    """Batches of rows, longest first, cut so that the least is computed.
-
-    Each has rows x longest row <= max_tokens; a row above that is alone.
-
-    >>> plan([3000, 9000, 4000, 4000], max_tokens=9000).batches
-    [[1], [2, 3], [0]]
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    longest = np.array([max(lengths[i], 1) for i in order], dtype=np.int64)
-    ends, _ = _cut(_Items.rows(longest), max_tokens, BATCH_OVERHEAD)
-    return Plan([order[start:end] for start, end in ends])
-
-
-def plan_shared(rows: Sequence[Sequence[int]], starts: Sequence[int], max_tokens: int) -> Plan:
-    """Batches of rows that share what is before their start, if that computes much less than whole rows do.
-
-    >>> plan_shared([[1, 2, 3, 4, 5], [1, 2, 3, 4, 6]] * 400, [4] * 800, max_tokens=2000).shared
-    True
-    """
-    plain = plan([len(row) for row in rows], max_tokens)
-    if any(start < 1 for start in starts):
-        return plain
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
-        groups.setdefault(tuple(row[:start]), []).append(i)
-    parts = [part for prefix, group in groups.items() for part in _parts(prefix, group, rows, max_tokens)]
-    parts.sort(key=lambda part: -part.rest)
-    prefix_I, count_I, rest_I = np.array([(len(p.prefix), len(p.rows), p.rest) for p in parts]).reshape(-1, 3).T
-    ends, cost = _cut(_Items(prefix_I, count_I, rest_I, COPIED * prefix_I), max_tokens, 2 * BATCH_OVERHEAD)
-    if cost > WORTH_SHARING * computed(plain, [len(row) for row in rows]):
-        return plain
-    return Plan([[i for part in parts[start:end] for i in part.rows] for start, end in ends], shared=True)
-
-
-def computed(plain: Plan, lengths: Sequence[int]) -> int:
-    """What a plan of whole rows computes: padded tokens and each batch's overhead."""
-    return sum(len(batch) * max(max(lengths[i] for i in batch), 1) + BATCH_OVERHEAD for batch in plain.batches)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Rows with one prefix that are computed together, and the longest rest of them."""
-
-    prefix: tuple[int, ...]
-    rows: list[int]
-    rest: int
-
-
-def _parts(
-    prefix: tuple[int, ...], group: Sequence[int], rows: Sequence[Sequence[int]], max_tokens: int
-) -> list[_Part]:
-    """Cut a group where computing the prefix once more costs less than padding."""
-    order = sorted(group, key=lambda i: (-len(rows[i]), i))
-    rest = np.array([max(len(rows[i]) - len(prefix), 1) for i in order], dtype=np.int64)
-    ends, _ = _cut(_Items.rows(rest, COPIED * len(prefix)), max_tokens - len(prefix), len(prefix))
-    return [_Part(prefix, order[start:end], int(rest[start])) for start, end in ends]
-
-
-@dataclass(frozen=True)
-class _Items:
-    """Each of I items is `count` rows of `rest` tokens after one prefix; the longest rest comes first.
-
-    `copied` is what each row holds in memory besides, as a number of tokens.
-    """
-
-    prefix_I: IntArray
-    count_I: IntArray
-    rest_I: IntArray
-    copied_I: npt.NDArray[np.float64]
-
-    @classmethod
-    def rows(cls, length_I: IntArray, copied: float = 0.0) -> _Items:
-        """Rows without a prefix."""
-        return cls(np.zeros_like(length_I), np.ones_like(length_I), length_I, np.full(len(length_I), copied))
-
-
-def _cut(items: _Items, max_tokens: int, overhead: int) -> tuple[list[tuple[int, int]], int]:
-    """Cut items into batches of least total cost, which is returned with their bounds.
-
-    A batch is padded to its longest prefix and its longest rest; it holds at most `max_tokens`, or one item.
-    """
-    total = len(items.rest_I)
-    cost, end = np.zeros(total + 1, dtype=np.int64), np.zeros(total, dtype=np.int64)  # of the batches from an item on
-    for i in reversed(range(total)):
-        some = slice(i, i + max(1, max_tokens // int(items.rest_I[i])))
-        count = items.count_I[some]
-        tokens = np.arange(1, len(count) + 1) * np.maximum.accumulate(items.prefix_I[some])
-        tokens += np.cumsum(count) * items.rest_I[i]
-        held = tokens + np.cumsum(count * items.copied_I[some])
-        fitting = max(1, int(np.searchsorted(held, max_tokens, side="right")))
-        totals = tokens[:fitting] + cost[i + 1 : i + 1 + fitting]
-        best = int(totals.argmin())
-        cost[i], end[i] = totals[best] + overhead, i + 1 + best
-    bounds, start = [], 0
-    while start < total:
-        bounds.append((start, int(end[start])))
-        start = int(end[start])
-    return bounds, int(cost[0])
-
-
-def _prefixes(prefixes: Sequence[Sequence[int]], pad_id: int, device: Any) -> Prefixes:
-    number = {prefix: g for g, prefix in enumerate(dict.fromkeys(map(tuple, prefixes)))}
-    ids_GP, mask_GP = _padded([prefix[::-1] for prefix in number], pad_id)
-    of_row_B = torch.tensor([number[tuple(prefix)] for prefix in prefixes], dtype=torch.long)
-    return Prefixes(ids_GP.flip(1).to(device), mask_GP.flip(1).to(device), of_row_B.to(device))
-
-
-def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Right-padded ids [B, L] and their mask."""
-    width = max(1, *map(len, rows))
-    ids_BL = torch.full((len(rows), width), pad_id, dtype=torch.long)
+def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> IntArray:
+    """Right-padded ids [B, L]."""
+    ids_BL = np.full((len(rows), max(1, *map(len, rows))), pad_id, dtype=np.int64)
     for i, row in enumerate(rows):
-        ids_BL[i, : len(row)] = torch.as_tensor(row, dtype=torch.long)
-    lengths_B = torch.tensor([len(row) for row in rows])
-    return ids_BL, torch.arange(width)[None] < lengths_B[:, None]
+        ids_BL[i, : len(row)] = row
+    return ids_BL
+
+
+def _indices(spans: Sequence[Span], width: int) -> IntArray:
+    """Indices of the columns in each row's span, in the flattened rows."""
+    parts = [np.arange(i * width + start, i * width + end) for i, (start, end) in enumerate(spans)]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+
+
+def _packed(
+    rows: Sequence[Sequence[int]], spans: Sequence[Span], packs: Sequence[int], pad_id: int, device: Any
+) -> tuple[IntArray, IntArray, Packs]:
+    """Each pack's rows side by side, after their prefix once if the row before has the same."""
+    of_pack = [b for b, count in enumerate(packs) for _ in range(count)]
+    tokens: list[list[int]] = [[] for _ in packs]
+    places: list[list[tuple[int, int, int]]] = [[] for _ in packs]  # each token's position, prefix and row
+    states: list[tuple[int, int]] = []  # each scored token's pack and column of what predicts it
+    before: list[Any] = [None] * len(packs)
+    for number, (row, (start, end), b) in enumerate(zip(rows, spans, of_pack, strict=True), start=1):
+        ids, place = tokens[b], places[b]
+        prefix = row[:start]
+        if before[b] is None or before[b][0] != prefix:
+            before[b] = (prefix, len(ids) + start - 1, number)
+            place += [(position, number, 0) for position in range(start)]
+            ids += prefix
+        _, last, group = before[b]
+        first = len(ids)
+        place += [(position, group, number) for position in range(start, end)]
+        ids += row[start:end]
+        states += [(b, column) for column in (last, *range(first, len(ids) - 1))[: end - start]]
+    ids_BL = _padded(tokens, pad_id)
+    place_BL3 = np.zeros((*ids_BL.shape, 3), dtype=np.int64)
+    for b, place in enumerate(places):
+        place_BL3[b, : len(place)] = place
+    state_M = np.array([b * ids_BL.shape[1] + column for b, column in states], dtype=np.int64)
+    return ids_BL, state_M, Packs.of(torch.from_numpy(place_BL3).to(device))

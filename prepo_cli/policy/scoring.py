@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 from prepo_cli.policy import output_matrix
 from prepo_cli.policy.output_matrix import Head, Scaling, Tokens, Upstream, token_statistics
-from prepo_cli.policy.rows import Rows
+from prepo_cli.policy.plans import Arrangement, Packing
+from prepo_cli.policy.rows import Prefixes, Rows
 
 
 class TokenScorer(nn.Module):
@@ -35,9 +36,11 @@ class TokenScorer(nn.Module):
         self.scaling = Scaling.of(model.config)
         self.splits = False
         self.splits = _splits_cleanly(self)
-        self.shares_prefixes = self.splits and not _checkpoints(model) and _shares_cleanly(self)
-        """Whether rows may share their prefixes. Layouts that gather weights by layer go through it once a pass, and
-        gradient checkpointing keeps no keys and values: neither shares."""
+        self.shares_prefixes = self.splits and not _checkpoints(model) and _same(self, Arrangement(shared=True))
+        """Whether prefixes may have a pass of their own. Layouts that gather weights by layer go through it once a
+        pass, and gradient checkpointing keeps no keys and values: neither shares."""
+        self.packing = packing_of(self)
+        """How rows may be packed; None if they may not."""
 
     def forward(
         self, rows: Rows, with_entropy: bool = False, upstream: Upstream | None = None
@@ -52,20 +55,28 @@ class TokenScorer(nn.Module):
         Returns:
             log-probs [M] and, if requested, entropies [M] in nats, float32.
         """
-        row_M, column_M = rows.chosen_BL.nonzero(as_tuple=True)
-        states_MD = self._predicting(rows, row_M, column_M)
-        tokens = Tokens(states_MD, rows.ids_BL[row_M, column_M], rows.temperature_B[row_M])
-        return self._statistics(tokens, with_entropy, upstream)
+        states_MD = self._states(rows).index_select(0, rows.state_M)  # not by indexing: see `_after_prefixes`
+        return self._statistics(Tokens(states_MD, rows.target_M, rows.temperature_M), with_entropy, upstream)
 
-    def _predicting(self, rows: Rows, row_M: Tensor, column_M: Tensor) -> Tensor:
-        """The hidden states [M, D], or logits of a model that does not split, that predict the chosen tokens."""
-        prefixes = rows.prefixes
-        if prefixes is None:
-            if self.splits:
-                states_BLD: Tensor = self.backbone(input_ids=rows.ids_BL, use_cache=False).last_hidden_state
-            else:
-                states_BLD = self.model(input_ids=rows.ids_BL, use_cache=False).logits
-            return states_BLD[row_M, column_M - 1]
+    def _states(self, rows: Rows) -> Tensor:
+        """The hidden states [B x L, D] of a pass, or logits of a model that does not split."""
+        if rows.prefixes is not None:
+            return self._after_prefixes(rows, rows.prefixes).flatten(0, 1)
+        options = {}
+        if rows.packs is not None:
+            visible = rows.packs.visible_B1LL
+            if self.model.config._attn_implementation == "eager":  # which adds the mask
+                hidden = torch.finfo(self.model.dtype).min
+                visible = torch.zeros_like(visible, dtype=self.model.dtype).masked_fill_(~visible, hidden)
+            options = {"attention_mask": visible, "position_ids": rows.packs.position_BL}
+        if self.splits:
+            states_BLD: Tensor = self.backbone(input_ids=rows.ids_BL, use_cache=False, **options).last_hidden_state
+        else:
+            states_BLD = self.model(input_ids=rows.ids_BL, use_cache=False).logits
+        return states_BLD.flatten(0, 1)
+
+    def _after_prefixes(self, rows: Rows, prefixes: Prefixes) -> Tensor:
+        """States [B, L, D]: the last one of each row's prefix, and those of what continues it but for the last."""
         mask_GP, of_row_B = prefixes.mask_GP, prefixes.of_row_B
         position_GP = mask_GP.cumsum(dim=1).sub(1).clamp(min=0)
         before = self.backbone(
@@ -77,13 +88,13 @@ class TokenScorer(nn.Module):
         position_BL = mask_GP.sum(dim=1)[of_row_B, None] + torch.arange(rows.ids_BL.shape[1], device=of_row_B.device)
         states_BLD = self.backbone(
             input_ids=rows.ids_BL,
-            attention_mask=torch.cat([mask_GP[of_row_B], rows.mask_BL], dim=1),
+            attention_mask=torch.cat([mask_GP[of_row_B], prefixes.mask_BL], dim=1),
             position_ids=position_BL,
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
         last_BD = before.last_hidden_state[:, -1].index_select(0, of_row_B)
-        return torch.cat([last_BD[:, None], states_BLD[:, :-1]], dim=1)[row_M, column_M]
+        return torch.cat([last_BD[:, None], states_BLD[:, :-1]], dim=1)
 
     @property
     def backbone(self) -> Any:
@@ -159,21 +170,29 @@ def _splits_cleanly(scorer: TokenScorer) -> bool:
 
 
 @torch.no_grad()
-def _shares_cleanly(scorer: TokenScorer) -> bool:
-    """Whether rows that share a prefix get the log-probs that they get alone, tried on a few tokens."""
+def _same(scorer: TokenScorer, arrangement: Arrangement) -> bool:
+    """Whether rows arranged in that way get the log-probs that they get alone, tried on a few tokens."""
     model = scorer.model
     training = model.training
     model.eval()
     device = next(model.parameters()).device
     vocab_size = model.config.get_text_config().vocab_size
-    rows = [[i % vocab_size for i in row] for row in ((1, 2, 3, 4, 5), (1, 2, 3, 6), (2, 3, 4))]
-    spans = [(3, 5), (3, 4), (1, 3)]
+    rows = [[i % vocab_size for i in row] for row in ((1, 2, 3, 4, 5), (1, 2, 3, 6, 7, 5), (2, 3, 4), (5, 3, 1))]
+    spans = [(3, 5), (3, 6), (1, 3), (2, 3)]
     try:
-        alone_M, _ = scorer(Rows.of(rows, spans, [1.0] * 3, 0, device))
-        shared_M, _ = scorer(Rows.of(rows, spans, [1.0] * 3, 0, device, shared=True))
+        alone_M, _ = scorer(Rows.of(rows, spans, [1.0] * 4, 0, device))
+        arranged_M, _ = scorer(Rows.of(rows, spans, [1.0] * 4, 0, device, arrangement))
     except Exception:  # an architecture that keeps something else than keys and values fails in its own way
         return False
     finally:
         model.train(training)
     rounding = 1e-4 if model.dtype == torch.float32 else 0.2  # of a logit in bfloat16
-    return bool((alone_M - shared_M).abs().max() < rounding)
+    return bool((alone_M - arranged_M).abs().max() < rounding)
+
+
+def packing_of(scorer: TokenScorer) -> Packing | None:
+    """How rows are packed, if attention takes a mask of any form."""
+    if not scorer.splits or scorer.model.config._attn_implementation not in ("sdpa", "eager"):
+        return None
+    packing = Packing.of(scorer.model.config.get_text_config())
+    return packing if _same(scorer, Arrangement(packs=(3, 1))) else None

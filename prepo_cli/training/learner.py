@@ -18,6 +18,7 @@ from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines.base import Engine, Finished, Request, Rollout
 from prepo_cli.engines.hf import HfEngine
 from prepo_cli.policy.adapters import ADAPTERS, export_adapters
+from prepo_cli.policy.plans import Arrangement
 from prepo_cli.policy.policy import Policy, ScoreBatch, Scores
 from prepo_cli.policy.tensors import full_state, tie
 from prepo_cli.sections import RunConfig
@@ -85,8 +86,7 @@ class Learner:
 
     def step(
         self,
-        micro_batches: Sequence[Sequence[TrainingSample]],
-        shared: bool,
+        micro_batches: Sequence[tuple[Sequence[TrainingSample], Arrangement]],
         divisor: float,
         learning_rate: float,
         step: int,
@@ -94,17 +94,15 @@ class Learner:
     ) -> UpdateStats:
         """One optimizer step; every process has the same number of micro-batches. Returns this process's sums.
 
-        With `shared`, the samples of a micro-batch share the computation of their prompts.
-
         A loss or gradient that isn't finite, in any process, makes all of them skip the step.
         """
         self.engine.sleep()
         torch.manual_seed(derive_seed(self.config.seed, "torch", step, self.processes.index))
         self.layout.trained.train()
         stats, computed = UpdateStats(), list[Computed]()
-        for number, samples in enumerate(micro_batches, start=1):
+        for number, (samples, arrangement) in enumerate(micro_batches, start=1):
             with self.layout.micro_batch(last=number == len(micro_batches)):
-                sums, of_tokens = self._backward(samples, shared, divisor, with_entropy)
+                sums, of_tokens = self._backward(samples, arrangement, divisor, with_entropy)
             stats, computed = stats + sums, computed + of_tokens
         norm = self.layout.step(learning_rate)
         # All processes take part in the same step; only the main process counts it.
@@ -144,13 +142,13 @@ class Learner:
                 export_adapters(Path(folder) / ADAPTERS, adapter, adapted, self.config.model.model_name_or_path)
 
     def _backward(
-        self, samples: Sequence[TrainingSample], shared: bool, divisor: float, with_entropy: bool
+        self, samples: Sequence[TrainingSample], arrangement: Arrangement, divisor: float, with_entropy: bool
     ) -> tuple[UpdateStats, list[Computed]]:
         """Add one micro-batch's gradients; a process without samples runs a filler alongside the others."""
         filler = not samples
         if filler:
             samples = [TrainingSample.filler(self.policy.pad_token_id, self.options.beta > 0)]
-        batch = MicroBatch.of(samples, self.policy.pad_token_id, self.policy.device, shared)
+        batch = MicroBatch.of(samples, self.policy.pad_token_id, self.policy.device, arrangement)
         engine = self.config.engine
         mode = "none" if self.engine.exact_logprobs else engine.vllm_importance_sampling_mode
         # Gradients are averaged over processes, but the divisor already covers the samples of all of them.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prepo_cli.policy.plans import PADDED, Arrangement
 from prepo_cli.policy.rows import Rows
 from prepo_cli.training.rollouts import Sample
 from strategies.types import FloatArray
@@ -84,20 +85,24 @@ class MicroBatch:
 
     @classmethod
     def of(
-        cls, samples: Sequence[TrainingSample], pad_token_id: int, device: torch.device, shared: bool = False
+        cls,
+        samples: Sequence[TrainingSample],
+        pad_token_id: int,
+        device: torch.device,
+        arrangement: Arrangement = PADDED,
     ) -> MicroBatch:
-        """Pad and concatenate; with `shared`, prompts are shared."""
+        """Arrange and concatenate."""
         rows = Rows.of(
             [s.ids for s in samples],
             [(s.start, len(s.ids)) for s in samples],
             [s.temperature for s in samples],
             pad_token_id,
             device,
-            shared,
+            arrangement,
         )
         return cls(
             rows=rows,
-            sequence_M=rows.chosen_BL.nonzero(as_tuple=True)[0],
+            sequence_M=rows.row_M,
             factor_M=_joined([s.factor_T for s in samples], device),
             engine_M=_joined([s.engine_logprob_T for s in samples], device),
             old_M=_joined_if_known([s.old_logprob_T for s in samples], device),

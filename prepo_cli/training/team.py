@@ -16,8 +16,8 @@ import numpy.typing as npt
 from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines.base import Finished, Request, Rollout
 from prepo_cli.errors import RunError
+from prepo_cli.policy.plans import PADDED, Span
 from prepo_cli.policy.policy import NOT_FINITE, ScoreBatch, Scores, perplexities
-from prepo_cli.policy.rows import Span
 from prepo_cli.training.learner import Learner
 from prepo_cli.training.sample import TrainingSample
 from prepo_cli.training.update_stats import UpdateStats
@@ -101,10 +101,10 @@ class Team:
     ) -> UpdateStats:
         """One optimizer step on all processes."""
         rows, spans = [sample.ids for sample in batch], [(sample.start, len(sample.ids)) for sample in batch]
-        planned = self.learner.policy.plan(rows, spans, self.max_batch_tokens)
-        micro_batches = [[batch[i] for i in indices] for indices in planned.batches]
-        shares = round_robin(micro_batches, self.processes.count, [])
-        calls = [(share, planned.shared, divisor, learning_rate, step, with_entropy) for share in shares]
+        plan = self.learner.policy.plan(rows, spans, self.max_batch_tokens)
+        micro_batches = [([batch[i] for i in planned.rows], planned.arrangement) for planned in plan.batches]
+        shares = round_robin(micro_batches, self.processes.count, ([], PADDED))
+        calls = [(share, divisor, learning_rate, step, with_entropy) for share in shares]
         return sum(self.processes.call(self.learner.step, calls), start=UpdateStats())
 
     def sync(self) -> None:

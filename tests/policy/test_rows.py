@@ -1,25 +1,23 @@
-"""How rows are put into batches, and that what they share makes no difference."""
+"""That how rows are arranged makes no difference to what is computed of them."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from prepo_cli.policy import rows as module
+from prepo_cli.policy import plans, scoring
 from prepo_cli.policy.loading import load_policy
-from prepo_cli.policy.rows import BATCH_OVERHEAD, Plan, Rows, computed, plan, plan_shared
+from prepo_cli.policy.plans import PADDED, Arrangement, Packing
+from prepo_cli.policy.rows import Rows
 from prepo_cli.policy.scoring import TokenScorer
 from prepo_cli.sections import ModelConfig
 from tests.models import CONFIGS, VOCAB, make_policy, naive_scores, save_model
 
 RNG = np.random.default_rng(11)
-LENGTHS = st.lists(st.integers(0, 40), max_size=9)
 
 
 def random_rows(prefixes: list[int], rests: list[list[int]]) -> tuple[list[list[int]], list[tuple[int, int]]]:
@@ -33,168 +31,127 @@ def random_rows(prefixes: list[int], rests: list[list[int]]) -> tuple[list[list[
     return rows, spans
 
 
-def lengths_of(plan: Plan, rows: list[list[int]]) -> list[list[int]]:
-    return [[len(rows[i]) for i in batch] for batch in plan.batches]
-
-
-@given(lengths=LENGTHS, max_tokens=st.integers(1, 100), overhead=st.integers(0, 60))
-def test_batches_cost_least_of_all_within_the_bound(lengths: list[int], max_tokens: int, overhead: int) -> None:
-    """Of all ways to cut the rows, sorted by length, into batches."""
-
-    def cost(batch: list[int]) -> float:
-        padded = len(batch) * max(*batch, 1)
-        return padded + overhead if padded <= max_tokens or len(batch) == 1 else np.inf
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BATCH_OVERHEAD", overhead)
-        batches = plan(lengths, max_tokens).batches
-    ordered, best = sorted(lengths, reverse=True), np.inf
-    for cuts in range(2 ** max(len(ordered) - 1, 0)):
-        starts = [0, *(i for i in range(1, len(ordered)) if cuts >> (i - 1) & 1), len(ordered)]
-        best = min(best, sum(cost(ordered[a:b]) for a, b in pairwise(starts) if a < b))
-    assert [lengths[i] for batch in batches for i in batch] == ordered
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    assert sum(cost([lengths[i] for i in batch]) for batch in batches) == best
-
-
-def test_many_rows_are_batched_with_little_padding() -> None:
-    lengths = RNG.lognormal(6, 1, 4096).astype(int).clip(1, 16_384).tolist()
-    batches = plan(lengths, 16_384).batches
-    assert sum(len(batch) * max(lengths[i] for i in batch) for batch in batches) < 1.06 * sum(lengths)
-    assert len(batches) < 1.2 * sum(lengths) / 16_384 + 20
-
-
-@given(
-    prefixes=st.lists(st.integers(1, 60), min_size=1, max_size=6),
-    size=st.integers(1, 5),
-    longest=st.integers(1, 80),
-    max_tokens=st.integers(1, 600),
-)
-def test_a_shared_plan_has_every_row_once_and_computes_much_less(
-    prefixes: list[int], size: int, longest: int, max_tokens: int
-) -> None:
-    rests = RNG.integers(1, longest + 1, size=(len(prefixes), size)).tolist()
-    rows, spans = random_rows(prefixes, rests)
-    starts, lengths = [start for start, _ in spans], [len(row) for row in rows]
-    found, plain = plan_shared(rows, starts, max_tokens), plan(lengths, max_tokens)
-    assert sorted(i for batch in found.batches for i in batch) == list(range(len(rows)))
-    if not found.shared:
-        assert found == plain
-        return
-    total = 0
-    for batch in found.batches:
-        different = {tuple(rows[i][: starts[i]]) for i in batch}
-        tokens = len(different) * max(map(len, different)) + len(batch) * max(lengths[i] - starts[i] for i in batch)
-        assert tokens <= max_tokens or len(different) == 1
-        total += tokens + 2 * BATCH_OVERHEAD
-    assert total <= 0.9 * computed(plain, lengths)
-
-
-@pytest.mark.parametrize(
-    ("prefixes", "rests", "shared"),
-    [
-        ([500] * 4, [[100] * 8] * 4, True),
-        ([20] * 4, [[1000, 600, 300, 100]] * 4, False),
-        ([500] * 4, [[100]] * 4, False),
-        ([1] * 4, [[100] * 8] * 4, False),
-    ],
-    ids=["long prompts", "long completions of many lengths", "groups of one", "nothing to share"],
-)
-def test_prefixes_are_shared_where_it_computes_much_less(
-    prefixes: list[int], rests: list[list[int]], shared: bool
-) -> None:
-    rows, spans = random_rows(prefixes, rests)
-    assert plan_shared(rows, [start for start, _ in spans], 4096).shared is shared
-
-
-def test_rows_without_a_prefix_are_not_shared() -> None:
-    assert not plan_shared([[1, 2]] * 100, [0] * 100, 4096).shared
-
-
 SHAPES = [([6, 2, 9], [[3, 1, 8], [5, 5], [2]]), ([1], [[4, 2]]), ([12, 12], [[1, 1], [1]])]
+SHARED = Arrangement(shared=True)
+
+
+def arrangements(count: int) -> list[Arrangement]:
+    """All rows shared, in one pack, in two, and each in its own."""
+    packs = [(count,), (count // 2, count - count // 2), (1,) * count]
+    return [SHARED, *(Arrangement(packs=pack) for pack in packs)]
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
 @pytest.mark.parametrize(("prefixes", "rests"), SHAPES, ids=str)
-def test_shared_scores_equal_naive(architecture: str, prefixes: list[int], rests: list[list[int]]) -> None:
-    """Also with windows of attention shorter than the rows (gemma2)."""
-    policy = make_policy(architecture)
-    assert policy.scorer.shares_prefixes
+def test_arranged_scores_equal_naive(architecture: str, prefixes: list[int], rests: list[list[int]]) -> None:
+    """If shared, also with windows of attention shorter than the rows (gemma2)."""
     rows, spans = random_rows(prefixes, rests)
     temperatures = RNG.uniform(0.5, 1.5, len(rows)).tolist()
-    logprob_M, entropy_M = policy.scorer(Rows.of(rows, spans, temperatures, 0, "cpu", shared=True), with_entropy=True)
-    expected = [
-        naive_scores(policy.model, row, *span, t) for row, span, t in zip(rows, spans, temperatures, strict=True)
-    ]
-    np.testing.assert_allclose(logprob_M.detach(), np.concatenate([found[0] for found in expected]), atol=2e-5)
-    np.testing.assert_allclose(entropy_M, np.concatenate([found[1] for found in expected]), atol=2e-5)
+    for arrangement in arrangements(len(rows)):
+        policy = make_policy(architecture)
+        assert policy.scorer.shares_prefixes and policy.scorer.packing
+        if arrangement.packs and max(map(len, rows)) > policy.scorer.packing.longest:
+            assert architecture == "gemma2"
+            continue
+        arranged = Rows.of(rows, spans, temperatures, 0, "cpu", arrangement)
+        logprob_M, entropy_M = policy.scorer(arranged, with_entropy=True)
+        expected = [
+            naive_scores(policy.model, row, *span, t) for row, span, t in zip(rows, spans, temperatures, strict=True)
+        ]
+        np.testing.assert_allclose(logprob_M.detach(), np.concatenate([found[0] for found in expected]), atol=2e-5)
+        np.testing.assert_allclose(entropy_M, np.concatenate([found[1] for found in expected]), atol=2e-5)
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
 @pytest.mark.parametrize(("prefixes", "rests"), SHAPES, ids=str)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_shared_gradients_equal_those_of_whole_rows(
+def test_gradients_of_arranged_rows_equal_those_of_padded_ones(
     architecture: str, prefixes: list[int], rests: list[list[int]], attention: str
 ) -> None:
     rows, spans = random_rows(prefixes, rests)
     factors = torch.randn(sum(end - start for start, end in spans))
     found = []
-    for shared in (True, False):
+    for arrangement in (PADDED, *arrangements(len(rows))):
         policy = make_policy(architecture)
         if policy.model._supports_sdpa:
             policy.model.set_attn_implementation(attention)
+        if arrangement.packs and max(map(len, rows)) > policy.scorer.packing.longest:
+            continue
         policy.model.train()
-        logprob_M, _ = policy.scorer(Rows.of(rows, spans, [0.9] * len(rows), 0, "cpu", shared))
+        logprob_M, _ = policy.scorer(Rows.of(rows, spans, [0.9] * len(rows), 0, "cpu", arrangement))
         (logprob_M * factors).sum().backward()
         found.append({name: parameter.grad.numpy() for name, parameter in policy.model.named_parameters()})
-    for name, gradient in found[0].items():
-        np.testing.assert_allclose(gradient, found[1][name], atol=2e-5, rtol=1e-3, err_msg=name)
+    for gradients in found[1:]:
+        for name, gradient in gradients.items():
+            np.testing.assert_allclose(gradient, found[0][name], atol=2e-5, rtol=1e-3, err_msg=name)
+    assert len(found) == 5 or architecture == "gemma2"
 
 
-def test_no_gradient_of_shared_rows_is_summed_by_indexing() -> None:
-    """Several threads would sum it in any order; the states of the scored tokens are gathered once each."""
+def test_rows_of_a_pack_see_their_own_prefix_and_nothing_else() -> None:
+    rows = [[5, 6, 7], [5, 6, 8, 9], [5, 6, 8], [3, 4]]
+    found = Rows.of(rows, [(2, 3), (2, 4), (2, 3), (1, 2)], [1.0] * 4, 0, "cpu", Arrangement(packs=(3, 1)))
+    assert found.ids_BL.tolist() == [[5, 6, 7, 8, 9, 8], [3, 4, 0, 0, 0, 0]]
+    assert found.packs is not None
+    assert found.packs.position_BL[0].tolist() == [0, 1, 2, 2, 3, 2]
+    assert found.packs.position_BL[1, :2].tolist() == [0, 1]
+    seen = [[0], [0, 1], [0, 1, 2], [0, 1, 3], [0, 1, 3, 4], [0, 1, 5]]
+    assert [row.nonzero()[:, 0].tolist() for row in found.packs.visible_B1LL[0, 0]] == seen
+    assert found.packs.visible_B1LL[1, 0].any(dim=1).all()  # padding too: what sees nothing is NaN
+    assert found.state_M.tolist() == [1, 1, 3, 1, 6]
+    assert found.target_M.tolist() == [7, 8, 9, 8, 4]
+    assert found.row_M.tolist() == [0, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("arrangement", [PADDED, *arrangements(4)], ids=str)
+def test_no_gradient_of_rows_is_summed_by_indexing(arrangement: Arrangement) -> None:
+    """Several threads would sum it in any order."""
     policy = make_policy()
     rows, spans = random_rows([6, 3], [[3, 1], [4, 2]])
-    logprob_M, _ = policy.scorer(Rows.of(rows, spans, [1.0] * 4, 0, "cpu", shared=True))
+    logprob_M, _ = policy.scorer(Rows.of(rows, spans, [1.0] * 4, 0, "cpu", arrangement))
     seen, waiting = set[Any](), [logprob_M.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:
             seen.add(node)
             waiting += [before for before, _ in node.next_functions]
-    assert sum(node.name() == "IndexBackward0" for node in seen) == 1
+    assert not any(node.name() == "IndexBackward0" for node in seen)
 
 
-def test_a_policy_shares_prompts_and_scores_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_policy_arranges_rows_and_scores_the_same(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
     policy = make_policy()
     rows, spans = random_rows([50, 70, 60], [[9] * 8, [5] * 8, [7] * 8])
-    monkeypatch.setattr(module, "BATCH_OVERHEAD", 0)
+    monkeypatch.setattr(plans, "BATCH_OVERHEAD", 0)
     asked, forward = list[bool](), policy.scorer.forward
 
     def asking(rows: Rows, *options: Any) -> Any:
-        asked.append(rows.prefixes is not None)
+        asked.append((rows.packs if packed else rows.prefixes) is not None)
         return forward(rows, *options)
 
     monkeypatch.setattr(policy.scorer, "forward", asking)
-    shared = policy.score(rows, spans, [1.0] * len(rows), 300, with_entropy=True)
+    policy.scorer.packing = Packing(512, 256) if packed else None
+    policy.scorer.shares_prefixes = not packed
+    arranged = policy.score(rows, spans, [1.0] * len(rows), 300, with_entropy=True)
     assert len(asked) > 1 and all(asked)
-    policy.scorer.shares_prefixes = False
+    policy.scorer.shares_prefixes, policy.scorer.packing = False, None
     whole = policy.score(rows, spans, [1.0] * len(rows), 300, with_entropy=True)
-    for one, other in zip(shared, whole, strict=True):
+    for one, other in zip(arranged, whole, strict=True):
         np.testing.assert_allclose(one[0], other[0], atol=1e-5)
         np.testing.assert_allclose(one[1], other[1], atol=1e-5)
 
 
-def test_gradient_checkpointing_shares_nothing(tmp_path: Any) -> None:
+def test_gradient_checkpointing_shares_nothing_but_packs(tmp_path: Any) -> None:
     name = str(save_model("qwen2", tmp_path / "model"))
     for checkpointing in (False, True):
         settings = ModelConfig(model_name_or_path=name, gradient_checkpointing=checkpointing)
-        assert load_policy(settings, train=True, device="cpu").scorer.shares_prefixes is not checkpointing
+        scorer = load_policy(settings, train=True, device="cpu").scorer
+        assert scorer.shares_prefixes is not checkpointing
+        assert scorer.packing is not None
 
 
-def test_a_model_in_bfloat16_shares_too() -> None:
-    model = make_policy().model.bfloat16()
-    assert TokenScorer(model).shares_prefixes
+def test_a_model_in_bfloat16_shares_and_packs_too() -> None:
+    scorer = TokenScorer(make_policy().model.bfloat16())
+    assert scorer.shares_prefixes and scorer.packing
 
 
 @pytest.mark.parametrize("broken", ["wrong", "failing"])
@@ -210,4 +167,33 @@ def test_a_model_whose_cache_does_not_give_the_same_shares_nothing(
         return forward(*args, **options)  # without what came before
 
     monkeypatch.setattr(policy.model.model, "forward", other)
-    assert not TokenScorer(policy.model).shares_prefixes
+    scorer = TokenScorer(policy.model)
+    assert not scorer.shares_prefixes and scorer.packing
+
+
+@pytest.mark.parametrize("ignored", ["attention_mask", "position_ids", "failing"])
+def test_a_model_that_does_not_heed_masks_and_positions_packs_nothing(
+    monkeypatch: pytest.MonkeyPatch, ignored: str
+) -> None:
+    policy = make_policy()
+    forward = policy.model.model.forward
+
+    def other(*args: Any, **options: Any) -> Any:
+        mask = options.get("attention_mask")
+        if mask is not None and mask.ndim == 4:
+            if ignored == "failing":
+                raise ValueError("a mask of two dimensions, please")
+            del options[ignored]
+        return forward(*args, **options)
+
+    monkeypatch.setattr(policy.model.model, "forward", other)
+    scorer = TokenScorer(policy.model)
+    assert scorer.packing is None and scorer.shares_prefixes
+
+
+def test_other_attention_than_torchs_packs_nothing() -> None:
+    scorer = make_policy().scorer
+    assert scoring.packing_of(scorer) == Packing(32, 16)
+    scorer.model.config = deepcopy(scorer.model.config)  # the tests' models have one in common
+    scorer.model.config._attn_implementation = "flex_attention"
+    assert scoring.packing_of(scorer) is None

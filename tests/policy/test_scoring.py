@@ -47,7 +47,7 @@ def test_prompts_share_what_is_before_their_questions() -> None:
     rows = [system + RNG.integers(2, VOCAB, size=n).tolist() for n in (8, 4, 6, 7)] * 8
     spans = [(60, len(row) - 2) for row in rows]
     batches = list(policy.score_batches(rows, spans, [1.0] * len(rows), 10_000))
-    assert all(batch.shared for _, batch in batches)
+    assert all(batch.arrangement.shared for _, batch in batches)
     for row, span, (logprobs, _) in zip(rows, spans, policy.score(rows, spans, [1.0] * 32, 10_000), strict=True):
         naive, _ = naive_scores(policy.model, row, *span, 1.0)
         np.testing.assert_allclose(logprobs, naive, atol=2e-5)

@@ -26,7 +26,7 @@ def make_loss(options: LossOptions, mode: str, with_old: bool) -> BatchLoss:
     random = [-torch.rand(COUNT) * 3 for _ in range(4)]
     nothing = torch.zeros(0)
     batch = MicroBatch(
-        rows=Rows(nothing, nothing, nothing, nothing),
+        rows=Rows(nothing, nothing, nothing, nothing, LENGTHS),
         sequence_M=torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS)),
         factor_M=torch.randn(COUNT),
         engine_M=random[0],
