@@ -29,9 +29,9 @@ from prepo_cli.terminal import results, ruled
 from prepo_cli.text import counted
 
 ROUNDS = {
-    "output_matrix": 3,
+    "output_matrix": 5,
     "long_sequence": 1,
-    "update": 3,
+    "update": 5,
     "score": 5,
     "schedule": 12,
     "generation": 2,

@@ -54,6 +54,8 @@ def measure(variant: str, layers: int, vocabulary: int, groups: int, rollouts: i
     if variant == "bare":
         return min((_bare(model, samples, rows, longest) for rows in BARE_ROWS), key=lambda found: found["seconds"])
     policy.scorer.shares_prefixes = variant in ("shared", "score", "update")
+    if variant in ("whole", "score whole"):
+        policy.scorer.packing = None
     team = _team(policy)
     tokens = float(sum(sample.num_tokens for sample in samples))
     if variant.startswith("score"):

@@ -203,4 +203,8 @@ def announce(run: Run) -> None:
     part = f", {trained:,} of them trained" if trained < parameters else ""
     for note in run.strategies.notes():
         say(note)
-    say(f"{policy.model.config.model_type}: {parameters:,} parameters{part} {where}")
+    kind = policy.model.config.model_type
+    say(f"{kind}: {parameters:,} parameters{part} {where}")
+    if policy.scorer.packing is None:
+        attention = policy.model.config._attn_implementation
+        say(f"short rows are padded, not packed: {kind} with {attention} attention can't keep packed rows apart")
