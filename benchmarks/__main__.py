@@ -29,10 +29,10 @@ from prepo_cli.terminal import results, ruled
 from prepo_cli.text import counted
 
 ROUNDS = {
-    "output_matrix": 5,
+    "output_matrix": 3,
     "long_sequence": 1,
-    "update": 5,
-    "score": 5,
+    "update": 3,
+    "score": 3,
     "schedule": 12,
     "generation": 2,
     "against_trl": 10,
