@@ -99,7 +99,7 @@ def test_all_processes_resume_from_the_newest_whole_checkpoint(
 
 def test_a_full_reference_is_sharded_too(tmp_path: Path) -> None:
     sets = ["recipe=random", "training.beta=0.1", "model.gradient_checkpointing=true"]
-    sets += ["training.learning_rate=2e-4"]  # at 1e-3 the KL runs away to 250, and rounding with it
+    sets += ["training.learning_rate=6e-5"]  # rounding grows with the KL, which runs away to 250 at 1e-3, to 5 at 2e-4
     one = replay(tmp_path / "one", "one", sets)
     assert metrics(one)[-1]["kl"] > 0.1
     assert_same_run(one, replay(tmp_path / "two", "sharded", sets))

@@ -17,6 +17,7 @@ from prepo_cli.config import resolve
 from prepo_cli.distributed import build_layout
 from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines.hf import HfEngine
+from prepo_cli.policy.plans import PADDED
 from prepo_cli.policy.tensors import full_state
 from prepo_cli.training.learner import Learner
 from prepo_cli.training.sample import TrainingSample
@@ -58,7 +59,7 @@ def step(learner: Learner, number: int, poisoned: bool = False) -> UpdateStats:
     if poisoned:
         samples[1].factor_T[:] = np.inf
     share = samples[learner.processes.index :: 2]
-    return learner.step([share[:1], share[1:]], False, 10.0, RATE, number, with_entropy=False)
+    return learner.step([(share[:1], PADDED), (share[1:], PADDED)], 10.0, RATE, number, with_entropy=False)
 
 
 def check(name: str) -> None:
