@@ -81,26 +81,24 @@ class Decoding:
             past_key_values=self.cache,
             use_cache=True,
         ).logits[:, -1]
-        self.token_B = self._draw(logits_BV, np.arange(len(self.rows)))
+        self.token_B = self._draw(logits_BV)
         if self.waiting and self.waiting[0].length < self.bands.end:
             for b in np.flatnonzero(self.live_B & (self.length_B >= self.bands.end)):
                 self._set_aside(int(b))
 
-    def _draw(self, logits_MV: Tensor, batch_M: IntArray) -> Tensor:
-        """Sample a token for some rows of the batch; record it for the live ones, and finish those it ends."""
-        device = logits_MV.device
-        index_M = torch.from_numpy(batch_M).to(device)
-        uniform_M = torch.from_numpy(uniforms(self.seed_B[batch_M], self.records.count_B[batch_M])).to(device)
+    def _draw(self, logits_MV: Tensor, first: int = 0) -> Tensor:
+        """Sample a token for the rows from `first` on; record it for the live ones, and finish those it ends."""
+        uniform_M = torch.from_numpy(uniforms(self.seed_B[first:], self.records.count_B[first:])).to(logits_MV.device)
         size = max(1, LOGIT_ELEMENTS // logits_MV.shape[1])
         parts = []
-        for start in range(0, len(batch_M), size):
-            part = slice(start, start + size)
-            top_p = None if self.top_p_B is None else self.top_p_B[index_M[part]]
-            parts.append(sample(logits_MV[part], self.temperature_B[index_M[part]], top_p, uniform_M[part]))
+        for start in range(0, len(logits_MV), size):
+            part, rows = slice(start, start + size), slice(first + start, first + start + size)
+            top_p = None if self.top_p_B is None else self.top_p_B[rows]
+            parts.append(sample(logits_MV[part], self.temperature_B[rows], top_p, uniform_M[part]))
         token_M, logprob_M, entropy_M = (torch.cat(column) for column in zip(*parts, strict=True))
         values_M3: FloatArray = torch.stack([token_M.double(), logprob_M.double(), entropy_M.double()], 1).cpu().numpy()
-        live_M = self.live_B[batch_M]
-        values_M3, batch_M = values_M3[live_M], batch_M[live_M]
+        batch_M = first + np.flatnonzero(self.live_B[first:])
+        values_M3 = values_M3[batch_M - first]
         if not np.isfinite(values_M3[:, 1]).all():
             raise RunError(NOT_FINITE)
         if len(batch_M):
@@ -159,7 +157,7 @@ class Decoding:
         self._use(rows)
         first = torch.from_numpy(width - cached_B).to(device)
         self.mask_BL = (torch.arange(width, device=device)[None] >= first[:, None]).long()
-        drawn = [self._draw(logits, np.arange(len(kept), len(rows)))] if len(order) else []
+        drawn = [self._draw(logits, first=len(kept))] if len(order) else []
         self.token_B = torch.cat([token_K, *drawn])
 
     def _prefill(self, joining: list[Row]) -> tuple[list[Any], list[int], Tensor]:

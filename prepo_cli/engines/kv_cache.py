@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -49,13 +50,8 @@ class GrowingLayer(DynamicLayer):
 
     def regroup(self, parts: Sequence[Part], width: int) -> None:
         """Replace the rows by those of all parts, each cut or filled on its left to `width` columns."""
-        (source, rows), *others = parts
-        if not others and source.get_seq_length() >= width:
-            unused = source.get_seq_length() - width
-            keys, values = (buffer[:, :, unused:].index_select(0, rows) for buffer in source._buffers)  # spare too
-        else:
-            keys = _aligned([(layer.keys, rows) for layer, rows in parts], width, allocated(width))
-            values = _aligned([(layer.values, rows) for layer, rows in parts], width, allocated(width))
+        keys = _aligned([(layer.keys, rows) for layer, rows in parts], width, allocated(width))
+        values = _aligned([(layer.values, rows) for layer, rows in parts], width, allocated(width))
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
         self._buffers = (keys, values)
         self.keys, self.values = keys[:, :, :width], values[:, :, :width]
@@ -126,6 +122,6 @@ def _aligned(parts: Sequence[tuple[Tensor, Tensor]], width: int, capacity: int) 
         columns = min(width, states.shape[2])
         into = result[start : start + len(rows)]
         into[:, :, : width - columns] = 0
-        into[:, :, width - columns : width] = states[:, :, states.shape[2] - columns :].index_select(0, rows)
+        torch.index_select(states[:, :, states.shape[2] - columns :], 0, rows, out=into[:, :, width - columns : width])
         start += len(rows)
     return result
