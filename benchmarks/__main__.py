@@ -23,20 +23,20 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import page
-from benchmarks.page import LARGE, Kept, shown
+from benchmarks.page import LARGE, Kept, goals_at, shown
 from benchmarks.paired import Ratio, benchmark, ratios, threads
 from prepo_cli.terminal import results, ruled
 from prepo_cli.text import counted
 
 ROUNDS = {
-    "output_matrix": 3,
+    "output_matrix": 5,
     "long_sequence": 1,
-    "update": 3,
-    "score": 3,
+    "update": 5,
+    "score": 5,
     "schedule": 12,
-    "generation": 2,
+    "generation": 3,
     "against_trl": 10,
-    "against_trl_15m": 3,
+    "against_trl_15m": 5,
     "trl_adapter": 20,
 }
 """The benchmarks that give ratios, and how often each measures its variants; step by step, how many steps."""
@@ -53,7 +53,7 @@ def main() -> None:
     """Measure, show, and write or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=(*NAMES, GROWTH), action="append", help="repeatable")
-    parser.add_argument("--rounds", type=int, help="by default 1 to 5, depending on the benchmark")
+    parser.add_argument("--rounds", type=int, help="by default 1 to 20, depending on the benchmark")
     parser.add_argument("--large", action="store_true", help="measure the size `large` of the benchmarks that have it")
     parser.add_argument("--check", action="store_true", help="compare with the committed ratios instead of writing")
     arguments = parser.parse_args()
@@ -81,7 +81,7 @@ def write(names: Sequence[str], sizes: Sequence[str], rounds: int | None) -> Non
             count = rounds or (quick_rounds(name) if size == "quick" else ROUNDS[name])
             found = ratios(name, size, count, note)
             if size != "quick":
-                show(found)
+                show(found, goals=size == goals_at(name))
             by_claim = {claim: asdict(ratio) for claim, ratio in found.items()}
             entry = {"measured": measured(), "rounds": count, "ratios": by_claim}
             kept[name] = kept.get(name, {}) | {size: entry}
@@ -99,7 +99,7 @@ def check(names: Sequence[str], rounds: int | None) -> None:
     for name in (name for name in names if "quick" in kept.get(name, {})):
         before = {claim: ratio["median"] for claim, ratio in kept[name]["quick"]["ratios"].items()}
         found = ratios(name, "quick", rounds or quick_rounds(name), note)
-        show(found, before)
+        show(found, before=before)
         for claim, ratio in found.items():
             if ratio.unit in ("", "bytes") and claim in before and ratio.median > WORSE * before[claim]:
                 worse.append(f"{claim}: {shown(ratio.median, ratio.unit)}, was {shown(before[claim], ratio.unit)}")
@@ -118,13 +118,14 @@ def read() -> Kept:
     return kept
 
 
-def show(found: dict[str, Ratio], before: dict[str, float] | None = None) -> None:
-    """Print ratios as a table, beside goals or, if there are any, those from before."""
+def show(found: dict[str, Ratio], goals: bool = False, before: dict[str, float] | None = None) -> None:
+    """Print ratios as a table, beside goals, if they are meant for this size, or those from before."""
     table = ruled("ratio or amount", "median", "lowest", "highest", "goal" if before is None else "committed")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, ratio in found.items():
-        values = [ratio.median, ratio.low, ratio.high, ratio.limit if before is None else before.get(name)]
+        beside = before.get(name) if before is not None else ratio.limit if goals else None
+        values = [ratio.median, ratio.low, ratio.high, beside]
         table.add_row(name, *(shown(value, ratio.unit) for value in values))
     results().print(table)
 

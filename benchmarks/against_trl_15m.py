@@ -1,6 +1,6 @@
 """A training step against TRL's, as in benchmarks/against_trl.py, of a Qwen2 of 15 million random parameters.
 
-Its vocabulary has 32,000 tokens, its completions 256. `make bench` measures 4 prompts with 8 rollouts, `make
+Its vocabulary has 32,000 tokens, its completions 256. `make bench` measures 2 prompts with 8 rollouts, `make
 bench-large` 16.
 
     python -m benchmarks --only against_trl_15m
@@ -22,7 +22,7 @@ CLAIMS = (
     Claim("against TRL, 15M parameters: update", "prepo", "trl", "update"),
     Claim("against TRL, 15M parameters: peak memory", "prepo", "trl", "bytes"),
 )
-FULL = {"prompts": 4, "longest": 256, "trl_rows": 16}
+FULL = {"prompts": 2, "longest": 256, "trl_rows": 16}
 SIZES: dict[str, dict[str, Any]] = {
     "full": FULL,
     "large": FULL | {"prompts": 16},

@@ -32,23 +32,27 @@ def write(kept: Kept, names: tuple[str, ...], page: Path = PAGE, figure: Path = 
 
 
 def ratios(kept: Kept, names: tuple[str, ...]) -> str:
-    """All ratios and amounts as one table. A benchmark with a size `large` has its goals there."""
+    """All ratios and amounts as one table."""
     lines = ["| ratio or amount | median | spread | rounds | goal |", "| --- | ---: | ---: | ---: | ---: |"]
     measured: dict[str, list[str]] = {}
     for name in (name for name in names if name in kept):
-        goals_at = LARGE if LARGE in benchmark(name).SIZES else "full"
         for size in (size for size in ("full", LARGE) if size in kept[name]):
             entry = kept[name][size]
             measured.setdefault(entry["measured"], []).append(f"{name} ({size})")
             for claim, ratio in entry["ratios"].items():
                 low, high, median = (shown(ratio[key], ratio["unit"]) for key in ("low", "high", "median"))
                 spread = f"{low} to {high}" if entry["rounds"] > 1 else ""
-                goal = shown(ratio["limit"], ratio["unit"]) if size == goals_at else ""
+                goal = shown(ratio["limit"], ratio["unit"]) if size == goals_at(name) else ""
                 label = f"{claim}, *large*" if size == LARGE else claim
                 lines.append(f"| {label} | {median} | {spread} | {entry['rounds']} | {goal} |")
     for when, of in measured.items():
         lines += ["", f"Measured {when}: {', '.join(of)}." if len(measured) > 1 else f"Measured {when}."]
     return "\n".join(lines)
+
+
+def goals_at(name: str) -> str:
+    """The size that a benchmark's goals are for: `large`, if it has one."""
+    return LARGE if LARGE in benchmark(name).SIZES else "full"
 
 
 def growth(kept: Kept) -> str:

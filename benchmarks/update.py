@@ -34,7 +34,7 @@ CLAIMS = (
 )
 SHAPE = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_key_value_heads": 2}
 SIZES: dict[str, dict[str, Any]] = {
-    "full": {"layers": 6, "vocabulary": 32_000, "groups": 8, "rollouts": 8, "longest": 256, "prompt": 512},
+    "full": {"layers": 3, "vocabulary": 32_000, "groups": 8, "rollouts": 8, "longest": 256, "prompt": 512},
     "quick": {"layers": 2, "vocabulary": 4_000, "groups": 4, "rollouts": 8, "longest": 128, "prompt": 256},
 }
 BARE_ROWS = (4, 8)

@@ -153,10 +153,7 @@ def plan_packed(groups: Sequence[_Part], lengths: Sequence[int], max_tokens: int
     for width in sorted({min(max(longest, factor * packing.hidden // 2), most) for factor in (1, 2, 4)}):
         packs = _packs(groups, lengths, width)
         ends, cost = _cut(_Items.rows(np.array([pack.total for pack in packs])), max_tokens, BATCH_OVERHEAD)
-        batches = [
-            Batch([i for pack in packs[start:end] for i in pack.rows], Arrangement(packs=_counts(packs[start:end])))
-            for start, end in ends
-        ]
+        batches = [_batch(packs[start:end]) for start, end in ends]
         plans.append(Plan(batches, cost * (1 + width / (6 * packing.hidden))))
     return min(plans, key=lambda plan: plan.cost)
 
@@ -167,8 +164,8 @@ class _Pack:
     total: int = 0
 
 
-def _counts(packs: Sequence[_Pack]) -> tuple[int, ...]:
-    return tuple(len(pack.rows) for pack in packs)
+def _batch(packs: Sequence[_Pack]) -> Batch:
+    return Batch([i for pack in packs for i in pack.rows], Arrangement(packs=tuple(len(pack.rows) for pack in packs)))
 
 
 def _packs(groups: Sequence[_Part], lengths: Sequence[int], width: int) -> list[_Pack]:

@@ -139,30 +139,42 @@ def _indices(spans: Sequence[Span], width: int) -> IntArray:
     return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
 
 
+class _Pack:
+    """Rows side by side, each after its prefix, which is there once for all that follow one another with the same."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.places: list[tuple[int, int, int]] = []  # each token's position, prefix and row, as `Packs.of` takes them
+        self._prefix: list[int] = []
+        self._group = self._last = 0  # the prefix's number, and the column of its last token
+
+    def add(self, row: Sequence[int], start: int, end: int, number: int) -> list[int]:
+        """Append a row with its number; returns the columns whose states predict its tokens from `start` to `end`."""
+        if not self.ids or row[:start] != self._prefix:
+            self._prefix, self._group, self._last = list(row[:start]), number, len(self.ids) + start - 1
+            self._append(row, 0, start, 0)
+        first = len(self.ids)
+        self._append(row, start, end, number)
+        return [self._last, *range(first, len(self.ids))][: end - start]
+
+    def _append(self, row: Sequence[int], start: int, end: int, number: int) -> None:
+        self.ids += row[start:end]
+        self.places += [(position, self._group, number) for position in range(start, end)]
+
+
 def _packed(
-    rows: Sequence[Sequence[int]], spans: Sequence[Span], packs: Sequence[int], pad_id: int, device: Any
+    rows: Sequence[Sequence[int]], spans: Sequence[Span], counts: Sequence[int], pad_id: int, device: Any
 ) -> tuple[IntArray, IntArray, Packs]:
-    """Each pack's rows side by side, after their prefix once if the row before has the same."""
-    of_pack = [b for b, count in enumerate(packs) for _ in range(count)]
-    tokens: list[list[int]] = [[] for _ in packs]
-    places: list[list[tuple[int, int, int]]] = [[] for _ in packs]  # each token's position, prefix and row
-    states: list[tuple[int, int]] = []  # each scored token's pack and column of what predicts it
-    before: list[Any] = [None] * len(packs)
-    for number, (row, (start, end), b) in enumerate(zip(rows, spans, of_pack, strict=True), start=1):
-        ids, place = tokens[b], places[b]
-        prefix = row[:start]
-        if before[b] is None or before[b][0] != prefix:
-            before[b] = (prefix, len(ids) + start - 1, number)
-            place += [(position, number, 0) for position in range(start)]
-            ids += prefix
-        _, last, group = before[b]
-        first = len(ids)
-        place += [(position, group, number) for position in range(start, end)]
-        ids += row[start:end]
-        states += [(b, column) for column in (last, *range(first, len(ids) - 1))[: end - start]]
-    ids_BL = _padded(tokens, pad_id)
+    """Ids [B, L] of packs with so many rows each, and the indices of the states that predict what is scored."""
+    packs = [_Pack() for _ in counts]
+    of_row = [b for b, count in enumerate(counts) for _ in range(count)]
+    columns = [
+        packs[b].add(row, *span, number)
+        for number, (row, span, b) in enumerate(zip(rows, spans, of_row, strict=True), start=1)
+    ]
+    ids_BL = _padded([pack.ids for pack in packs], pad_id)
     place_BL3 = np.zeros((*ids_BL.shape, 3), dtype=np.int64)
-    for b, place in enumerate(places):
-        place_BL3[b, : len(place)] = place
-    state_M = np.array([b * ids_BL.shape[1] + column for b, column in states], dtype=np.int64)
-    return ids_BL, state_M, Packs.of(torch.from_numpy(place_BL3).to(device))
+    for b, pack in enumerate(packs):
+        place_BL3[b, : len(pack.places)] = pack.places
+    states = [b * ids_BL.shape[1] + column for b, some in zip(of_row, columns, strict=True) for column in some]
+    return ids_BL, np.array(states, dtype=np.int64), Packs.of(torch.from_numpy(place_BL3).to(device))

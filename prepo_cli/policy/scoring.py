@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from prepo_cli.policy import output_matrix
 from prepo_cli.policy.output_matrix import Head, Scaling, Tokens, Upstream, token_statistics
-from prepo_cli.policy.plans import Arrangement, Packing
+from prepo_cli.policy.plans import PADDED, Arrangement, Packing
 from prepo_cli.policy.rows import Prefixes, Rows
 
 
@@ -179,9 +179,10 @@ def _same(scorer: TokenScorer, arrangement: Arrangement) -> bool:
     vocab_size = model.config.get_text_config().vocab_size
     rows = [[i % vocab_size for i in row] for row in ((1, 2, 3, 4, 5), (1, 2, 3, 6, 7, 5), (2, 3, 4), (5, 3, 1))]
     spans = [(3, 5), (3, 6), (1, 3), (2, 3)]
+    padded, arranged = (Rows.of(rows, spans, [1.0] * 4, 0, device, way) for way in (PADDED, arrangement))
     try:
-        alone_M, _ = scorer(Rows.of(rows, spans, [1.0] * 4, 0, device))
-        arranged_M, _ = scorer(Rows.of(rows, spans, [1.0] * 4, 0, device, arrangement))
+        alone_M, _ = scorer(padded)
+        arranged_M, _ = scorer(arranged)
     except Exception:  # an architecture that keeps something else than keys and values fails in its own way
         return False
     finally:
