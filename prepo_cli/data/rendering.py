@@ -104,8 +104,10 @@ class Renderer:
         return str(rendered)
 
     def _question_start(self, messages: Sequence[Message], last_user: int, text: str) -> int:
-        """The question's position in `text`; a second rendering, with a mark, rules out equal text elsewhere."""
+        """The question's position in `text`; if it is there twice, a second rendering, with a mark, tells which it is."""
         question = messages[last_user]["content"].strip()
+        if 0 <= (first := text.find(question)) == text.rfind(question):
+            return first
         marked = [dict(message) for message in messages]
         marked[last_user]["content"] = _MARK + question
         start = self._text(marked).find(_MARK + question)

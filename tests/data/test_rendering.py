@@ -90,6 +90,24 @@ def test_any_text_is_found_with_bytes(question: str) -> None:
     assert question.strip() in text or "�" in text
 
 
+@pytest.mark.parametrize(
+    ("before", "question", "times"),
+    [("Answer briefly.", "Find x", 1), ("Find x", "Find x", 2), ("a", "aXaXa", 1), ("aXaX", "aXa", 2)],
+    ids=["once", "twice", "partly", "overlapping"],
+)
+def test_a_second_rendering_only_where_text_repeats(
+    monkeypatch: pytest.MonkeyPatch, before: str, question: str, times: int
+) -> None:
+    tokenizer = make("bytes", "{% for m in messages %}{{ m.content }}{% endfor %}")
+    render, calls = tokenizer.apply_chat_template, list[Any]()
+    monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *a, **k: calls.append(a) or render(*a, **k))
+    rendered = Renderer(tokenizer)([{"role": "system", "content": before}, {"role": "user", "content": question}])
+    start, end = rendered.question_span
+    assert tokenizer.decode(rendered.token_ids[:end]) == before + question
+    assert question in tokenizer.decode(rendered.token_ids[start:end])
+    assert len(calls) == times
+
+
 def test_multi_turn_scores_the_last_question() -> None:
     before = [{"role": "user", "content": "Find x"}, {"role": "assistant", "content": "Find x"}]
     rendered = Renderer(TOKENIZERS["bytes", "chatml"])([*before, {"role": "user", "content": "Find x"}])
