@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     LlamaConfig,
+    MistralConfig,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
@@ -39,12 +41,14 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**COMMON, tie_word_embeddings=False),
     "gemma2": Gemma2Config(**COMMON, head_dim=4, sliding_window=8, final_logit_softcapping=3.0),
 }
+MISTRAL = MistralConfig(**COMMON, sliding_window=8)
+"""Not in all tests: a window of attention that torch's attention computes too."""
 
 
 def make_policy(architecture: str = "qwen2", seed: int = 0, eos: tuple[int, ...] = (1,), spread: float = 0.4) -> Policy:
     """A random float32 model whose distributions are neither flat nor sharp."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[architecture])
+    model = AutoModelForCausalLM.from_config(deepcopy(MISTRAL if architecture == "mistral" else CONFIGS[architecture]))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

@@ -104,7 +104,7 @@ class Renderer:
         return str(rendered)
 
     def _question_start(self, messages: Sequence[Message], last_user: int, text: str) -> int:
-        """The question's position in `text`; if it is there twice, a second rendering, with a mark, tells which it is."""
+        """The question's position in `text`; where it is there twice, a second rendering, with a mark, tells which."""
         question = messages[last_user]["content"].strip()
         if 0 <= (first := text.find(question)) == text.rfind(question):
             return first

@@ -4,8 +4,9 @@ Rows are sorted by length and padded. What is before their scored spans, as the 
 same in several rows, and need not be computed for each of them. Either it has a pass of its own, and the rest of each
 row attends to its keys and values, or, where rows are short, several of them are packed into one sequence: prefix,
 rest, rest, ..., the next prefix, and so on, with a mask that shows each token its own row only. That leaves little
-padding too, but attention is computed for the whole width of a pack. What each way computes depends on the lengths, and
-is counted.
+padding too, but attention is computed for the whole width of a pack. Attention that takes no such mask, but computes
+rows of different lengths side by side, gets whole rows, and no padding. What each way computes depends on the lengths,
+and is counted.
 
 Axis letters: I items, each of some rows.
 """
@@ -40,10 +41,12 @@ class Arrangement:
     Attributes:
         shared: prefixes have a pass of their own.
         packs: how many rows each sequence has, if they are packed.
+        whole: packed rows have their prefixes with them, and positions tell one from the next.
     """
 
     shared: bool = False
     packs: tuple[int, ...] = ()
+    whole: bool = False
 
 
 PADDED = Arrangement()
@@ -89,6 +92,7 @@ def cheapest(
     max_tokens: int,
     can_share: bool = True,
     packing: Packing | None = None,
+    packs_whole: bool = False,
 ) -> Plan:
     """The way that computes least of those that the model allows.
 
@@ -98,13 +102,13 @@ def cheapest(
     """
     lengths = [len(row) for row in rows]
     best = plan(lengths, max_tokens)
-    if not rows or any(start < 1 for start, _ in spans):
-        return best
+    others = [plan_whole(lengths, max_tokens)] if packs_whole else []
+    if all(start >= 1 for start, _ in spans):
+        groups = _by_prefix(rows, [start for start, _ in spans])
+        others += [plan_shared(groups, lengths, max_tokens)] if can_share else []
+        if packing is not None and max(lengths, default=0) <= min(packing.longest, max_tokens):
+            others.append(plan_packed(groups, lengths, max_tokens, packing))
     worthwhile = WORTHWHILE * best.cost
-    groups = _by_prefix(rows, [start for start, _ in spans])
-    others = [plan_shared(groups, lengths, max_tokens)] if can_share else []
-    if packing is not None and max(lengths, default=0) <= min(packing.longest, max_tokens):
-        others.append(plan_packed(groups, lengths, max_tokens, packing))
     return min([best, *(other for other in others if other.cost <= worthwhile)], key=lambda plan: plan.cost)
 
 
@@ -156,6 +160,13 @@ def plan_packed(groups: Sequence[_Part], lengths: Sequence[int], max_tokens: int
         batches = [_batch(packs[start:end]) for start, end in ends]
         plans.append(Plan(batches, cost * (1 + width / (6 * packing.hidden))))
     return min(plans, key=lambda plan: plan.cost)
+
+
+def plan_whole(lengths: Sequence[int], max_tokens: int) -> Plan:
+    """Batches of one sequence of whole rows each, whose attention computes nothing between them."""
+    packs = _packs([_part(0, [i], lengths) for i in range(len(lengths))], lengths, max_tokens)
+    batches = [Batch(pack.rows, Arrangement(packs=(len(pack.rows),), whole=True)) for pack in packs]
+    return Plan(batches, sum(pack.total + BATCH_OVERHEAD for pack in packs))
 
 
 @dataclass

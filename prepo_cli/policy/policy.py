@@ -131,7 +131,8 @@ class Policy:
 
     def plan(self, rows: Sequence[Sequence[int]], spans: Sequence[Span], max_batch_tokens: int) -> Plan:
         """Batches of rows that end with their spans, arranged so that the least is computed."""
-        return cheapest(rows, spans, max_batch_tokens, self.scorer.shares_prefixes, self.scorer.packing)
+        scorer = self.scorer
+        return cheapest(rows, spans, max_batch_tokens, scorer.shares_prefixes, scorer.packing, scorer.packs_whole)
 
     def perplexity(
         self, token_ids: list[list[int]], spans: list[Span], max_batch_tokens: int

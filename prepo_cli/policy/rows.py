@@ -48,10 +48,10 @@ class Prefixes:
 
 @dataclass(frozen=True)
 class Packs:
-    """The position of each token in its own row, and which tokens it sees [B, 1, L, L]."""
+    """The position of each token in its own row, and which tokens it sees; None if attention goes by the positions."""
 
     position_BL: Tensor
-    visible_B1LL: Tensor
+    visible_B1LL: Tensor | None = None
 
     @classmethod
     def of(cls, place_BL3: Tensor) -> Packs:
@@ -98,7 +98,7 @@ class Rows:
         spans = [(max(start, 1), max(start, end, 1)) for start, end in spans]
         prefixes = packs = None
         if arrangement.packs:
-            ids_BL, state_M, packs = _packed(rows, spans, arrangement.packs, pad_id, device)
+            ids_BL, state_M, packs = _packed(rows, spans, arrangement, pad_id, device)
         elif arrangement.shared:
             prefixes = Prefixes.of(rows, spans, pad_id, device)
             ids_BL = _padded([row[start:end] for row, (start, end) in zip(rows, spans, strict=True)], pad_id)
@@ -157,19 +157,26 @@ class _Pack:
         self._append(row, start, end, number)
         return [self._last, *range(first, len(self.ids))][: end - start]
 
+    def add_whole(self, row: Sequence[int], start: int, end: int, number: int) -> list[int]:
+        """The same for a row with its prefix."""
+        first = len(self.ids)
+        self._append(row, 0, end, number)
+        return list(range(first + start - 1, first + end - 1))
+
     def _append(self, row: Sequence[int], start: int, end: int, number: int) -> None:
         self.ids += row[start:end]
         self.places += [(position, self._group, number) for position in range(start, end)]
 
 
 def _packed(
-    rows: Sequence[Sequence[int]], spans: Sequence[Span], counts: Sequence[int], pad_id: int, device: Any
+    rows: Sequence[Sequence[int]], spans: Sequence[Span], arrangement: Arrangement, pad_id: int, device: Any
 ) -> tuple[IntArray, IntArray, Packs]:
-    """Ids [B, L] of packs with so many rows each, and the indices of the states that predict what is scored."""
-    packs = [_Pack() for _ in counts]
-    of_row = [b for b, count in enumerate(counts) for _ in range(count)]
+    """Ids [B, L], and the indices of the states that predict what is scored."""
+    packs = [_Pack() for _ in arrangement.packs]
+    of_row = [b for b, count in enumerate(arrangement.packs) for _ in range(count)]
+    add = _Pack.add_whole if arrangement.whole else _Pack.add
     columns = [
-        packs[b].add(row, *span, number)
+        add(packs[b], row, *span, number)
         for number, (row, span, b) in enumerate(zip(rows, spans, of_row, strict=True), start=1)
     ]
     ids_BL = _padded([pack.ids for pack in packs], pad_id)
@@ -177,4 +184,5 @@ def _packed(
     for b, pack in enumerate(packs):
         place_BL3[b, : len(pack.places)] = pack.places
     states = [b * ids_BL.shape[1] + column for b, some in zip(of_row, columns, strict=True) for column in some]
-    return ids_BL, np.array(states, dtype=np.int64), Packs.of(torch.from_numpy(place_BL3).to(device))
+    place = torch.from_numpy(place_BL3).to(device)
+    return ids_BL, np.array(states, dtype=np.int64), Packs(place[:, :, 0]) if arrangement.whole else Packs.of(place)

@@ -20,7 +20,11 @@ from torch.utils.checkpoint import checkpoint
 from prepo_cli.policy import output_matrix
 from prepo_cli.policy.output_matrix import Head, Scaling, Tokens, Upstream, token_statistics
 from prepo_cli.policy.plans import PADDED, Arrangement, Packing
-from prepo_cli.policy.rows import Prefixes, Rows
+from prepo_cli.policy.rows import Packs, Prefixes, Rows
+
+MASKED = ("sdpa", "eager")
+"""Implementations of attention that take a mask of any form. Others, as flash attention, find out from the positions
+where a row begins, and compute nothing between rows; with these, masks would be made from positions."""
 
 
 class TokenScorer(nn.Module):
@@ -40,7 +44,9 @@ class TokenScorer(nn.Module):
         """Whether prefixes may have a pass of their own. Layouts that gather weights by layer go through it once a
         pass, and gradient checkpointing keeps no keys and values: neither shares."""
         self.packing = packing_of(self)
-        """How rows may be packed; None if they may not."""
+        """How rows may be packed with a mask; None if they may not."""
+        self.packs_whole = packs_whole(self)
+        """Whether whole rows may be packed without one."""
 
     def forward(
         self, rows: Rows, with_entropy: bool = False, upstream: Upstream | None = None
@@ -62,18 +68,22 @@ class TokenScorer(nn.Module):
         """The hidden states [B x L, D] of a pass, or logits of a model that does not split."""
         if rows.prefixes is not None:
             return self._after_prefixes(rows, rows.prefixes).flatten(0, 1)
-        options = {}
-        if rows.packs is not None:
-            visible = rows.packs.visible_B1LL
-            if self.model.config._attn_implementation == "eager":  # which adds the mask
-                hidden = torch.finfo(self.model.dtype).min
-                visible = torch.zeros_like(visible, dtype=self.model.dtype).masked_fill_(~visible, hidden)
-            options = {"attention_mask": visible, "position_ids": rows.packs.position_BL}
         if self.splits:
+            options = {} if rows.packs is None else self._of_packs(rows.packs)
             states_BLD: Tensor = self.backbone(input_ids=rows.ids_BL, use_cache=False, **options).last_hidden_state
         else:
             states_BLD = self.model(input_ids=rows.ids_BL, use_cache=False).logits
         return states_BLD.flatten(0, 1)
+
+    def _of_packs(self, packs: Packs) -> dict[str, Tensor]:
+        """What tells the model which tokens are of one row."""
+        if packs.visible_B1LL is None:
+            return {"position_ids": packs.position_BL}
+        visible = packs.visible_B1LL
+        if self.model.config._attn_implementation == "eager":  # which adds the mask
+            hidden = torch.finfo(self.model.dtype).min
+            visible = torch.zeros_like(visible, dtype=self.model.dtype).masked_fill_(~visible, hidden)
+        return {"attention_mask": visible, "position_ids": packs.position_BL}
 
     def _after_prefixes(self, rows: Rows, prefixes: Prefixes) -> Tensor:
         """States [B, L, D]: the last one of each row's prefix, and those of what continues it but for the last."""
@@ -193,7 +203,14 @@ def _same(scorer: TokenScorer, arrangement: Arrangement) -> bool:
 
 def packing_of(scorer: TokenScorer) -> Packing | None:
     """How rows are packed, if attention takes a mask of any form."""
-    if not scorer.splits or scorer.model.config._attn_implementation not in ("sdpa", "eager"):
+    if not scorer.splits or scorer.model.config._attn_implementation not in MASKED:
         return None
     packing = Packing.of(scorer.model.config.get_text_config())
     return packing if _same(scorer, Arrangement(packs=(3, 1))) else None
+
+
+def packs_whole(scorer: TokenScorer) -> bool:
+    """Whether attention tells rows apart by their positions, and computes nothing between them."""
+    if not scorer.splits or scorer.model.config._attn_implementation in MASKED:
+        return False
+    return _same(scorer, Arrangement(packs=(4,), whole=True))

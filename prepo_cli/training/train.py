@@ -205,6 +205,6 @@ def announce(run: Run) -> None:
         say(note)
     kind = policy.model.config.model_type
     say(f"{kind}: {parameters:,} parameters{part} {where}")
-    if policy.scorer.packing is None:
+    if policy.scorer.packing is None and not policy.scorer.packs_whole:
         attention = policy.model.config._attn_implementation
         say(f"short rows are padded, not packed: {kind} with {attention} attention can't keep packed rows apart")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import Gemma2Config, MistralConfig, Qwen2Config
 
 from prepo_cli.policy import plans as module
-from prepo_cli.policy.plans import BATCH_OVERHEAD, PADDED, Batch, Packing, cheapest, plan
+from prepo_cli.policy.plans import BATCH_OVERHEAD, PADDED, Arrangement, Batch, Packing, cheapest, plan, plan_whole
 from tests.policy.test_rows import random_rows
 
 RNG = np.random.default_rng(11)
@@ -105,6 +105,29 @@ def test_packed_batches_have_every_row_once_within_their_bounds(
         assert len(widths) * max(widths) <= max_tokens or len(widths) == 1
         total += len(widths) * max(widths)
     assert total <= found.cost <= plain.cost
+
+
+@given(lengths=st.lists(st.integers(1, 40), max_size=60), max_tokens=st.integers(1, 200))
+def test_whole_rows_are_packed_once_each_with_little_left_over(lengths: list[int], max_tokens: int) -> None:
+    found = plan_whole(lengths, max_tokens)
+    assert sorted(i for batch in found.batches for i in batch.rows) == list(range(len(lengths)))
+    totals = [sum(lengths[i] for i in batch.rows) for batch in found.batches]
+    for batch, total in zip(found.batches, totals, strict=True):
+        assert total <= max_tokens or len(batch.rows) == 1
+        assert batch.arrangement == Arrangement(packs=(len(batch.rows),), whole=True)
+    assert found.cost == sum(lengths) + len(totals) * BATCH_OVERHEAD
+    assert sum(total <= max_tokens / 2 for total in totals) <= 1  # two of these would have gone together
+
+
+@pytest.mark.parametrize("span", [(0, 40), (3, 40)], ids=["from the first token on", "after a prefix"])
+def test_whole_rows_are_packed_where_the_model_allows_it_and_padding_is_much(span: tuple[int, int]) -> None:
+    rows = [[7] * length for length in range(40, 520, 12)]
+
+    def whole(packs_whole: bool) -> set[bool]:
+        found = cheapest(rows, [span] * len(rows), 16_384, can_share=False, packs_whole=packs_whole)
+        return {batch.arrangement.whole for batch in found.batches}
+
+    assert whole(True) == {True} and whole(False) == {False}
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prepo_cli.policy import plans, scoring
 from prepo_cli.policy.loading import load_policy
@@ -18,6 +20,10 @@ from prepo_cli.sections import ModelConfig
 from tests.models import CONFIGS, VOCAB, make_policy, naive_scores, save_model
 
 RNG = np.random.default_rng(11)
+BY_POSITION = "by_position"
+"""torch's attention under a name that is not its own: transformers makes its mask from positions that begin again."""
+ALL_ATTENTION_FUNCTIONS.register(BY_POSITION, sdpa_attention_forward)
+ALL_MASK_ATTENTION_FUNCTIONS.register(BY_POSITION, sdpa_mask)
 
 
 def random_rows(prefixes: list[int], rests: list[list[int]]) -> tuple[list[list[int]], list[tuple[int, int]]]:
@@ -87,6 +93,34 @@ def test_gradients_of_arranged_rows_equal_those_of_padded_ones(
     assert len(found) == 5 or architecture == "gemma2"
 
 
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "llama", "mistral"])
+@pytest.mark.parametrize(("prefixes", "rests"), SHAPES, ids=str)
+def test_whole_rows_told_apart_by_positions_score_as_naive_and_train_as_padded(
+    architecture: str, prefixes: list[int], rests: list[list[int]]
+) -> None:
+    """Also with windows of attention shorter than the rows (mistral)."""
+    rows, spans = random_rows(prefixes, rests)
+    spans = [(max(start - 2, 0), end) for start, end in spans]
+    temperatures = RNG.uniform(0.5, 1.5, len(rows)).tolist()
+    found = []
+    for arrangement in (PADDED, Arrangement(packs=(len(rows),), whole=True)):
+        policy = make_policy(architecture)
+        policy.model.set_attn_implementation(BY_POSITION)
+        scorer = TokenScorer(policy.model)
+        assert scorer.packs_whole and scorer.packing is None
+        policy.model.train()
+        logprob_M, entropy_M = scorer(Rows.of(rows, spans, temperatures, 0, "cpu", arrangement), with_entropy=True)
+        (logprob_M * torch.linspace(-1, 1, len(logprob_M))).sum().backward()
+        found.append({name: parameter.grad.numpy() for name, parameter in policy.model.named_parameters()})
+    expected = [
+        naive_scores(policy.model, row, *span, t) for row, span, t in zip(rows, spans, temperatures, strict=True)
+    ]
+    np.testing.assert_allclose(logprob_M.detach(), np.concatenate([scores[0] for scores in expected]), atol=2e-5)
+    np.testing.assert_allclose(entropy_M, np.concatenate([scores[1] for scores in expected]), atol=2e-5)
+    for name, gradient in found[1].items():
+        np.testing.assert_allclose(gradient, found[0][name], atol=2e-5, rtol=1e-3, err_msg=name)
+
+
 def test_rows_of_a_pack_see_their_own_prefix_and_nothing_else() -> None:
     rows = [[5, 6, 7], [5, 6, 8, 9], [5, 6, 8], [3, 4]]
     found = Rows.of(rows, [(2, 3), (2, 4), (2, 3), (1, 2)], [1.0] * 4, 0, "cpu", Arrangement(packs=(3, 1)))
@@ -115,6 +149,19 @@ def test_no_gradient_of_rows_is_summed_by_indexing(arrangement: Arrangement) -> 
             seen.add(node)
             waiting += [before for before, _ in node.next_functions]
     assert not any(node.name() == "IndexBackward0" for node in seen)
+
+
+def test_a_policy_packs_whole_rows_and_scores_the_same() -> None:
+    policy = make_policy()
+    rows, spans = random_rows([5, 30, 60, 200], [[9] * 8, [5] * 8, [20], [7]])
+    padded = policy.score(rows, spans, [1.0] * len(rows), 2000)
+    policy.model.set_attn_implementation(BY_POSITION)
+    policy.scorer = TokenScorer(policy.model)
+    policy.scorer.shares_prefixes = False
+    batches = policy.plan(rows, spans, 2000).batches
+    assert [len(batch.arrangement.packs) for batch in batches] == [1] * len(batches) and batches[0].arrangement.whole
+    for one, other in zip(policy.score(rows, spans, [1.0] * len(rows), 2000), padded, strict=True):
+        np.testing.assert_allclose(one[0], other[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -191,9 +238,12 @@ def test_a_model_that_does_not_heed_masks_and_positions_packs_nothing(
     assert scorer.packing is None and scorer.shares_prefixes
 
 
-def test_other_attention_than_torchs_packs_nothing() -> None:
-    scorer = make_policy().scorer
-    assert scoring.packing_of(scorer) == Packing(32, 16)
-    scorer.model.config = deepcopy(scorer.model.config)  # the tests' models have one in common
-    scorer.model.config._attn_implementation = "flex_attention"
-    assert scoring.packing_of(scorer) is None
+def test_attention_other_than_torchs_packs_by_positions_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_policy()
+    assert policy.scorer.packing == Packing(32, 16) and not policy.scorer.packs_whole
+    policy.model.set_attn_implementation(BY_POSITION)
+    scorer = TokenScorer(policy.model)
+    assert scorer.packing is None and scorer.packs_whole
+    forward = policy.model.model.forward
+    monkeypatch.setattr(policy.model.model, "forward", lambda position_ids=None, **options: forward(**options))
+    assert not scoring.packs_whole(scorer)
