@@ -34,7 +34,7 @@ ROUNDS = {
     "update": 5,
     "score": 5,
     "schedule": 12,
-    "generation": 3,
+    "generation": 2,
     "against_trl": 10,
     "against_trl_15m": 5,
     "trl_adapter": 20,

@@ -34,8 +34,8 @@ CLAIMS = (
 )
 SHAPE = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_key_value_heads": 2}
 SIZES: dict[str, dict[str, Any]] = {
-    "full": {"layers": 3, "vocabulary": 32_000, "groups": 8, "rollouts": 8, "longest": 256, "prompt": 512},
-    "quick": {"layers": 2, "vocabulary": 4_000, "groups": 4, "rollouts": 8, "longest": 128, "prompt": 256},
+    "full": {"layers": 3, "vocabulary": 32_000, "groups": 4, "rollouts": 8, "longest": 256, "prompt": 512},
+    "quick": {"layers": 2, "vocabulary": 4_000, "groups": 2, "rollouts": 8, "longest": 128, "prompt": 256},
 }
 BARE_ROWS = (4, 8)
 """Rows in a batch; the fastest counts."""
@@ -50,7 +50,7 @@ def measure(variant: str, layers: int, vocabulary: int, groups: int, rollouts: i
     if variant in ("update", "bare"):
         samples = _samples(rng, groups, rollouts, vocabulary, prompt=8, lengths=lambda: rng.integers(16, longest + 1))
     else:
-        samples = _samples(rng, groups // 4, rollouts, vocabulary, prompt=prompt, lengths=lambda: longest // 2)
+        samples = _samples(rng, groups // 2, rollouts, vocabulary, prompt=prompt, lengths=lambda: longest // 2)
     if variant == "bare":
         return min((_bare(model, samples, rows, longest) for rows in BARE_ROWS), key=lambda found: found["seconds"])
     policy.scorer.shares_prefixes = variant in ("shared", "score", "update")
