@@ -30,7 +30,7 @@ help:
 	@echo "make check     ruff, mypy, docs, tests"
 	@echo "make docs      regenerate the pages that come from the code, and build the site in site/"
 	@echo "make bench     measure what is in docs/performance.md, and write it there (up to 20 minutes)"
-	@echo "make bench-large measure larger sizes too (up to half an hour more)"
+	@echo "make bench-large measure larger sizes too (about 40 minutes more)"
 	@echo "make bench-check measure at small sizes, without TRL, and report what got worse; never fails because of it"
 	@echo "make clean     remove .venv, .venv-vllm, .venv-verl and caches"
 	@echo "PYTHON=...     the Python for .venv, 3.11 or later (default: python3)"

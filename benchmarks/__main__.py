@@ -4,7 +4,7 @@ Variants of the same work take turns, each in a process of its own (paired.py, t
 
     python -m benchmarks                     # all at the sizes `full` and `quick`: up to 20 minutes on two cores
     python -m benchmarks --only update       # one
-    python -m benchmarks --large             # sizes that take too long for that: up to half an hour more
+    python -m benchmarks --large             # sizes that take too long for that: about 40 minutes more
     python -m benchmarks --check             # small sizes, without TRL; reports what got over 20% worse
 """
 
@@ -29,18 +29,21 @@ from prepo_cli.terminal import results, ruled
 from prepo_cli.text import counted
 
 ROUNDS = {
-    "output_matrix": 5,
+    "output_matrix": 3,
     "long_sequence": 1,
-    "update": 5,
+    "update": 3,
     "score": 5,
     "schedule": 12,
     "generation": 2,
     "against_trl": 10,
-    "against_trl_15m": 5,
+    "against_trl_15m": 3,
     "trl_adapter": 20,
 }
 """The benchmarks that give ratios, and how often each measures its variants; step by step, how many steps."""
+LARGE_ROUNDS = {"output_matrix": 5, "update": 5, "against_trl_15m": 5}
+"""How often at the size `large`, where it differs."""
 QUICK_ROUNDS, QUICK_STEPS = 3, 8
+"""How often at most at the size `quick`."""
 NAMES = tuple(ROUNDS)
 GROWTH = "growth"
 NEEDS_TRL = ("against_trl", "against_trl_15m", "trl_adapter")
@@ -78,7 +81,7 @@ def write(names: Sequence[str], sizes: Sequence[str], rounds: int | None) -> Non
 
             kept[GROWTH] = {"points": points(note), "measured": measured()}
         for size in () if name == GROWTH else [size for size in sizes if size in benchmark(name).SIZES]:
-            count = rounds or (quick_rounds(name) if size == "quick" else ROUNDS[name])
+            count = rounds or rounds_of(name, size)
             found = ratios(name, size, count, note)
             if size != "quick":
                 show(found, goals=size == goals_at(name))
@@ -98,7 +101,7 @@ def check(names: Sequence[str], rounds: int | None) -> None:
     worse = []
     for name in (name for name in names if "quick" in kept.get(name, {})):
         before = {claim: ratio["median"] for claim, ratio in kept[name]["quick"]["ratios"].items()}
-        found = ratios(name, "quick", rounds or quick_rounds(name), note)
+        found = ratios(name, "quick", rounds or rounds_of(name, "quick"), note)
         show(found, before=before)
         for claim, ratio in found.items():
             if ratio.unit in ("", "bytes") and claim in before and ratio.median > WORSE * before[claim]:
@@ -107,9 +110,11 @@ def check(names: Sequence[str], rounds: int | None) -> None:
         print(line)
 
 
-def quick_rounds(name: str) -> int:
-    """How often a benchmark measures its variants at the size `quick`."""
-    return min(ROUNDS[name], QUICK_STEPS if hasattr(benchmark(name), "steps") else QUICK_ROUNDS)
+def rounds_of(name: str, size: str) -> int:
+    """How often a benchmark measures its variants."""
+    if size == "quick":
+        return min(ROUNDS[name], QUICK_STEPS if hasattr(benchmark(name), "steps") else QUICK_ROUNDS)
+    return LARGE_ROUNDS.get(name, ROUNDS[name]) if size == LARGE else ROUNDS[name]
 
 
 def read() -> Kept:

@@ -38,8 +38,8 @@ SHAPE = {
 SIZES: dict[str, dict[str, Any]] = {
     "full": {
         "1K": {"rows": 16, "prompt": 256, "longest": 768},
-        "4K": {"rows": 8, "prompt": 3072, "longest": 1024},
-        "16K": {"rows": 2, "prompt": 16_128, "longest": 256},
+        "4K": {"rows": 4, "prompt": 3072, "longest": 1024},
+        "16K": {"rows": 1, "prompt": 16_128, "longest": 256},
     },
     "quick": {
         "1K": {"rows": 4, "prompt": 128, "longest": 128},

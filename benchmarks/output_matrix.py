@@ -2,7 +2,7 @@
 
 `told` is how training runs: the loss's gradient is known with the log-prob, and logits are computed once. `untold` is
 what sequence-level importance ratios need: the backward pass computes them again. The shape is Qwen2.5-0.5B's:
-vocabulary 151,936, width 896, float32. `make bench` measures 512 tokens, `make bench-large` 4 x 1,024.
+vocabulary 151,936, width 896, float32. `make bench` measures 256 tokens, `make bench-large` 4 x 1,024.
 
     python -m benchmarks --only output_matrix
 """
@@ -24,7 +24,7 @@ CLAIMS = (
     Claim("output matrix, gradient not told ahead: time against all logits at once", "untold", "naive"),
 )
 SIZES: dict[str, dict[str, Any]] = {
-    "full": {"tokens": 512, "vocabulary": 151_936, "width": 896},
+    "full": {"tokens": 256, "vocabulary": 151_936, "width": 896},
     "large": {"tokens": 4096, "vocabulary": 151_936, "width": 896},
     "quick": {"tokens": 512, "vocabulary": 32_000, "width": 512},
 }

@@ -24,7 +24,7 @@ from prepo_cli.policy.loading import load_policy
 from prepo_cli.sections import ModelConfig
 
 CLAIMS = (Claim("score-ppl: time against bare forward passes", "prepo", "bare", limit=1 / 0.85),)
-SIZES: dict[str, dict[str, Any]] = {"full": {"rows": 1200}, "quick": {"rows": 60}}
+SIZES: dict[str, dict[str, Any]] = {"full": {"rows": 800}, "quick": {"rows": 60}}
 MEAN_CHARACTERS, SPREAD = 1000, 0.5
 BARE_LENGTH, BARE_ROWS = 300, (4, 16)
 """Tokens of a row, and rows in a batch, of which the fastest counts."""

@@ -2,7 +2,8 @@
 
 `update` is one optimizer step on rollouts of different lengths. `bare` is the model's own loss over rows that all have
 the same length, as many tokens in all and no padding, without an optimizer: what no update can beat. `shared` and
-`whole` are updates on groups with long prompts, `score` and `score whole` their log-probs and entropies alone.
+`whole` are updates on half as many groups with long prompts, `score` and `score whole` their log-probs and entropies
+alone. `make bench` measures 2 groups with a model of 3 layers, `make bench-large` 8 with one of 6.
 
     python -m benchmarks --only update
 """
@@ -34,7 +35,8 @@ CLAIMS = (
 )
 SHAPE = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_key_value_heads": 2}
 SIZES: dict[str, dict[str, Any]] = {
-    "full": {"layers": 3, "vocabulary": 32_000, "groups": 4, "rollouts": 8, "longest": 256, "prompt": 512},
+    "full": {"layers": 3, "vocabulary": 32_000, "groups": 2, "rollouts": 8, "longest": 256, "prompt": 512},
+    "large": {"layers": 6, "vocabulary": 32_000, "groups": 8, "rollouts": 8, "longest": 256, "prompt": 512},
     "quick": {"layers": 2, "vocabulary": 4_000, "groups": 2, "rollouts": 8, "longest": 128, "prompt": 256},
 }
 BARE_ROWS = (4, 8)
