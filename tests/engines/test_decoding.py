@@ -37,7 +37,7 @@ def short_bands() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bands, "FIRST_END", 4)
         patch.setattr(prefill, "BATCH_TOKENS", 40)
-        patch.setattr(prefill, "ATTENTION_ELEMENTS", 300)
+        patch.setattr(prefill, "ELEMENTS", 300)
         patch.setattr(bands, "allocated", lambda width: width)  # spare columns would make every batch a single row
         yield
 
@@ -97,6 +97,32 @@ def test_waiting_rows_join_before_the_others_have_finished(monkeypatch: pytest.M
     lengths = [40, 2, 2, 2, 2, 2, 2, 2, 2, 2]
     HfEngine(make_policy(eos=()), 10**6).generate([Request([5], [0], 1.0, length) for length in lengths])
     assert steps == 39  # the first token comes from the prefill; the others keep up beside the longest
+
+
+@pytest.mark.parametrize(
+    ("attention", "lengths", "elements", "pieces"),
+    [
+        ("sdpa", [20], 20 * COMMON["intermediate_size"], 1),
+        ("sdpa", [20], 20 * COMMON["intermediate_size"] - 1, 3),
+        ("sdpa", [20, 20], 20 * COMMON["intermediate_size"], 5),
+        ("eager", [20], 20 * COMMON["intermediate_size"], 3),
+    ],
+    ids=["alone", "too many values", "two contexts", "another attention"],
+)
+def test_a_context_is_prefilled_in_one_piece_where_attention_needs_no_mask(
+    monkeypatch: pytest.MonkeyPatch, attention: str, lengths: list[int], elements: int, pieces: int
+) -> None:
+    policy = make_policy()
+    policy.model.set_attn_implementation(attention)
+    monkeypatch.setattr(prefill, "ELEMENTS", elements)
+    forward, calls = policy.model.forward, list[Any]()
+    monkeypatch.setattr(policy.model, "forward", lambda **options: calls.append(options) or forward(**options))
+    contexts = [[2 + (i + n) % (VOCAB - 2) for i in range(n)] for n in lengths]
+    ((batch, _, logits_PV),) = prefill.prefill(policy.model, contexts, 0, "cpu")
+    assert len(calls) == pieces
+    for p, c in enumerate(batch):
+        expected_V = forward(input_ids=torch.tensor([contexts[c]])).logits[0, -1]
+        torch.testing.assert_close(logits_PV[p], expected_V, atol=1e-5, rtol=1e-5)
 
 
 def test_a_prompt_is_prefilled_once_for_its_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
