@@ -19,8 +19,11 @@ from prepo_cli.engines.sampling import sample, uniforms
 from prepo_cli.errors import RunError
 from prepo_cli.policy.policy import NOT_FINITE, Policy
 
-LOGIT_ELEMENTS = 2**25
-"""Logits processed at once when sampling (128 MiB in float32)."""
+LOGIT_ELEMENTS, CPU_LOGIT_ELEMENTS = 2**25, 2**22
+"""Logits processed at once when sampling (128 and 16 MiB in float32).
+
+A CPU's freed memory of 32 MiB or more goes back to the system, and each step would ask for it anew.
+"""
 REGROUP_AT = 0.8
 """Rows leave and join once at most this share of a batch is still decoding: the cache is copied then."""
 
@@ -89,7 +92,8 @@ class Decoding:
     def _draw(self, logits_MV: Tensor, first: int = 0) -> Tensor:
         """Sample a token for the rows from `first` on; record it for the live ones, and finish those it ends."""
         uniform_M = torch.from_numpy(uniforms(self.seed_B[first:], self.records.count_B[first:])).to(logits_MV.device)
-        size = max(1, LOGIT_ELEMENTS // logits_MV.shape[1])
+        elements = CPU_LOGIT_ELEMENTS if logits_MV.device.type == "cpu" else LOGIT_ELEMENTS
+        size = max(1, elements // logits_MV.shape[1])
         parts = []
         for start in range(0, len(logits_MV), size):
             part, rows = slice(start, start + size), slice(first + start, first + start + size)

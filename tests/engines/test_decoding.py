@@ -33,9 +33,10 @@ REQUEST = st.builds(
 
 @pytest.fixture(scope="module", autouse=True)
 def short_bands() -> Iterator[None]:
-    """Bands of a few tokens, prefills of a few, and chunks of one or two."""
+    """Bands of a few tokens, prefills of a few, chunks of one or two, and tokens drawn for three rows at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bands, "FIRST_END", 4)
+        patch.setattr(decoding, "CPU_LOGIT_ELEMENTS", 3 * VOCAB)
         patch.setattr(prefill, "BATCH_TOKENS", 40)
         patch.setattr(prefill, "ELEMENTS", 300)
         patch.setattr(bands, "allocated", lambda width: width)  # spare columns would make every batch a single row
