@@ -150,8 +150,9 @@ class _Pack:
 
     def add(self, row: Sequence[int], start: int, end: int, number: int) -> list[int]:
         """Append a row with its number; returns the columns whose states predict its tokens from `start` to `end`."""
-        if not self.ids or row[:start] != self._prefix:
-            self._prefix, self._group, self._last = list(row[:start]), number, len(self.ids) + start - 1
+        prefix = list(row[:start])
+        if not self.ids or prefix != self._prefix:
+            self._prefix, self._group, self._last = prefix, number, len(self.ids) + start - 1
             self._append(row, 0, start, 0)
         first = len(self.ids)
         self._append(row, start, end, number)
