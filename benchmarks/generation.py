@@ -21,6 +21,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from benchmarks.paired import Claim, Found, timed
 from prepo_cli.engines.base import Request
 from prepo_cli.engines.hf import HfEngine
+from prepo_cli.machine import keep_freed_memory
 from prepo_cli.policy.policy import Policy
 from prepo_cli.policy.scoring import TokenScorer
 from strategies.types import IntArray, derive_seed
@@ -55,6 +56,7 @@ def measure(variant: str, **contexts: dict[str, int]) -> Found:
     """Seconds, and completion tokens per second, of completing all prompts."""
     name, _, context = variant.partition(" ")
     size = contexts[context]
+    keep_freed_memory()  # as for any policy that is loaded
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(**SHAPE)).eval()
     prompts_NP = np.random.default_rng(0).integers(2, SHAPE["vocab_size"], (size["rows"], size["prompt"]))

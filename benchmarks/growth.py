@@ -30,6 +30,7 @@ from prepo_cli.distributed import build_layout
 from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines.base import Request
 from prepo_cli.engines.hf import HfEngine
+from prepo_cli.machine import keep_freed_memory
 from prepo_cli.policy.policy import Policy
 from prepo_cli.policy.scoring import TokenScorer
 from prepo_cli.training.learner import Learner
@@ -109,6 +110,7 @@ def step(work: Work) -> Found:
     """One step; nothing on processes other than the main one."""
     config = resolve(flags={"training.learning_rate": 1e-6})
     processes = Processes(config.training)
+    keep_freed_memory()  # as for any policy that is loaded
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(vocab_size=work.vocabulary, **SHAPE))
     no_token = frozenset({work.vocabulary})

@@ -22,6 +22,7 @@ from prepo_cli.config import resolve
 from prepo_cli.distributed.layout import Replicated
 from prepo_cli.distributed.processes import Processes
 from prepo_cli.engines.hf import HfEngine
+from prepo_cli.machine import keep_freed_memory
 from prepo_cli.policy.policy import Policy
 from prepo_cli.policy.scoring import TokenScorer
 from prepo_cli.training.learner import Learner
@@ -45,6 +46,7 @@ BARE_ROWS = (4, 8)
 
 def measure(variant: str, layers: int, vocabulary: int, groups: int, rollouts: int, longest: int, prompt: int) -> Found:
     """Seconds and memory of one variant."""
+    keep_freed_memory()  # as for any policy that is loaded
     torch.manual_seed(0)
     config = Qwen2Config(vocab_size=vocabulary, num_hidden_layers=layers, **SHAPE, tie_word_embeddings=True)
     policy = Policy(model := Qwen2ForCausalLM(config), None, TokenScorer(model), torch.device("cpu"), frozenset({1}), 0)  # type: ignore[arg-type]
