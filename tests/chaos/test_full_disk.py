@@ -25,8 +25,8 @@ from prepo_cli.config import read_yaml
 from prepo_cli.files import PARTIAL, readable_lines
 from prepo_cli.ownership import LOCK, MARKER
 from tests.chaos.filling import empty, fill
-from tests.chaos.forked import ROOT, Ended, Prepo
 from tests.chaos.test_kills import content
+from tests.forked import ROOT, Ended, Prepo
 
 MEGABYTE = 2**20
 NAMESPACES = ["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]

@@ -19,9 +19,9 @@ import psutil
 import pytest
 
 from prepo_cli.ownership import LOCK
-from tests.chaos.forked import Ended, Prepo, Process
 from tests.chaos.test_full_disk import outputs
 from tests.chaos.test_kills import content
+from tests.forked import Ended, Prepo, Process
 
 TRAIN = [
     "train", "--recipe", "everything", "--seed", "3", "--steps", "3", "--json", "--reward", "boxed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,10 +21,12 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
+from tests.forked import Ended, Prepo
 from tests.metrics import timeless
 
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="not run: DeepSpeed is not installed")
 ROOT = Path(__file__).parents[2]
+HOST = "127.0.0.1"
 SMALL = [
     "training.total_steps=5",
     "training.prompts_per_step=6",
@@ -54,7 +59,7 @@ LAYOUTS: dict[str, dict[str, str]] = {
     "zero2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
     "zero3": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
 }
-"""Ways to start a run and what they set in the environment: two processes but for "one"; "nodes" are launched apart."""
+"""Ways to start a run and what they set in the environment: two processes but for "one"; "nodes" are apart."""
 
 
 def launch(
@@ -70,17 +75,41 @@ def launch(
     return subprocess.run([*front, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return str(free.getsockname()[1])
+
+
 def launch_nodes(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """A command on two nodes, which are this machine, one process each; what the first one said."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = ["--nnodes", "2", "--nproc_per_node", "1", "--master_addr", "127.0.0.1", "--master_port", str(port)]
+    settings = ["--nnodes", "2", "--nproc_per_node", "1", "--master_addr", HOST, "--master_port", free_port()]
     with ThreadPoolExecutor(2) as pool:
         nodes = [["-m", "torch.distributed.run", *settings, "--node_rank", rank, *arguments] for rank in "01"]
         first, second = pool.map(lambda node: launch(node, 1), nodes)
     assert second.returncode == 0, second.stderr[-3000:]
     return first
+
+
+@cache
+def forked() -> Prepo:
+    """Where processes come from that a launcher would start; it ends with this process."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(Prepo())
+
+
+def fork(module: str, argument: str, processes: int, **environment: str) -> Ended:
+    """A module's `main` in one process or several, with the environment that torchrun would give each."""
+    common = {"ACCELERATE_USE_CPU": "true", **environment}
+    if processes > 1:
+        common |= {"MASTER_ADDR": HOST, "MASTER_PORT": free_port()}
+        common |= {name: str(processes) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+    ranks = [{name: str(rank) for name in ("RANK", "LOCAL_RANK")} for rank in range(processes)]
+    started = [
+        forked().start(argument, module=module, environment=common | (rank if processes > 1 else {})) for rank in ranks
+    ]
+    return max((process.wait() for process in started), key=lambda ended: abs(ended.code))
 
 
 def replay(
@@ -91,12 +120,13 @@ def replay(
     fixed = [*SMALL, "rewards.functions=[tests.training.rewards:zero]", f"output_dir={folder}"]
     fixed += ["training.fsdp=true"] if layout == "sharded" else []
     settings.write_text(json.dumps({"sets": [*fixed, *sets], "resume": resume, "chunk_elements": chunk_elements}))
-    command = ["-m", "tests.training.replayed", str(settings)]
+    module = "tests.training.replayed"
     if layout == "nodes":
-        done = launch_nodes(command)
+        done = launch_nodes(["-m", module, str(settings)])
+        assert done.returncode == 0, done.stderr[-3000:]
     else:
-        done = launch(command, 1 if layout == "one" else 2, **LAYOUTS[layout])
-    assert done.returncode == 0, done.stderr[-3000:]
+        ended = fork(module, str(settings), 1 if layout == "one" else 2, **LAYOUTS[layout])
+        assert ended.code == 0, ended.err[-3000:]
     return folder
 
 

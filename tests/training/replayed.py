@@ -52,8 +52,9 @@ class Replay:
         """Nothing is held."""
 
 
-def main() -> None:
-    settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+def main(argv: Sequence[str]) -> None:
+    [file] = argv
+    settings = json.loads(Path(file).read_text(encoding="utf-8"))
     zero = "ACCELERATE_USE_DEEPSPEED" in os.environ
     output_matrix.CHUNK_ELEMENTS = settings["chunk_elements"] or output_matrix.CHUNK_ELEMENTS
     build.build_engine = lambda config, policy, *parts, **options: Replay(policy)
@@ -62,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -100,7 +101,7 @@ class Prepo:
 
     def __enter__(self) -> Prepo:
         self._server = subprocess.Popen(
-            [*self._before, sys.executable, "-m", "tests.chaos.forked"],
+            [*self._before, sys.executable, "-m", "tests.forked"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -131,6 +132,7 @@ class Prepo:
         Args:
             out, err: files for its standard streams.
             environment: variables to set.
+            module: where `main` is, if not prepo's.
             fill: arguments of `filling.fill_at`, which see.
             stop: it stops itself before the first operation on a path with each of these texts; see `until_stopped`.
         """
@@ -169,12 +171,11 @@ def run(
     err: str,
     cwd: str,
     environment: dict[str, str] | None = None,
+    module: str = "prepo_cli.main",
     fill: dict[str, Any] | None = None,
     stop: Sequence[str] = (),
 ) -> None:
     """Be the process."""
-    from prepo_cli.main import main
-
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     for descriptor, path in enumerate((os.devnull, out, err)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), descriptor)
@@ -184,11 +185,16 @@ def run(
         fill_at(**fill)
     for place in stop:
         act_at(1, [place], lambda: os.kill(os.getpid(), signal.SIGSTOP))
+    code = 0
     try:
-        main(argv)
+        import_module(module).main(argv)
     except SystemExit as end:
-        atexit._run_exitfuncs()
-        os._exit(int(end.code or 0))  # without half a second in which Python would free all that is loaded
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    os._exit(code)  # without half a second in which Python would free all that is loaded
 
 
 if __name__ == "__main__":
