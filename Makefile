@@ -8,21 +8,22 @@ VERL_INSTALLED := .venv-verl/installed
 TRL := .venv/trl
 # A worker for each core, each with one thread (tests/conftest.py); neighbors stay together as they share fixtures.
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist worksteal
-PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos fuzz distributed walk trl verl test_architectures.py)
+PYTEST := $(BIN)/python -m pytest $(PARALLEL) $(addprefix --ignore tests/,chaos fuzz processes distributed browser walk trl verl test_architectures.py)
 
 KILLS ?= 30
 CASES ?= 1250
 
-.PHONY: help install demo test test-walk test-models test-distributed test-browser test-trl test-verl test-vllm chaos check docs bench bench-large bench-check clean
+.PHONY: help install demo test test-processes test-walk test-models test-distributed test-browser test-trl test-verl test-vllm chaos check docs bench bench-large bench-check clean
 
 help:
 	@echo "make install   set up .venv (once)"
 	@echo "make demo      train the embedded model; results in runs/demo"
 	@echo "make test      run the tests, except those below"
-	@echo "make test-walk run examples/first_hour.sh, in short form, and the notebook"
+	@echo "make test-processes run the tests of commands, reward functions and servers that are killed, hang or fail"
+	@echo "make test-walk run the tests of the examples: examples/first_hour.sh in short form, the notebook, and the others"
 	@echo "make test-models run the tests of training, evaluating and exporting Qwen, Llama and Gemma models"
 	@echo "make test-distributed run the tests of training in several processes"
-	@echo "make test-browser run the tests of the comparison page, in Chromium"
+	@echo "make test-browser run the tests of the site and of the comparison page, in Chromium"
 	@echo "make test-trl  run the tests of the strategies inside TRL"
 	@echo "make test-vllm run the tests that need vLLM, on its CPU build, in .venv-vllm"
 	@echo "make test-verl run the tests of the adapter for verl, without Ray, in .venv-verl"
@@ -65,8 +66,12 @@ demo: install
 test: install
 	$(PYTEST)
 
+# Most of them wait for each other or for a time to be over.
+test-processes: install
+	$(BIN)/python -m pytest $(PARALLEL) tests/processes
+
 test-walk: install
-	$(BIN)/python -m pytest tests/walk
+	$(BIN)/python -m pytest $(PARALLEL) --dist loadfile tests/walk
 
 test-models: install
 	$(BIN)/python -m pytest $(PARALLEL) tests/test_architectures.py
@@ -83,7 +88,6 @@ $(TRL)/trl: $(INSTALLED)
 test-trl: $(TRL)/trl
 	PYTHONPATH=$(CURDIR)/$(TRL) $(BIN)/python -m pytest $(PARALLEL) --dist loadfile tests/trl
 
-# They are also part of "make test", which skips them if Chromium is not installed.
 test-browser: install
 	@command -v chromium >/dev/null || { echo "make: 'chromium' not found; install it (on Debian: apt-get install chromium)" >&2; exit 1; }
 	$(BIN)/python -m pytest tests/browser

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -237,9 +238,15 @@ def _label(slots: dict[str, str], requested: str, own: dict[str, str]) -> str:
     if slots == own and requested and requested not in (CUSTOM, *known):
         return requested
     for name in sorted(known, key=lambda name: name != requested):
-        if resolve_slots(read_recipe(name)["strategies"]) == slots:
+        if resolve_slots(_shipped(name)) == slots:
             return name
     return CUSTOM
+
+
+@cache
+def _shipped(name: str) -> dict[str, str]:
+    """The slots that a shipped recipe sets; reading them all takes longer than everything else here."""
+    return dict(read_recipe(name)["strategies"])
 
 
 def _refuse_unknown(given: Mapping[str, Any], model: type[BaseModel], place: str = "") -> None:

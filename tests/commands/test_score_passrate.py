@@ -1,11 +1,8 @@
-"""`prepo score-passrate` as a user calls it, against `prepo eval` and through a kill."""
+"""`prepo score-passrate` as a user calls it, against `prepo eval`."""
 
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +16,9 @@ from typer.testing import CliRunner
 from prepo_cli.api.flags import beside
 from prepo_cli.config import ASSETS
 from prepo_cli.data.loading import load_prompts
-from prepo_cli.evaluation import evaluator
 from prepo_cli.evaluation.settings import PassRateConfig, fingerprint
 from prepo_cli.main import app
 
-ROOT = Path(__file__).parents[2]
 RUNNER = CliRunner()
 ROWS, K = 24, 3
 MEASURED = ["pass_rate", "pass_rate_low", "pass_rate_high", "pass_length"]
@@ -102,37 +97,6 @@ def test_table_plot_and_default_output(dataset: Path, tmp_path: Path, monkeypatc
         assert words in result.stdout, words
     assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.jsonl", "d_passrate.jsonl", "p.png"]
-
-
-def test_a_killed_scoring_goes_on_and_writes_the_same_file(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = (
-        "import os, signal, sys\n"
-        "from prepo_cli.evaluation import evaluator\n"
-        "from prepo_cli.chunks import Chunks\n"
-        "from prepo_cli.main import main\n"
-        "evaluator.ROLLOUTS_AT_ONCE = 24\n"
-        "write = Chunks.write\n"
-        "def kill_at_the_third(self, number, table):\n"
-        "    if number == 2:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    write(self, number, table)\n"
-        "Chunks.write = kill_at_the_third\n"
-        "main(sys.argv[1:])\n"
-    )
-    killed, whole = tmp_path / "killed.parquet", tmp_path / "whole.parquet"
-    command = ["score-passrate", str(dataset), "--k", str(K), "--output", str(killed)]
-    done = subprocess.run([sys.executable, "-c", script, *command], cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert not killed.exists()
-    monkeypatch.setattr(evaluator, "ROLLOUTS_AT_ONCE", 24)
-    result = score(dataset, killed)
-    assert result.exit_code == 0, result.output
-    assert f"resuming: 16 of {ROWS} prompts are already scored" in result.stderr
-    assert score(dataset, whole).exit_code == 0
-    assert killed.read_bytes() == whole.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.parquet", "whole.parquet"]
 
 
 CHANGES: list[dict[str, Any]] = [

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +11,6 @@ from typer.testing import CliRunner
 
 from prepo_cli.main import app
 from prepo_cli.sections import RunConfig
-from tests.metrics import timeless
 
 RUNNER = CliRunner()
 SMALL = {
@@ -179,26 +173,3 @@ def test_another_run_in_the_folder_is_refused_and_kept(runs: Path) -> None:
     assert result.exit_code == 2
     assert "started with seed=0, not 3" in result.stderr
     assert (runs / "prepo" / "metrics.jsonl").read_bytes() == before
-
-
-def test_killed_for_real_and_resumed_without_repeating_the_flags(runs: Path, tmp_path: Path) -> None:
-    """kill -9 halfway, then --resume with the folder alone: later metrics and final weights equal an unbroken run's."""
-    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
-    command = [sys.executable, "-m", "prepo_cli", "train", "--config", str(runs / "small.yaml"), "--steps", "9"]
-    process = subprocess.Popen(
-        [*command, "--output-dir", str(killed)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while not list((killed / "checkpoints").glob("step-00000[3-6]")):
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (killed / "summary.json").exists()
-    assert train(runs, "--steps", "9", "--output-dir", str(unbroken)).exit_code == 0
-    resume = [sys.executable, "-m", "prepo_cli", "train", "--resume", "--output-dir", str(killed)]
-    subprocess.run(resume, check=True, capture_output=True)
-    assert timeless(unbroken) == timeless(killed)
-    weights = [(folder / "final" / "model.safetensors").read_bytes() for folder in (unbroken, killed)]
-    assert weights[0] == weights[1]

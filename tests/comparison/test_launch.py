@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from io import StringIO
@@ -21,7 +19,6 @@ from prepo_cli.comparison.launch import environment, reason, train_missing
 from prepo_cli.comparison.plan import parse_recipes, plan
 from prepo_cli.comparison.study_display import StudyDisplay, share_done
 from prepo_cli.errors import UsageError
-from prepo_cli.machine import cores
 from prepo_cli.main import app
 
 ROOT = Path(__file__).parents[2]
@@ -53,31 +50,6 @@ def write_lines(path: Path, lines: Sequence[Mapping[str, Any]], torn: str = "") 
 def step_line(step: int) -> dict[str, Any]:
     costs = {"rollouts_total": 16, "tokens_generated": 300, "tokens_scored": 20, "seconds": 0.5}
     return {"step": step, **{f"cost/{name}": value * (step + 1) for name, value in costs.items()}}
-
-
-def test_a_run_that_fails_stops_no_other_and_is_named(tmp_path: Path) -> None:
-    (tmp_path / "failing.py").write_text(
-        "import os\n"
-        "from strategies import Selector\n"
-        "class Failing(Selector):\n"
-        "    '''Fails.'''\n"
-        "    def select(self, n, source, ctx):\n"
-        "        print(os.environ['OMP_NUM_THREADS'], 'threads', file=open('/dev/stderr', 'a'))\n"
-        "        return []\n"
-    )
-    call = command(tmp_path / "study", 32)
-    call[call.index("--recipes") + 1] = "random/selector=failing:Failing,random"
-    call[call.index("--jobs") + 1] = "64"
-    variables = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    variables["PYTHONPATH"] = f"{ROOT}{os.pathsep}{tmp_path}"
-    done = subprocess.run(call, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "1 of 2 runs failed" in done.stderr
-    assert "'Failing' selected 0 prompts instead of 4" in done.stderr
-    share = max(1, cores() // 2)  # of two runs, however many jobs are allowed
-    (log,) = (tmp_path / "study" / "logs").glob("*failing*.log")
-    assert f"{share} threads\n" in log.read_text()
-    assert (tmp_path / "study" / "random-seed0" / "summary.json").is_file()
 
 
 @pytest.mark.parametrize(("jobs", "devices"), [(1, 4), (2, 4), (4, 4), (3, 8), (8, 3), (2, 0)])

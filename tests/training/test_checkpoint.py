@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -28,8 +26,6 @@ from prepo_cli.sections import TrainingConfig
 from prepo_cli.training import checkpoint
 from prepo_cli.training.whole_folder import whole_folder
 from tests.models import make_policy
-
-ROOT = Path(__file__).parents[2]
 
 
 class NoTokenizer:
@@ -276,38 +272,6 @@ def test_an_error_that_is_not_the_disks_is_not_renamed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such tensor"):
         checkpoint.save(tmp_path, 2, write, STATE, None)
     assert names(tmp_path) == []
-
-
-def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    """Processes die before an operation on files, each at a later one, while they save and delete the one before."""
-    fake(tmp_path, 1)
-    script = (
-        "import os, sys\n"
-        "from pathlib import Path\n"
-        "from prepo_cli.training.checkpoint import newest\n"
-        "from tests.chaos.striking import strike_at\n"
-        "from tests.training.test_checkpoint import fake\n"
-        "os.fsync = lambda descriptor: None  # slow, and without effect on what a kill leaves\n"
-        "folder, status, operation = Path(sys.argv[1]), 1, 0\n"
-        "while status:\n"
-        "    before, operation = newest(folder), operation + 2\n"
-        "    step = int(before.name[5:]) + 1\n"
-        "    child = os.fork()\n"
-        "    if not child:\n"
-        "        strike_at(operation, [str(folder)])\n"
-        "        fake(folder, step, keep=1)\n"
-        "        os._exit(0)\n"
-        "    status = os.waitpid(child, 0)[1]\n"
-        "    print(status, newest(folder).name == f'step-{step:06d}')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
-                          check=True)  # fmt: skip
-    lines = done.stdout.splitlines()
-    assert lines[-1] == "0 True"
-    assert {*lines[:-1]} == {"9 False", "9 True"}  # killed before and after the checkpoint is whole
-    assert len(lines) > 20
-    assert done.stderr == ""
-    assert len(names(tmp_path)) == 1, "what kills left half written or half deleted is gone"
 
 
 def test_an_export_replaces_its_files_and_leaves_others(tmp_path: Path) -> None:

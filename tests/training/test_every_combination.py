@@ -30,8 +30,9 @@ from strategies.types import derive_seed
 from tests.metrics import timeless
 
 TOKENIZER = load_tokenizer(str(ASSETS / "model"))
+STEPS = 4
 SETTINGS = [
-    "training.total_steps=5",
+    f"training.total_steps={STEPS}",
     "training.prompts_per_step=4",
     "training.num_generations=4",
     "training.max_completion_length=16",
@@ -107,7 +108,7 @@ def run(folder: Path, dataset: Path, flags: dict[str, Any], **options: Any) -> l
 
 def check(folder: Path, dataset: Path, flags: dict[str, Any]) -> None:
     lines = run(folder, dataset, flags)
-    assert [line["step"] for line in lines] == list(range(5))
+    assert [line["step"] for line in lines] == list(range(STEPS))
     for line in lines:
         assert line["groups_trained"] <= 4
         assert line["rollouts_trained"] <= line["cost/rollouts_total"]
@@ -115,7 +116,7 @@ def check(folder: Path, dataset: Path, flags: dict[str, Any]) -> None:
         if line["rounds"] == 1 and not str(flags.get("strategies.budget", "")).startswith("pilot"):
             assert line["groups_rolled"] == 4
     total = lines[-1]["cost/rollouts_total"]
-    assert total >= 5 * 4 * 2
+    assert total >= STEPS * 4 * 2
     for checkpoint in sorted((folder / "checkpoints").iterdir())[2:]:
         shutil.rmtree(checkpoint)
     weights = (folder / "final" / "model.safetensors").read_bytes()

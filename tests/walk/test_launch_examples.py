@@ -13,7 +13,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 ACCELERATE = EXAMPLES / "accelerate"
 SLURM = EXAMPLES / "slurm"
 FSDP = ("fsdp2.yaml", "fsdp2_multinode.yaml")

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import startup as benchmark
 from prepo_cli.startup import large_imports
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LATER = {"datasets", "deepspeed", "matplotlib", "pandas", "peft", "tensorboard", "wandb"}
 """Installed for the tests, and not what loading a model takes."""
 STEP = ["training.prompts_per_step=4", "training.num_generations=4", "training.max_completion_length=32",

@@ -20,7 +20,7 @@ from prepo_cli.config import ASSETS
 from prepo_cli.data.rendering import Renderer
 from strategies import Batch, Group, RolloutWeighting, RunInfo, StepContext, StepReport, StrategySet
 
-FILE = Path(__file__).parents[1] / "examples" / "own_loop.py"
+FILE = Path(__file__).parents[2] / "examples" / "own_loop.py"
 
 
 @pytest.fixture(scope="module")

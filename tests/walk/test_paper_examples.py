@@ -17,7 +17,7 @@ from prepo_cli.config import resolve
 from prepo_cli.sections import RunConfig
 from tests.metrics import metrics
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "examples" / "paper"
 SCRIPTS = ("run", "table", "published", "benchmarks", "tiny", "paper_rewards")
 MODELS = (

@@ -12,7 +12,7 @@ import pytest
 
 from tests.metrics import metrics
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = ["training.prompts_per_step=4", "training.num_generations=4", "training.max_completion_length=32",
          "training.save_steps=1", "evaluation.dataset_name=null"]  # fmt: skip
 

@@ -16,7 +16,7 @@ import yaml
 from prepo_cli.main import _explain
 from tests.metrics import metrics
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PREPO = Path(sysconfig.get_path("scripts")) / "prepo"
 SELECTOR = '''
 from beside import FACTOR

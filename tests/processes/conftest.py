@@ -1,0 +1,5 @@
+"""Fixtures of other folders."""
+
+from tests.engines.conftest import fake
+
+__all__ = ["fake"]
