@@ -93,7 +93,7 @@ test-browser: install
 	$(BIN)/python -m pytest tests/browser
 
 chaos: install
-	PREPO_KILLS=$(KILLS) PREPO_CASES=$(CASES) $(BIN)/python -m pytest tests/chaos tests/fuzz
+	PREPO_KILLS=$(KILLS) PREPO_CASES=$(CASES) $(BIN)/python -m pytest $(PARALLEL) --dist loadfile tests/chaos tests/fuzz
 
 # vLLM's CPU build brings CUDA builds of packages that text models do without and that break importing transformers.
 # constraints-vllm.txt replaces the pins that vLLM does not accept.
