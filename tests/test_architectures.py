@@ -36,18 +36,13 @@ SETTINGS = [
     "training.max_completion_length=12",
     "training.save_steps=1",
     "training.learning_rate=1e-2",
-    "rewards.functions=[tests.test_architectures:even_length]",
+    "rewards.functions=[tests.training.rewards:even_length]",
     "rewards.workers=1",
     "evaluation.dataset_name=embedded",
     "evaluation.limit=3",
     "evaluation.num_samples=2",
 ]
 LORA = ["model.use_peft=true", "model.lora_r=4", "training.beta=0.05"]
-
-
-def even_length(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
-    """A reward that a random model earns now and then."""
-    return [float(len(completion) % 2 == 0) for completion in completions]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)

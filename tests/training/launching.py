@@ -101,14 +101,12 @@ def forked() -> Prepo:
 
 def fork(module: str, argument: str, processes: int, **environment: str) -> Ended:
     """A module's `main` in one process or several, with the environment that torchrun would give each."""
-    common = {"ACCELERATE_USE_CPU": "true", **environment}
+    shared, ranks = {"ACCELERATE_USE_CPU": "true", **environment}, list[dict[str, str]]([{}])
     if processes > 1:
-        common |= {"MASTER_ADDR": HOST, "MASTER_PORT": free_port()}
-        common |= {name: str(processes) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
-    ranks = [{name: str(rank) for name in ("RANK", "LOCAL_RANK")} for rank in range(processes)]
-    started = [
-        forked().start(argument, module=module, environment=common | (rank if processes > 1 else {})) for rank in ranks
-    ]
+        count = str(processes)
+        shared |= {"MASTER_ADDR": HOST, "MASTER_PORT": free_port(), "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    started = [forked().start(argument, module=module, environment=shared | rank) for rank in ranks]
     return max((process.wait() for process in started), key=lambda ended: abs(ended.code))
 
 
