@@ -66,7 +66,6 @@ demo: install
 test: install
 	$(PYTEST)
 
-# Most of them wait for each other or for a time to be over.
 test-processes: install
 	$(BIN)/python -m pytest $(PARALLEL) tests/processes
 

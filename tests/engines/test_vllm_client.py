@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from prepo_cli.engines import vllm_connections, vllm_http, vllm_server
+from prepo_cli.engines import vllm_connections, vllm_server
 from prepo_cli.engines.base import Request, Rollout
 from prepo_cli.engines.vllm_server import VllmServerEngine
 from prepo_cli.engines.vllm_transfer import pieces
@@ -25,10 +25,7 @@ MANY = [Request([i, i + 1], [i, 7], 1.0, 10) for i in range(100)]
 
 
 @pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_http, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(vllm_http, "LONGEST_PAUSE_S", 0.05)
-    monkeypatch.setattr(vllm_server, "HEARTBEAT_S", 0.1)
+def _short_times(short_pauses: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_server, "REPLY_TIMEOUT_S", 0.5)
 
 

@@ -1,5 +1,5 @@
 """Fixtures of other folders."""
 
-from tests.engines.conftest import fake
+from tests.engines.conftest import fake, short_pauses
 
-__all__ = ["fake"]
+__all__ = ["fake", "short_pauses"]

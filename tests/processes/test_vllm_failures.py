@@ -26,11 +26,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def _short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_http, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(vllm_http, "LONGEST_PAUSE_S", 0.05)
+def _short_times(short_pauses: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_http, "BODY_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(vllm_server, "HEARTBEAT_S", 0.1)
     for module in (vllm_server, vllm_server_check, vllm_disk):
         monkeypatch.setattr(module, "REPLY_TIMEOUT_S", 0.3)
     monkeypatch.setattr(vllm_server_check, "FIRST_INFO_TIMEOUT_S", 0.3)
