@@ -33,7 +33,7 @@ import psutil
 from tests.chaos.filling import fill_at
 from tests.chaos.striking import act_at
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PRELOADED = (
     "prepo_cli.comparison.analysis", "prepo_cli.comparison.figures", "prepo_cli.comparison.page",
     "prepo_cli.comparison.tables", "prepo_cli.evaluation.passrate_scoring", "prepo_cli.evaluation.ppl_scoring",

@@ -131,7 +131,7 @@ def test_a_server_killed_in_the_middle_of_a_step_costs_nothing(server: VllmServe
 def test_a_run_whose_server_stays_down_ends_with_one_line_and_resumes(server: VllmServer, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = ["training.total_steps=12", f"engine.vllm_server_base_url={server.url}",
-                "engine.vllm_server_timeout_s=4", "evaluation.dataset_name=null", "data.dataset_name=embedded",
+                "engine.vllm_server_timeout_s=20", "evaluation.dataset_name=null", "data.dataset_name=embedded",
                 f"model.model_name_or_path={server.folder}", "training.max_completion_length=96"]  # fmt: skip
     arguments = command(run, *settings, engine="vllm-server")
     with (tmp_path / "said").open("w") as said:
