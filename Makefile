@@ -106,7 +106,7 @@ $(VLLM_INSTALLED): pyproject.toml constraints.txt constraints-vllm.txt
 
 # The first start compiles what these tests need of vLLM and keeps it.
 test-vllm: $(VLLM_INSTALLED)
-	PYTHONDONTWRITEBYTECODE= $(VLLM_BIN)/python -m pytest tests/vllm
+	PYTHONDONTWRITEBYTECODE= $(VLLM_BIN)/python -m pytest $(PARALLEL) --dist loadfile tests/vllm
 
 # What verl imports besides its own requirements. It also installs its tests as the package "tests", which ours would be.
 $(VERL_INSTALLED): pyproject.toml constraints.txt constraints-verl.txt

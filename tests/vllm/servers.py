@@ -49,7 +49,7 @@ class VllmServer:
         command += ["--max-num-batched-tokens", "8192"]
         settings = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
         environment = {**os.environ, **settings, "OMP_NUM_THREADS": "1"}
-        environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+        environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # a worker process fewer to start
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
