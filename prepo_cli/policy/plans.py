@@ -16,6 +16,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -258,14 +259,17 @@ def _cut(items: _Items, max_tokens: int, overhead: int) -> tuple[list[tuple[int,
     A batch is padded to its longest prefix and its longest rest; it holds at most `max_tokens`, or one item.
     """
     total = len(items.rest_I)
+    rows, copied = _sums(items.count_I), _sums(items.count_I * items.copied_I)
+    numbers, has_prefixes = np.arange(1, total + 1), bool(items.prefix_I.any())
     cost, end = np.zeros(total + 1, dtype=np.int64), np.zeros(total, dtype=np.int64)  # of the batches from an item on
     for i in reversed(range(total)):
-        some = slice(i, i + max(1, max_tokens // int(items.rest_I[i])))
-        count = items.count_I[some]
-        tokens = np.arange(1, len(count) + 1) * np.maximum.accumulate(items.prefix_I[some])
-        tokens += np.cumsum(count) * items.rest_I[i]
-        held = tokens + np.cumsum(count * items.copied_I[some])
-        fitting = max(1, int(np.searchsorted(held, max_tokens, side="right")))
+        rest = int(items.rest_I[i])
+        last = min(total, i + max(1, max_tokens // rest))
+        tokens = (rows[i + 1 : last + 1] - rows[i]) * rest
+        if has_prefixes:
+            tokens += numbers[: last - i] * np.maximum.accumulate(items.prefix_I[i:last])
+        held = copied[i + 1 : last + 1] - copied[i] + tokens
+        fitting = max(1, int(held.searchsorted(max_tokens, side="right")))
         totals = tokens[:fitting] + cost[i + 1 : i + 1 + fitting]
         best = int(totals.argmin())
         cost[i], end[i] = totals[best] + overhead, i + 1 + best
@@ -274,3 +278,8 @@ def _cut(items: _Items, max_tokens: int, overhead: int) -> tuple[list[tuple[int,
         bounds.append((start, int(end[start])))
         start = int(end[start])
     return bounds, int(cost[0])
+
+
+def _sums(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Of the first 0, 1, 2, ... values."""
+    return np.concatenate([[0], np.cumsum(values)])
