@@ -4,7 +4,7 @@ The embedded model on its own task, 32 prompts with 8 rollouts of at most 128 to
 operations counts. benchmarks/against_trl_15m.py does the same with a model that counts itself. Both generate with
 transformers, in float32, with the loss type `dapo`. Rewards are 0 and 1 in turn, so that every rollout has an
 advantage: prepo trains on no others, which is not what is measured here. TRL's micro-batches have the number of rows
-given in `SIZES`. The two trainers take turns, step by step.
+given in `SIZES`. Neither evaluates. The two trainers take turns, step by step.
 
     python -m benchmarks --only against_trl      # needs trl; "make bench" installs it
 """
@@ -91,6 +91,7 @@ def _prepo(model: Path, folder: Path, turn: Turn, prompts: int, longest: int, st
         "training.save_steps": 1000,
         "evaluation.at_start": False,
         "evaluation.at_end": False,
+        "evaluation.eval_steps": 1000,
         "reporting.figures": False,
         "output_dir": str(folder / "run"),
     }

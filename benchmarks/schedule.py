@@ -85,6 +85,7 @@ def run(variant: str, folder: Path, prompts: int, steps: int) -> list[dict[str, 
         "rewards.functions": [f"{in_turn.__module__}:{in_turn.__name__}"],
         "evaluation.at_start": False,
         "evaluation.at_end": False,
+        "evaluation.eval_steps": 1000,
         "reporting.figures": False,
         "output_dir": str(folder),
     }
