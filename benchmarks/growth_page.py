@@ -53,7 +53,7 @@ def draw(points: Points, path: Path) -> None:
             axes.set_ylabel("seconds")
             memory.set_ylabel("MB", color=VERMILION)
             if axis == next(iter(points)):
-                axes.legend(handles=[*axes.lines, *memory.lines], loc="upper left")
+                axes.legend(handles=[*axes.lines, *memory.lines], loc="lower right")
 
 
 def _panel(axes: Any, memory: Any, x: Sequence[int], of: dict[str, list[float]], exponent: int) -> None:
