@@ -33,6 +33,7 @@ from prepo_cli.engines.hf import HfEngine
 from prepo_cli.machine import keep_freed_memory
 from prepo_cli.policy.policy import Policy
 from prepo_cli.policy.scoring import TokenScorer
+from prepo_cli.sections import TrainingConfig
 from prepo_cli.training.learner import Learner
 from prepo_cli.training.sample import TrainingSample
 from prepo_cli.training.team import Team
@@ -120,7 +121,7 @@ def step(work: Work) -> Found:
     found: Found = {}
     if processes.is_main:
         with processes.controlling():
-            team = Team(processes, learner, config.training.max_tokens_per_micro_batch)
+            team = Team(processes, learner, TrainingConfig().max_tokens_per_micro_batch)
             _step(team, replace(work, rollouts=GROUP, tokens=2))
             runs: list[Found] = []
             with peak() as bytes_above:

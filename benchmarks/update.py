@@ -25,6 +25,7 @@ from prepo_cli.engines.hf import HfEngine
 from prepo_cli.machine import keep_freed_memory
 from prepo_cli.policy.policy import Policy
 from prepo_cli.policy.scoring import TokenScorer
+from prepo_cli.sections import TrainingConfig
 from prepo_cli.training.learner import Learner
 from prepo_cli.training.sample import TrainingSample
 from prepo_cli.training.team import Team
@@ -88,7 +89,7 @@ def _team(policy: Policy) -> Team:
     processes = Processes(config.training)
     layout = Replicated(policy, processes, config.training)
     learner = Learner(config, processes, policy, layout, HfEngine(policy))
-    return Team(processes, learner, config.training.max_tokens_per_micro_batch)
+    return Team(processes, learner, TrainingConfig().max_tokens_per_micro_batch)
 
 
 def _bare(model: Any, samples: Sequence[TrainingSample], rows: int, longest: int) -> Found:
