@@ -19,7 +19,7 @@ help:
 	@echo "make install   set up .venv (once)"
 	@echo "make demo      train the embedded model; results in runs/demo"
 	@echo "make test      run the tests, except those below"
-	@echo "make test-processes run the tests of commands, reward functions and servers that are killed, hang or fail"
+	@echo "make test-processes run the tests of runs, commands, reward functions and servers that are killed, hang or fail"
 	@echo "make test-walk run the tests of the examples: examples/first_hour.sh in short form, the notebook, and the others"
 	@echo "make test-models run the tests of training, evaluating and exporting Qwen, Llama and Gemma models"
 	@echo "make test-distributed run the tests of training in several processes"

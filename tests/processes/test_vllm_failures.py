@@ -20,7 +20,7 @@ from prepo_cli.engines import vllm_disk, vllm_http, vllm_server, vllm_server_che
 from prepo_cli.engines.vllm_http import Server
 from prepo_cli.errors import RunError, UsageError
 from tests.engines.fake_vllm import FakeVllm
-from tests.engines.test_vllm_client import MANY, check, connect, weights
+from tests.processes.test_vllm_client import MANY, check, connect, weights
 
 ROOT = Path(__file__).parents[2]
 
