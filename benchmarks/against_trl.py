@@ -31,6 +31,14 @@ CLAIMS = (
 )
 SIZES: dict[str, dict[str, Any]] = {"full": {"prompts": 32, "longest": 128, "trl_rows": 128}}
 ROLLOUTS = 8
+ONLY_STEPS: dict[str, Any] = {
+    "training.save_steps": 1000,
+    "evaluation.at_start": False,
+    "evaluation.at_end": False,
+    "evaluation.eval_steps": 1000,
+    "reporting.figures": False,
+}
+"""A run that does nothing but train; benchmarks take fewer steps."""
 
 
 def steps(variant: str, turn: Turn, rounds: int, **size: int) -> list[Found]:
@@ -79,7 +87,7 @@ def _prepo(model: Path, folder: Path, turn: Turn, prompts: int, longest: int, st
     from prepo_cli.training.train import train
 
     take_turns(turn)
-    flags = {
+    flags = ONLY_STEPS | {
         "recipe": "grpo",
         "model.model_name_or_path": str(model),
         "training.prompts_per_step": prompts,
@@ -88,11 +96,6 @@ def _prepo(model: Path, folder: Path, turn: Turn, prompts: int, longest: int, st
         "training.learning_rate": 1e-5,
         "training.total_steps": steps,
         "rewards.functions": [f"{__name__}:in_turn"],
-        "training.save_steps": 1000,
-        "evaluation.at_start": False,
-        "evaluation.at_end": False,
-        "evaluation.eval_steps": 1000,
-        "reporting.figures": False,
         "output_dir": str(folder / "run"),
     }
     train(resolve(flags=flags))

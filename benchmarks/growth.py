@@ -121,6 +121,7 @@ def step(work: Work) -> Found:
     found: Found = {}
     if processes.is_main:
         with processes.controlling():
+            # A default for any model; `config` has the embedded one's.
             team = Team(processes, learner, TrainingConfig().max_tokens_per_micro_batch)
             _step(team, replace(work, rollouts=GROUP, tokens=2))
             runs: list[Found] = []

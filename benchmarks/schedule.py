@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.against_trl import in_turn, take_turns
+from benchmarks.against_trl import ONLY_STEPS, in_turn, take_turns
 from benchmarks.paired import Claim, Found
 from benchmarks.turns import Turn
 from prepo_cli.config import resolve
@@ -77,17 +77,16 @@ def steps(variant: str, turn: Turn, rounds: int, prompts: int) -> list[Found]:
 
 def run(variant: str, folder: Path, prompts: int, steps: int) -> list[dict[str, Any]]:
     """Train with a variant's strategies; returns the metrics of each step."""
-    flags = VARIANTS[variant] | {
-        "training.prompts_per_step": prompts,
-        "training.total_steps": steps,
-        "training.learning_rate": 1e-12,
-        "training.save_steps": 1000,
-        "rewards.functions": [f"{in_turn.__module__}:{in_turn.__name__}"],
-        "evaluation.at_start": False,
-        "evaluation.at_end": False,
-        "evaluation.eval_steps": 1000,
-        "reporting.figures": False,
-        "output_dir": str(folder),
-    }
+    flags = (
+        VARIANTS[variant]
+        | ONLY_STEPS
+        | {
+            "training.prompts_per_step": prompts,
+            "training.total_steps": steps,
+            "training.learning_rate": 1e-12,
+            "rewards.functions": [f"{in_turn.__module__}:{in_turn.__name__}"],
+            "output_dir": str(folder),
+        }
+    )
     train(resolve(flags=flags))
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

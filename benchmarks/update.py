@@ -89,6 +89,7 @@ def _team(policy: Policy) -> Team:
     processes = Processes(config.training)
     layout = Replicated(policy, processes, config.training)
     learner = Learner(config, processes, policy, layout, HfEngine(policy))
+    # A default for any model; `config` has the embedded one's.
     return Team(processes, learner, TrainingConfig().max_tokens_per_micro_batch)
 
 

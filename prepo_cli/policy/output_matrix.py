@@ -135,7 +135,7 @@ def token_statistics(
     device = tokens.states_MD.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight_VD.dtype
     bias_V = None if head.bias_V is None else head.bias_V.to(dtype)
-    result: tuple[Tensor, Tensor | None] = _TokenStatistics.apply(  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor | None] = _TokenStatistics.apply(  # type: ignore[no-untyped-call]  # torch does not annotate it
         tokens.states_MD.to(dtype),
         head.weight_VD.to(dtype),
         bias_V,

@@ -22,7 +22,7 @@ from tests.vllm.test_train import ROOT, command, finish
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
     folder = tmp_path_factory.mktemp("served") / "Small-1M"
     folder.symlink_to(ASSETS / "model")
-    running = VllmServer(folder, 512, log=folder.parent / "server.log")
+    running = VllmServer(folder, 512, log=folder.parent / "server.log", one_process=True)
     try:
         running.start()
         yield running
