@@ -19,6 +19,7 @@ from mkdocs.exceptions import Abort
 
 ROOT = Path(__file__).parents[1]
 LOADED = re.compile(r"""<(?:script|img|iframe|link(?=[^>]*rel="?(?:stylesheet|icon)))[^>]*?(?:src|href)="?([^"\s>]+)""")
+UNSEPARATED = re.compile(r"<p>(?:(?!</p>).)*?\n\s*(?:[-*]|\d+\.) ", re.DOTALL)
 
 
 def built(root: Path, site: Path) -> Path:
@@ -70,6 +71,14 @@ def test_pages_load_only_files_of_the_site(site: Path) -> None:
         for address in loaded:
             target = site / address.lstrip("/") if page.name == "404.html" else page.parent / address
             assert target.is_file(), f"{page.relative_to(site)} loads {address}"
+
+
+def test_every_list_is_shown_as_one(site: Path) -> None:
+    """Without an empty line between, an item after an indented paragraph would be text of that paragraph."""
+    assert UNSEPARATED.search("<p>one\n- two</p>")
+    assert not UNSEPARATED.search("<p>one</p>\n- two")
+    for page in site.glob("*.html"):
+        assert not UNSEPARATED.search(page.read_text()), page.name
 
 
 def test_a_linked_file_of_the_repository_is_shown(site: Path) -> None:
